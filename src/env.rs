@@ -1,0 +1,83 @@
+//! Time and randomness as traits, so that a simulation can drive the whole engine.
+//!
+//! Guarantees: nothing else in the library reads a clock or asks the system for random bytes.
+//! Time is for policy and display only; no safety rule rests on it.
+
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// Wall-clock time.
+pub trait Clock: Send + Sync {
+    /// Nanoseconds since the Unix epoch; negative before 1970.
+    fn now_ns(&self) -> i64;
+}
+
+/// A source of cryptographically strong random bytes.
+pub trait Random: Send + Sync {
+    /// Fills `bytes`.
+    fn fill(&self, bytes: &mut [u8]);
+}
+
+/// `N` fresh random bytes.
+pub fn random_bytes<const N: usize>(random: &dyn Random) -> [u8; N] {
+    let mut bytes = [0u8; N];
+    random.fill(&mut bytes);
+    bytes
+}
+
+/// The operating system's clock.
+pub struct SystemClock;
+
+impl Clock for SystemClock {
+    fn now_ns(&self) -> i64 {
+        match std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH) {
+            Ok(since) => i64::try_from(since.as_nanos()).unwrap_or(i64::MAX),
+            Err(before) => i64::try_from(before.duration().as_nanos()).map_or(i64::MIN, |ns| -ns),
+        }
+    }
+}
+
+/// The operating system's random generator.
+pub struct SystemRandom;
+
+impl Random for SystemRandom {
+    fn fill(&self, bytes: &mut [u8]) {
+        // Without random bytes no key may be made: stopping at once is the only safe answer.
+        getrandom::fill(bytes).expect("the operating system gives random bytes");
+    }
+}
+
+/// A clock for tests that advances one second a call.
+pub struct StepClock(AtomicU64);
+
+impl StepClock {
+    /// Starts at `seconds` after the Unix epoch.
+    pub fn starting_at(seconds: u64) -> Self {
+        StepClock(AtomicU64::new(seconds))
+    }
+}
+
+impl Clock for StepClock {
+    fn now_ns(&self) -> i64 {
+        let seconds = self.0.fetch_add(1, Ordering::Relaxed);
+        i64::try_from(seconds).unwrap_or(i64::MAX / 1_000_000_000) * 1_000_000_000
+    }
+}
+
+/// A reproducible generator for tests, vectors and simulations. Never use it for real keys.
+pub struct SeededRandom(Mutex<blake3::OutputReader>);
+
+impl SeededRandom {
+    /// The same seed gives the same bytes in the same order.
+    pub fn new(seed: u64) -> Self {
+        let mut hasher = blake3::Hasher::new_derive_key("keepstone test randomness");
+        hasher.update(&seed.to_le_bytes());
+        SeededRandom(Mutex::new(hasher.finalize_xof()))
+    }
+}
+
+impl Random for SeededRandom {
+    fn fill(&self, bytes: &mut [u8]) {
+        self.0.lock().expect("no panic while filling").fill(bytes);
+    }
+}

@@ -1,0 +1,8 @@
+//! keepstone: a content-addressed, deduplicating, encrypted backup repository.
+
+pub mod env;
+pub mod format;
+pub mod limits;
+pub mod report;
+pub mod source;
+pub mod store;

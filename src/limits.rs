@@ -1,0 +1,96 @@
+//! Every bound of the format and of the engine, unit in the name. See `format-spec/limits.md`.
+//!
+//! Decoders check against these before they allocate.
+
+/// Largest chunk, in plaintext bytes.
+pub const CHUNK_BYTES_MAX: usize = 16 << 20;
+/// Largest frame, in plaintext bytes.
+pub const FRAME_RAW_BYTES_MAX: usize = 17 << 20;
+/// A frame is sealed once it holds this many plaintext bytes, unless a dataset says otherwise.
+pub const FRAME_RAW_BYTES_TARGET: usize = 1 << 20;
+/// Largest sealed frame: raw bytes, zstd's worst expansion, codec byte and tag.
+pub const FRAME_SEALED_BYTES_MAX: usize = FRAME_RAW_BYTES_MAX + (FRAME_RAW_BYTES_MAX >> 7) + 1024;
+/// Largest pack.
+pub const PACK_BYTES_MAX: u64 = 256 << 20;
+/// A pack is finished when the next frame would take it past this size; a Padmé boundary.
+pub const PACK_BYTES_TARGET: u64 = 32 << 20;
+/// Most frames in one pack.
+pub const PACK_FRAMES_MAX: usize = 65_536;
+/// Most chunks in one pack.
+pub const PACK_CHUNKS_MAX: usize = 4 << 20;
+/// Most sections in one pack.
+pub const PACK_SECTIONS_MAX: usize = 4096;
+/// Largest decoded pack directory.
+pub const DIRECTORY_BYTES_MAX: usize = 64 << 20;
+/// Largest stored segment, and its largest decoded form.
+pub const SEGMENT_BYTES_MAX: usize = 64 << 20;
+/// Largest decoded (decompressed) segment.
+pub const SEGMENT_RAW_BYTES_MAX: usize = 128 << 20;
+/// Most packs in one segment.
+pub const SEGMENT_PACKS_MAX: usize = 65_536;
+/// A segment is written once its packs hold this many chunks.
+pub const SEGMENT_CHUNKS_TARGET: usize = 150_000;
+/// A segment is written once it holds this many packs.
+pub const SEGMENT_PACKS_TARGET: usize = 64;
+/// Most references from one structural chunk.
+pub const CHUNK_REFERENCES_MAX: usize = 1 << 20;
+/// A structural chunk is cut only at or above this many bytes.
+pub const SEQUENCE_BYTES_MIN: usize = 8 << 10;
+/// A structural chunk never grows past this many bytes, except for one larger record.
+pub const SEQUENCE_BYTES_MAX: usize = 256 << 10;
+/// One record of a sequence.
+pub const RECORD_BYTES_MAX: usize = 2 << 20;
+/// A record ends a structural chunk when its keyed hash is a multiple of this.
+pub const SEQUENCE_CUT_EVERY: u64 = 128;
+/// Levels of a sequence.
+pub const SEQUENCE_LEVELS_MAX: u8 = 16;
+/// A file's chunks stand in its node up to this many records, else in a list.
+pub const INLINE_RECORDS_MAX: usize = 4;
+/// Bytes in one entry name.
+pub const NAME_BYTES_MAX: usize = 255;
+/// Bytes in a stored path (a hard-link group's name, a source path).
+pub const PATH_BYTES_MAX: usize = 65_536;
+/// Depth of nested directories that a restore follows.
+pub const TREE_DEPTH_MAX: usize = 4096;
+/// Bytes in a symbolic link's target.
+pub const SYMLINK_BYTES_MAX: usize = 65_536;
+/// All extended attributes of one entry, names and values.
+pub const XATTRS_BYTES_MAX: usize = 1 << 20;
+/// Nesting of CBOR items in any object.
+pub const CBOR_DEPTH_MAX: usize = 8;
+/// Any metadata object but packs and segments.
+pub const OBJECT_BYTES_MAX: usize = 16 << 20;
+/// A slot's key file.
+pub const KEY_FILE_BYTES_MAX: usize = 64 << 10;
+/// Slots in one roster.
+pub const SLOTS_MAX: usize = 65_536;
+/// Tags of a snapshot, and bytes in one tag, dataset or host name.
+pub const TAGS_MAX: usize = 256;
+/// Bytes in a label: a tag, dataset or host name.
+pub const LABEL_BYTES_MAX: usize = 255;
+/// Highest scrypt work factor (log2 N) that a reader accepts.
+pub const SCRYPT_LOG_N_MAX: u8 = 20;
+/// Scrypt work factor for new passphrase slots: 128 MiB.
+pub const SCRYPT_LOG_N: u8 = 17;
+/// Smallest and largest average chunk size a dataset may choose.
+pub const CHUNK_AVERAGE_BYTES_MIN: usize = 8 << 10;
+/// Largest average chunk size a dataset may choose.
+pub const CHUNK_AVERAGE_BYTES_MAX: usize = 1 << 20;
+/// Average chunk size for directory trees, by measurement (benches/README.md).
+pub const CHUNK_AVERAGE_BYTES_TREE: usize = 64 << 10;
+/// Average chunk size for streams, by measurement.
+pub const CHUNK_AVERAGE_BYTES_STREAM: usize = 16 << 10;
+/// Issues and exclusions that a snapshot lists one by one; more are only counted.
+pub const NOT_CAPTURED_LISTED_MAX: usize = 10_000;
+/// Default ceiling for all buffers and caches together.
+pub const MEMORY_BYTES_DEFAULT: usize = 256 << 20;
+/// Lowest ceiling that the engine can keep.
+pub const MEMORY_BYTES_MIN: usize = 96 << 20;
+
+const _: () = assert!(CHUNK_BYTES_MAX < FRAME_RAW_BYTES_MAX);
+const _: () = assert!(FRAME_RAW_BYTES_TARGET + CHUNK_BYTES_MAX <= FRAME_RAW_BYTES_MAX);
+const _: () = assert!((FRAME_SEALED_BYTES_MAX as u64) < PACK_BYTES_MAX);
+const _: () = assert!(PACK_BYTES_TARGET <= PACK_BYTES_MAX);
+const _: () = assert!(CHUNK_AVERAGE_BYTES_MAX * 4 <= CHUNK_BYTES_MAX);
+const _: () = assert!(SEQUENCE_BYTES_MAX + RECORD_BYTES_MAX <= CHUNK_BYTES_MAX);
+const _: () = assert!(SCRYPT_LOG_N <= SCRYPT_LOG_N_MAX);

@@ -1,0 +1,89 @@
+//! What is backed up: a directory tree walked in order, or a stream of bytes.
+//!
+//! The walk yields entries depth first, names in raw-byte order, so that a tree's chunks can be
+//! written while it goes on and memory stays flat. Nothing is skipped silently: what is not
+//! captured comes out as an event of its own.
+
+use crate::format::node::{Node, Timestamp};
+use crate::report::Issue;
+
+/// What tells whether a file changed since it was last seen. Never stored in a repository.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Identity {
+    /// Device number of the file system.
+    pub device: u64,
+    /// Inode number.
+    pub inode: u64,
+    /// Size in bytes.
+    pub size: u64,
+    /// Content modification time.
+    pub modified_at: Timestamp,
+    /// Inode change time.
+    pub changed_at: Timestamp,
+}
+
+/// One entry as the walk met it.
+#[derive(Clone, Debug)]
+pub struct Entry {
+    /// Path from the snapshot's root, `/`-separated raw bytes, no leading `/`; empty for the root itself.
+    pub path: Vec<u8>,
+    /// The entry's metadata. A file's content is empty inline and a directory's tree is all zeros
+    /// until the backup fills them in.
+    pub node: Node,
+    /// For change detection.
+    pub identity: Identity,
+}
+
+/// Why an entry was left out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Omission {
+    /// An `--exclude` or `--exclude-from` pattern, or an ignore file, names it.
+    Excluded,
+    /// Larger than `--exclude-larger-than`.
+    TooLarge,
+    /// Its directory holds a file named by `--exclude-if-present`.
+    MarkerPresent,
+    /// Its directory is tagged as a cache (`CACHEDIR.TAG`).
+    CacheDirectory,
+    /// On another file system, under `--one-file-system`.
+    OtherFileSystem,
+    /// A socket: has no content and means nothing without its process.
+    Socket,
+    /// A name or path too long for the format, or of an unknown type.
+    Unsupported,
+}
+
+impl Omission {
+    /// The stable name, stored in snapshots.
+    pub fn name(self) -> &'static str {
+        match self {
+            Omission::Excluded => "excluded",
+            Omission::TooLarge => "too-large",
+            Omission::MarkerPresent => "marker-present",
+            Omission::CacheDirectory => "cache-directory",
+            Omission::OtherFileSystem => "other-file-system",
+            Omission::Socket => "socket",
+            Omission::Unsupported => "unsupported",
+        }
+    }
+}
+
+/// What a walk yields, in order.
+#[derive(Debug)]
+pub enum Event {
+    /// A directory; its children follow, then its `Leave`. The first event is the root's `Enter`.
+    Enter(Entry),
+    /// The innermost entered directory is complete.
+    Leave,
+    /// Anything that is no directory.
+    Leaf(Entry),
+    /// An entry deliberately left out.
+    Omitted {
+        /// Path from the snapshot's root.
+        path: Vec<u8>,
+        /// Why.
+        why: Omission,
+    },
+    /// An entry that should have been captured and could not be.
+    Failed(Issue),
+}
