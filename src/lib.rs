@@ -1,9 +1,12 @@
 //! keepstone: a content-addressed, deduplicating, encrypted backup repository.
 
+pub mod chunker;
+pub mod compress;
 pub mod crypto;
 pub mod env;
 pub mod format;
 pub mod limits;
+pub mod pack;
 pub mod report;
 pub mod source;
 pub mod store;

@@ -1,0 +1,130 @@
+//! Content-defined boundaries: FastCDC (2020) with the repository's own keyed table.
+//! Page: `format-spec/crypto.md`, "Chunker".
+
+use crate::limits::{CHUNK_AVERAGE_BYTES_MAX, CHUNK_AVERAGE_BYTES_MIN};
+use fastcdc::v2020::{Normalization, cut_gear, select_masks};
+
+/// Cuts a byte stream into chunks; the same bytes and key give the same cuts everywhere.
+#[derive(Clone)]
+pub struct Chunker {
+    gear: Box<[u64; 256]>,
+    gear_shifted: Box<[u64; 256]>,
+    masks: [u64; 4],
+    min: usize,
+    average: usize,
+    max: usize,
+}
+
+/// An average chunk size that no chunker takes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "an average chunk size of {0} bytes is not possible: choose a power of two from {CHUNK_AVERAGE_BYTES_MIN} to {CHUNK_AVERAGE_BYTES_MAX}"
+)]
+pub struct ChunkSizeError(pub usize);
+
+impl Chunker {
+    /// With the ring's `gear` secret and an average size in bytes; the smallest chunk is a quarter of
+    /// it, the largest four times it.
+    ///
+    /// # Errors
+    /// When the average is no power of two within the limits.
+    pub fn new(gear_secret: &[u8; 32], average: usize) -> Result<Self, ChunkSizeError> {
+        if !average.is_power_of_two() || !(CHUNK_AVERAGE_BYTES_MIN..=CHUNK_AVERAGE_BYTES_MAX).contains(&average) {
+            return Err(ChunkSizeError(average));
+        }
+        let mut bytes = [0u8; 2048];
+        blake3::Hasher::new_derive_key("keepstone/1 gear table").update(gear_secret).finalize_xof().fill(&mut bytes);
+        let mut gear = Box::new([0u64; 256]);
+        for (entry, bytes) in gear.iter_mut().zip(bytes.chunks_exact(8)) {
+            *entry = bytes.iter().rev().fold(0, |value, byte| value << 8 | u64::from(*byte));
+        }
+        let gear_shifted = Box::new(gear.map(|entry| entry << 1));
+        let (strict, relaxed) = select_masks(average, Normalization::Level1);
+        let masks = [strict, relaxed, strict << 1, relaxed << 1];
+        Ok(Chunker { gear, gear_shifted, masks, min: average / 4, average, max: average * 4 })
+    }
+
+    /// The largest chunk in bytes: the window that [`Chunker::cut`] must see unless the input ends.
+    pub fn max(&self) -> usize {
+        self.max
+    }
+
+    /// The average chunk size in bytes.
+    pub fn average(&self) -> usize {
+        self.average
+    }
+
+    /// Length of the first chunk of `window`, which holds [`Chunker::max`] bytes or all that is left.
+    pub fn cut(&self, window: &[u8]) -> usize {
+        if window.len() <= self.min {
+            return window.len();
+        }
+        let [strict, relaxed, strict_shifted, relaxed_shifted] = self.masks;
+        let (_, length) = cut_gear(
+            window,
+            self.min,
+            self.average,
+            self.max,
+            strict,
+            relaxed,
+            strict_shifted,
+            relaxed_shifted,
+            &self.gear[..],
+            &self.gear_shifted[..],
+        );
+        length.clamp(1, window.len())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::env::{Random, SeededRandom};
+    use proptest::prelude::*;
+
+    fn cuts(chunker: &Chunker, bytes: &[u8]) -> Vec<usize> {
+        let (mut at, mut lengths) = (0, Vec::new());
+        while at < bytes.len() {
+            let end = bytes.len().min(at + chunker.max());
+            let length = chunker.cut(&bytes[at..end]);
+            lengths.push(length);
+            at += length;
+        }
+        lengths
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(32))]
+        #[test]
+        fn an_insertion_moves_few_boundaries(seed in any::<u64>(), at in 0usize..400_000, length in 1usize..2000) {
+            let chunker = Chunker::new(&[3; 32], 16 << 10).expect("a valid size");
+            let mut bytes = vec![0u8; 1 << 20];
+            SeededRandom::new(seed).fill(&mut bytes);
+            let before = cuts(&chunker, &bytes);
+            prop_assert_eq!(before.iter().sum::<usize>(), bytes.len());
+            prop_assert!(before.iter().all(|length| *length <= 64 << 10));
+            bytes.splice(at..at, vec![7u8; length]);
+            let after = cuts(&chunker, &bytes);
+            let common_tail = before.iter().rev().zip(after.iter().rev()).take_while(|(a, b)| a == b).count();
+            prop_assert!(common_tail * 4 >= before.len(), "{} of {}", common_tail, before.len());
+        }
+    }
+
+    #[test]
+    fn another_key_cuts_elsewhere_and_sizes_average_out() {
+        let mut bytes = vec![0u8; 8 << 20];
+        SeededRandom::new(5).fill(&mut bytes);
+        let one = cuts(&Chunker::new(&[1; 32], 16 << 10).expect("valid"), &bytes);
+        let two = cuts(&Chunker::new(&[2; 32], 16 << 10).expect("valid"), &bytes);
+        assert_ne!(one, two);
+        let average = bytes.len() / one.len();
+        assert!((10 << 10..26 << 10).contains(&average), "{average}");
+    }
+
+    #[test]
+    fn odd_sizes_are_refused() {
+        for size in [0, 4096, 10_000, 2 << 20] {
+            assert!(Chunker::new(&[0; 32], size).is_err());
+        }
+    }
+}

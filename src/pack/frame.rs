@@ -1,0 +1,62 @@
+//! Chunks join into frames of about a megabyte that are compressed as one and sealed as one: small
+//! files compress as in a tar, yet deduplicate one by one.
+
+use super::PackError;
+use super::writer::{PackWriter, PendingChunk};
+use crate::format::ids::{ChunkId, ChunkKind};
+use crate::limits::{FRAME_RAW_BYTES_MAX, FRAME_RAW_BYTES_TARGET};
+
+/// One open frame; each worker has its own, so that neighbours in the tree stay neighbours.
+#[derive(Default)]
+pub struct FrameBuilder {
+    bytes: Vec<u8>,
+    chunks: Vec<PendingChunk>,
+}
+
+impl FrameBuilder {
+    /// An empty frame.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Appends a chunk; seals the frame into a pack of `writer` once it is full.
+    ///
+    /// # Errors
+    /// As [`PackWriter::add_frame`].
+    pub fn add(
+        &mut self,
+        writer: &PackWriter,
+        id: ChunkId,
+        kind: ChunkKind,
+        bytes: &[u8],
+        references: Vec<ChunkId>,
+    ) -> Result<(), PackError> {
+        if self.bytes.len() + bytes.len() > FRAME_RAW_BYTES_MAX {
+            self.flush(writer)?;
+        }
+        self.bytes.extend_from_slice(bytes);
+        self.chunks.push(PendingChunk { id, kind, length: bytes.len() as u32, references });
+        if self.bytes.len() >= FRAME_RAW_BYTES_TARGET {
+            self.flush(writer)?;
+        }
+        Ok(())
+    }
+
+    /// Seals what there is.
+    ///
+    /// # Errors
+    /// As [`PackWriter::add_frame`].
+    pub fn flush(&mut self, writer: &PackWriter) -> Result<(), PackError> {
+        if self.chunks.is_empty() {
+            return Ok(());
+        }
+        let chunks = std::mem::take(&mut self.chunks);
+        let result = writer.add_frame(&self.bytes, chunks);
+        self.bytes.clear();
+        // One huge chunk must not leave every worker with a huge buffer.
+        if self.bytes.capacity() > 4 * FRAME_RAW_BYTES_TARGET {
+            self.bytes = Vec::new();
+        }
+        result
+    }
+}

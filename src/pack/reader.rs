@@ -1,0 +1,130 @@
+//! Reads packs: the header's sections, single frames by range, or a whole pack with its directory.
+//! Page: `format-spec/pack.md`.
+
+use super::PackError;
+use crate::compress::decompress;
+use crate::crypto::keyring::{Keyring, SectionKey};
+use crate::format::envelope::{ObjectKind, TRAILER_BYTES, split_trailer};
+use crate::format::ids::PackId;
+use crate::format::pack::{Directory, FOOTER_BYTES, Footer, PACK_HEADER_BYTES, PackHeader, SECTION_RECORD_BYTES};
+use crate::format::wire::DecodeError;
+use crate::store::Store;
+use std::sync::Arc;
+
+/// The opened sections of one pack.
+pub struct PackReader {
+    /// The pack.
+    pub pack: PackId,
+    /// Its header.
+    pub header: PackHeader,
+    sections: Vec<SectionKey>,
+}
+
+/// The object's name of a pack.
+pub fn pack_name(pack: &PackId) -> String {
+    let hex = pack.to_string();
+    format!("packs/{}/{hex}", &hex[..2])
+}
+
+/// Reads a pack's header from a store.
+///
+/// # Errors
+/// When the store fails or the header breaks a rule.
+pub fn read_header(store: &dyn Store, pack: PackId) -> Result<PackHeader, PackError> {
+    let name = pack_name(&pack);
+    // Nearly every pack has one or two sections: this one read is enough for both.
+    let probable = PackHeader::length(2) as u64;
+    let decode = |source| PackError::Decode { pack, source };
+    let mut bytes = match store.get_range(&name, 0, probable) {
+        Err(error) if error.kind == crate::store::StoreErrorKind::Range => {
+            store.get_range(&name, 0, PACK_HEADER_BYTES as u64)?
+        }
+        read => read?,
+    };
+    let (_, sections) = PackHeader::decode_fixed(&bytes).map_err(decode)?;
+    let length = PACK_HEADER_BYTES + sections * SECTION_RECORD_BYTES;
+    if bytes.len() < length {
+        let rest = store.get_range(&name, bytes.len() as u64, (length - bytes.len()) as u64)?;
+        bytes.extend_from_slice(&rest);
+    }
+    PackHeader::decode(&bytes[..length]).map_err(decode)
+}
+
+impl PackReader {
+    /// Opens the sections of a pack's header.
+    ///
+    /// # Errors
+    /// When the pack is another repository's, or its sections don't open with this ring.
+    pub fn open(pack: PackId, header: PackHeader, keyring: &Keyring) -> Result<Self, PackError> {
+        if header.repository != keyring.repository {
+            let detail = format!("it belongs to repository {}", header.repository);
+            return Err(PackError::Decode { pack, source: DecodeError::new("OBJ-9", detail) });
+        }
+        let sections: Result<Vec<_>, _> = header.sections.iter().map(|record| keyring.open_section(record)).collect();
+        Ok(PackReader { pack, header, sections: sections? })
+    }
+
+    /// Opens one sealed frame; gives its plaintext.
+    ///
+    /// # Errors
+    /// When it was altered, is another one, or doesn't decompress to `raw_length` bytes.
+    pub fn open_frame(
+        &self,
+        position: usize,
+        section: u32,
+        number: u64,
+        raw_length: u32,
+        mut sealed: Vec<u8>,
+    ) -> Result<Vec<u8>, PackError> {
+        let pack = self.pack;
+        let key = self.sections.get(section as usize).ok_or_else(|| PackError::Decode {
+            pack,
+            source: DecodeError::new("SEG-3", format!("section {section} of {}", self.sections.len())),
+        })?;
+        let length = key.open(number, raw_length, &mut sealed).map_err(|source| PackError::Frame {
+            pack,
+            frame: position,
+            source,
+        })?;
+        decompress(&sealed[..length], raw_length as usize).map_err(|source| PackError::Decompress {
+            pack,
+            frame: position,
+            source,
+        })
+    }
+}
+
+/// Decodes a whole pack's header and directory; its digest must be compared already. Needs `meta`, no
+/// payload key.
+///
+/// # Errors
+/// `PACK` and `DIR` rules; unauthentic directory.
+pub fn decode_directory(pack: PackId, bytes: &[u8], keyring: &Keyring) -> Result<(PackHeader, Directory), PackError> {
+    let decode = |source| PackError::Decode { pack, source };
+    let (body, _) = split_trailer(bytes).map_err(decode)?;
+    let header = PackHeader::decode(body).map_err(decode)?;
+    if header.repository != keyring.repository {
+        let detail = format!("it belongs to repository {}", header.repository);
+        return Err(decode(DecodeError::new("OBJ-9", detail)));
+    }
+    let kind = ObjectKind::Pack as u8;
+    let cipher = keyring.metadata_cipher(header.epoch, kind, &header.salt)?;
+    let context = keyring.metadata_context(header.epoch, kind);
+    let footer_at =
+        body.len().checked_sub(FOOTER_BYTES).ok_or_else(|| decode(DecodeError::new("PACK-1", "no footer")))?;
+    let mut footer = body[footer_at..].to_vec();
+    let length = cipher.open("a pack's footer", 1, &context, &mut footer)?;
+    let footer = Footer::decode(&footer[..length], (body.len() + TRAILER_BYTES) as u64).map_err(decode)?;
+    let range = footer.directory_offset as usize..(footer.directory_offset + footer.directory_length) as usize;
+    let mut sealed = body[range].to_vec();
+    let length = cipher.open("a pack's directory", 0, &context, &mut sealed)?;
+    let directory = Directory::decode(&sealed[..length], header.sections.len(), header.metadata).map_err(decode)?;
+    let frames: u64 = directory.frames.iter().map(|frame| u64::from(frame.sealed_length)).sum();
+    if PackHeader::length(header.sections.len()) as u64 + frames != footer.directory_offset {
+        return Err(decode(DecodeError::new("PACK-5", "the frames don't end where the directory begins")));
+    }
+    Ok((header, directory))
+}
+
+/// A shared, opened pack.
+pub type SharedReader = Arc<PackReader>;

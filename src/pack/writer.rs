@@ -1,0 +1,321 @@
+//! Open packs: frames are compressed, sealed and spooled; a full pack is completed and handed on.
+//! Page: `format-spec/pack.md`.
+//!
+//! Threads add frames at the same time. A frame's place (pack, section number, offset) is reserved
+//! under a lock once its sealed length is known; sealing and spooling happen outside it.
+
+use super::PackError;
+use super::spool::{Spool, SpoolSpace};
+use crate::compress::{Compression, compress};
+use crate::crypto::keyring::{Keyring, SectionKey};
+use crate::env::{Random, random_bytes};
+use crate::format::envelope::{ObjectKind, TAG_BYTES, TRAILER_BYTES};
+use crate::format::ids::{ChunkId, ChunkKind, PackId, SessionId};
+use crate::format::pack::{
+    Directory, DirectoryChunk, DirectoryFrame, FOOTER_BYTES, Footer, PackHeader, SectionRecord, padme,
+};
+use crate::limits::{PACK_BYTES_TARGET, PACK_FRAMES_MAX};
+use crate::store::Payload;
+use std::sync::{Arc, Mutex, MutexGuard};
+
+const HASH_BUFFER_BYTES: usize = 1 << 20;
+
+/// A chunk on its way into a frame, with what it refers to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PendingChunk {
+    /// Its id.
+    pub id: ChunkId,
+    /// Its kind.
+    pub kind: ChunkKind,
+    /// Plaintext length in bytes.
+    pub length: u32,
+    /// The chunks that it refers to; empty for data.
+    pub references: Vec<ChunkId>,
+}
+
+/// A frame of a pack that is being or was written.
+#[derive(Clone, Debug)]
+pub struct WrittenFrame {
+    /// Index into the pack's sections.
+    pub section: u32,
+    /// The frame's number in its section.
+    pub number: u64,
+    /// Bytes in the pack, tag included.
+    pub sealed_length: u32,
+    /// The chunks, in order.
+    pub chunks: Vec<PendingChunk>,
+}
+
+/// A complete pack, named and ready to ship.
+pub struct FinishedPack {
+    /// Its name.
+    pub id: PackId,
+    /// Its bytes.
+    pub payload: Payload,
+    /// True for tree and list chunks.
+    pub metadata: bool,
+    /// The sections, in header order.
+    pub sections: Vec<SectionRecord>,
+    /// Its frames, in stored order.
+    pub frames: Vec<WrittenFrame>,
+}
+
+impl FinishedPack {
+    /// How many chunks it holds.
+    pub fn chunk_count(&self) -> usize {
+        self.frames.iter().map(|frame| frame.chunks.len()).sum()
+    }
+}
+
+/// Receives finished packs; called from the thread that completed one.
+pub type PackSink = Arc<dyn Fn(FinishedPack) + Send + Sync>;
+
+/// The open packs of one kind (data or metadata) in one session.
+pub struct PackWriter {
+    keyring: Arc<Keyring>,
+    random: Arc<dyn Random>,
+    spools: SpoolSpace,
+    session: SessionId,
+    metadata: bool,
+    compression: Compression,
+    sink: PackSink,
+    open: Mutex<Vec<Arc<OpenPack>>>,
+    open_max: usize,
+}
+
+struct OpenPack {
+    spool: Spool,
+    section: SectionRecord,
+    key: SectionKey,
+    state: Mutex<OpenState>,
+}
+
+struct OpenState {
+    frames: Vec<WrittenFrame>,
+    end: u64,
+    pending: usize,
+    closing: bool,
+}
+
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // A panic elsewhere is a programmer's error that ends the run; the state itself stays coherent
+    // because every change under these locks is complete before anything can fail.
+    mutex.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+}
+
+impl PackWriter {
+    /// Packs of one kind for one session. Data frames go to one of two open packs at random, so that
+    /// whoever sees the packs can't tell which frames follow one another.
+    pub fn new(
+        keyring: Arc<Keyring>,
+        random: Arc<dyn Random>,
+        spools: SpoolSpace,
+        session: SessionId,
+        metadata: bool,
+        compression: Compression,
+        sink: PackSink,
+    ) -> Self {
+        let open_max = if metadata { 1 } else { 2 };
+        let open = Mutex::new(Vec::new());
+        PackWriter { keyring, random, spools, session, metadata, compression, sink, open, open_max }
+    }
+
+    /// Compresses, seals and spools one frame.
+    ///
+    /// # Errors
+    /// When the spool fails or this slot may not store payloads.
+    pub fn add_frame(&self, raw: &[u8], chunks: Vec<PendingChunk>) -> Result<(), PackError> {
+        let raw_length = raw.len() as u32;
+        debug_assert_eq!(chunks.iter().map(|chunk| chunk.length).sum::<u32>(), raw_length);
+        let mut frame = compress(raw, self.compression);
+        let sealed_length = (frame.len() + TAG_BYTES) as u32;
+        let (pack, number, offset) = self.reserve(sealed_length, chunks)?;
+        pack.key.seal(number, raw_length, &mut frame);
+        debug_assert_eq!(frame.len(), sealed_length as usize);
+        let written = pack.spool.write_at(&frame, offset);
+        let last = {
+            let mut state = locked(&pack.state);
+            state.pending -= 1;
+            state.closing && state.pending == 0
+        };
+        written?;
+        if last { self.complete(vec![pack]) } else { Ok(()) }
+    }
+
+    /// Finds room for a frame in one of the open packs; closes a pack that has none left.
+    fn reserve(&self, sealed_length: u32, chunks: Vec<PendingChunk>) -> Result<(Arc<OpenPack>, u64, u64), PackError> {
+        let mut open = locked(&self.open);
+        let chosen = if open.len() < self.open_max {
+            open.push(Arc::new(self.create_pack()?));
+            open.len() - 1
+        } else {
+            usize::from(random_bytes::<1>(&*self.random)[0]) % open.len()
+        };
+        let pack = Arc::clone(&open[chosen]);
+        let mut state = locked(&pack.state);
+        let full = !state.frames.is_empty()
+            && (finished_length(state.end + u64::from(sealed_length), &state.frames, Some(&chunks))
+                > PACK_BYTES_TARGET
+                || state.frames.len() >= PACK_FRAMES_MAX);
+        if !full {
+            let place = state.reserve(sealed_length, chunks);
+            drop(state);
+            return Ok((pack, place.0, place.1));
+        }
+        state.closing = true;
+        let idle = state.pending == 0;
+        drop(state);
+        let fresh = Arc::new(self.create_pack()?);
+        open[chosen] = Arc::clone(&fresh);
+        let place = locked(&fresh.state).reserve(sealed_length, chunks);
+        drop(open);
+        if idle {
+            self.complete(vec![pack])?;
+        }
+        Ok((fresh, place.0, place.1))
+    }
+
+    fn create_pack(&self) -> Result<OpenPack, PackError> {
+        let (section, key) = self.keyring.create_section(&*self.random)?;
+        let state = OpenState { frames: Vec::new(), end: PackHeader::length(1) as u64, pending: 0, closing: false };
+        Ok(OpenPack { spool: self.spools.create()?, section, key, state: Mutex::new(state) })
+    }
+
+    /// Completes the open packs. No thread may be adding frames. Small last packs become one.
+    ///
+    /// # Errors
+    /// When the spool fails.
+    pub fn finish(&self) -> Result<(), PackError> {
+        let packs: Vec<_> = std::mem::take(&mut *locked(&self.open))
+            .into_iter()
+            .filter(|pack| !locked(&pack.state).frames.is_empty())
+            .collect();
+        let joint: u64 = packs.iter().map(|pack| locked(&pack.state).end).sum();
+        if packs.len() > 1 && joint <= PACK_BYTES_TARGET {
+            return self.complete(packs);
+        }
+        packs.into_iter().try_for_each(|pack| self.complete(vec![pack]))
+    }
+
+    /// Writes header, directory, padding, footer and digest; hands the pack on. Several open packs
+    /// become one with a section for each.
+    fn complete(&self, packs: Vec<Arc<OpenPack>>) -> Result<(), PackError> {
+        let sections: Vec<SectionRecord> = packs.iter().map(|pack| pack.section.clone()).collect();
+        let epoch = self.keyring.current_epoch();
+        let salt = random_bytes(&*self.random);
+        let header = PackHeader {
+            metadata: self.metadata,
+            repository: self.keyring.repository,
+            session: self.session,
+            epoch,
+            salt,
+            sections,
+        };
+        let header_bytes = header.encode();
+        let joint;
+        let (spool, frames, mut end) = if let [pack] = &packs[..] {
+            let mut state = locked(&pack.state);
+            (&pack.spool, std::mem::take(&mut state.frames), state.end)
+        } else {
+            joint = self.spools.create()?;
+            let (frames, end) = join(&packs, &joint, header_bytes.len() as u64)?;
+            (&joint, frames, end)
+        };
+        spool.write_at(&header_bytes, 0)?;
+
+        let kind = ObjectKind::Pack as u8;
+        let cipher = self.keyring.metadata_cipher(epoch, kind, &salt)?;
+        let context = self.keyring.metadata_context(epoch, kind);
+        let mut directory = directory(&frames).encode();
+        cipher.seal(0, &context, &mut directory);
+        spool.write_at(&directory, end)?;
+        let footer = Footer { directory_offset: end, directory_length: directory.len() as u64 };
+        end += directory.len() as u64;
+
+        let length = padme(end + (FOOTER_BYTES + TRAILER_BYTES) as u64);
+        let mut padding = vec![0u8; (length - end) as usize - FOOTER_BYTES - TRAILER_BYTES];
+        self.keyring.padding(epoch, &salt)?.fill(&mut padding);
+        spool.write_at(&padding, end)?;
+        end += padding.len() as u64;
+        let mut footer = footer.encode().to_vec();
+        cipher.seal(1, &context, &mut footer);
+        spool.write_at(&footer, end)?;
+        end += footer.len() as u64;
+
+        let id = PackId(hash(spool, end)?);
+        spool.write_at(&id.0, end)?;
+        let sections = header.sections;
+        let payload = match (packs.len(), spool) {
+            (_, Spool::File { file, .. }) => Payload::File { file: Arc::clone(file), length },
+            (_, Spool::Memory(memory)) => {
+                let mut bytes = locked(memory).clone();
+                bytes.truncate(length as usize);
+                bytes.into()
+            }
+        };
+        (self.sink)(FinishedPack { id, payload, metadata: self.metadata, sections, frames });
+        Ok(())
+    }
+}
+
+impl OpenState {
+    /// Takes the next number and place; both are never given twice.
+    fn reserve(&mut self, sealed_length: u32, chunks: Vec<PendingChunk>) -> (u64, u64) {
+        let (number, offset) = (self.frames.len() as u64, self.end);
+        self.frames.push(WrittenFrame { section: 0, number, sealed_length, chunks });
+        self.end += u64::from(sealed_length);
+        self.pending += 1;
+        (number, offset)
+    }
+}
+
+/// An upper bound of a pack's length before padding, with one more frame.
+fn finished_length(end: u64, frames: &[WrittenFrame], next: Option<&Vec<PendingChunk>>) -> u64 {
+    let chunks = frames.iter().map(|frame| frame.chunks.len()).sum::<usize>() + next.map_or(0, Vec::len);
+    let directory = 10 + (frames.len() + 1) * 20 + chunks * 4 + TAG_BYTES;
+    end + (directory + FOOTER_BYTES + TRAILER_BYTES) as u64
+}
+
+fn directory(frames: &[WrittenFrame]) -> Directory {
+    let frames = frames.iter().map(|frame| DirectoryFrame {
+        section: frame.section,
+        number: frame.number,
+        sealed_length: frame.sealed_length,
+        raw_length: frame.chunks.iter().map(|chunk| chunk.length).sum(),
+        chunks: frame.chunks.iter().map(|chunk| DirectoryChunk { kind: chunk.kind, length: chunk.length }).collect(),
+    });
+    Directory { frames: frames.collect() }
+}
+
+/// Copies the frames of several open packs behind one header.
+fn join(packs: &[Arc<OpenPack>], joint: &Spool, start: u64) -> Result<(Vec<WrittenFrame>, u64), PackError> {
+    let mut frames = Vec::new();
+    let mut end = start;
+    let mut buffer = Vec::new();
+    for (section, pack) in packs.iter().enumerate() {
+        let mut offset = PackHeader::length(1) as u64;
+        for mut frame in std::mem::take(&mut locked(&pack.state).frames) {
+            buffer.resize(frame.sealed_length as usize, 0);
+            pack.spool.read_at(&mut buffer, offset)?;
+            joint.write_at(&buffer, end)?;
+            offset += buffer.len() as u64;
+            end += buffer.len() as u64;
+            frame.section = section as u32;
+            frames.push(frame);
+        }
+    }
+    Ok((frames, end))
+}
+
+fn hash(spool: &Spool, length: u64) -> Result<[u8; 32], PackError> {
+    let mut hasher = blake3::Hasher::new();
+    let mut buffer = vec![0u8; HASH_BUFFER_BYTES.min(length as usize)];
+    let mut at = 0u64;
+    while at < length {
+        let take = buffer.len().min((length - at) as usize);
+        spool.read_at(&mut buffer[..take], at)?;
+        hasher.update(&buffer[..take]);
+        at += take as u64;
+    }
+    Ok(*hasher.finalize().as_bytes())
+}
