@@ -48,6 +48,8 @@ pub enum SlotState {
     Active = 0,
     /// Only the objects that `roster/accepted/` lists do.
     Revoked = 1,
+    /// Its key file was removed; what it signed stays accepted.
+    Retired = 2,
 }
 
 /// One slot as the roster states it.
@@ -116,6 +118,7 @@ impl Roster {
             let state = match cbor.uint()? {
                 0 => SlotState::Active,
                 1 => SlotState::Revoked,
+                2 => SlotState::Retired,
                 code => return Err(DecodeError::new("ROSTER-1", format!("unknown state {code}"))),
             };
             let label = cbor.text(LABEL_BYTES_MAX)?;

@@ -1,0 +1,101 @@
+//! The index in memory: for tests, simulations and one-off runs without a cache directory.
+
+use super::record::{PackEntry, Place};
+use super::{Index, IndexError};
+use crate::format::ids::{ChunkId, PackId, RegionId, SegmentId};
+use crate::format::segment::Segment;
+use std::collections::{HashMap, HashSet};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+/// Holds everything in hash maps.
+#[derive(Default)]
+pub struct MemoryIndex(Mutex<State>);
+
+#[derive(Default)]
+struct State {
+    chunks: HashMap<ChunkId, Vec<Place>>,
+    packs: Vec<Arc<PackEntry>>,
+    ordinals: HashMap<PackId, u32>,
+    segments: HashMap<RegionId, HashSet<SegmentId>>,
+}
+
+impl MemoryIndex {
+    /// An empty index.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The places of a pack's chunks, in order.
+pub(super) fn places_of(
+    pack: u32,
+    listed: &crate::format::segment::SegmentPack,
+) -> impl Iterator<Item = (ChunkId, Place)> + '_ {
+    listed.frames.iter().enumerate().flat_map(move |(frame, entry)| {
+        let mut offset = 0;
+        entry.chunks.iter().map(move |chunk| {
+            let place = Place { pack, frame: frame as u32, offset, length: chunk.length };
+            offset += chunk.length;
+            (chunk.id, place)
+        })
+    })
+}
+
+impl Index for MemoryIndex {
+    fn places(&self, ids: &[ChunkId]) -> Result<Vec<Vec<Place>>, IndexError> {
+        let state = self.state();
+        Ok(ids.iter().map(|id| state.chunks.get(id).cloned().unwrap_or_default()).collect())
+    }
+
+    fn pack(&self, ordinal: u32) -> Result<Arc<PackEntry>, IndexError> {
+        self.state().packs.get(ordinal as usize).cloned().ok_or_else(|| IndexError::Damaged {
+            path: "memory".to_owned(),
+            detail: format!("no pack of ordinal {ordinal}"),
+        })
+    }
+
+    fn ordinal(&self, pack: &PackId) -> Result<Option<u32>, IndexError> {
+        Ok(self.state().ordinals.get(pack).copied())
+    }
+
+    fn pack_count(&self) -> u32 {
+        self.state().packs.len() as u32
+    }
+
+    fn chunk_count(&self) -> u64 {
+        self.state().chunks.len() as u64
+    }
+
+    fn segments(&self, region: RegionId) -> Result<HashSet<SegmentId>, IndexError> {
+        Ok(self.state().segments.get(&region).cloned().unwrap_or_default())
+    }
+
+    fn ingest(&self, id: SegmentId, segment: &Segment, regions: &[RegionId]) -> Result<(), IndexError> {
+        let mut state = self.state();
+        for listed in &segment.packs {
+            if let Some(ordinal) = state.ordinals.get(&listed.pack).copied() {
+                Arc::make_mut(&mut state.packs[ordinal as usize]).add_regions(regions);
+                continue;
+            }
+            let ordinal = state.packs.len() as u32;
+            state.packs.push(Arc::new(PackEntry::from_segment(listed, regions)));
+            state.ordinals.insert(listed.pack, ordinal);
+            for (chunk, place) in places_of(ordinal, listed) {
+                state.chunks.entry(chunk).or_default().push(place);
+            }
+        }
+        for region in regions {
+            state.segments.entry(*region).or_default().insert(id);
+        }
+        Ok(())
+    }
+
+    fn clear(&self) -> Result<(), IndexError> {
+        *self.state() = State::default();
+        Ok(())
+    }
+}

@@ -1,0 +1,199 @@
+//! What the index holds for a chunk and for a pack, and the compact bytes of both.
+
+use crate::format::ids::{PackId, RegionId, SessionId, SlotId};
+use crate::format::pack::PackHeader;
+use crate::format::segment::SegmentPack;
+use crate::format::wire::{DecodeError, Reader, put_varint};
+
+/// Where a chunk is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Place {
+    /// The pack's ordinal in this index.
+    pub pack: u32,
+    /// The frame's position in the pack.
+    pub frame: u32,
+    /// Offset in the frame's plaintext, in bytes.
+    pub offset: u32,
+    /// Plaintext length in bytes.
+    pub length: u32,
+}
+
+/// One frame of a pack.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FrameEntry {
+    /// Offset in the pack, in bytes.
+    pub offset: u64,
+    /// Index into the pack's sections.
+    pub section: u32,
+    /// Number in its section.
+    pub number: u64,
+    /// Bytes in the pack, tag included.
+    pub sealed_length: u32,
+    /// Plaintext bytes.
+    pub raw_length: u32,
+}
+
+/// A pack with its frames, without its chunks.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PackEntry {
+    /// The pack.
+    pub id: PackId,
+    /// Its size in bytes.
+    pub size: u64,
+    /// The session in its header.
+    pub session: SessionId,
+    /// The slot that first wrote its frames.
+    pub origin: SlotId,
+    /// True for tree and list chunks.
+    pub metadata: bool,
+    /// The regions in which a segment lists it, ascending.
+    pub regions: Vec<RegionId>,
+    /// Its frames in stored order.
+    pub frames: Vec<FrameEntry>,
+    /// How many sections it has.
+    pub sections: u32,
+}
+
+impl PackEntry {
+    /// From a segment's word.
+    pub fn from_segment(pack: &SegmentPack, regions: &[RegionId]) -> Self {
+        let mut offset = PackHeader::length(pack.sections.len()) as u64;
+        let frames = pack.frames.iter().map(|frame| {
+            let entry = FrameEntry {
+                offset,
+                section: frame.section,
+                number: frame.number,
+                sealed_length: frame.sealed_length,
+                raw_length: frame.chunks.iter().map(|chunk| chunk.length).sum(),
+            };
+            offset += u64::from(frame.sealed_length);
+            entry
+        });
+        let frames = frames.collect();
+        let mut entry = PackEntry {
+            id: pack.pack,
+            size: pack.size,
+            session: pack.session,
+            origin: pack.origin,
+            metadata: pack.metadata,
+            regions: Vec::new(),
+            frames,
+            sections: pack.sections.len() as u32,
+        };
+        entry.add_regions(regions);
+        entry
+    }
+
+    /// Notes more regions; true when one was new.
+    pub fn add_regions(&mut self, regions: &[RegionId]) -> bool {
+        let before = self.regions.len();
+        self.regions.extend_from_slice(regions);
+        self.regions.sort_unstable();
+        self.regions.dedup();
+        self.regions.len() > before
+    }
+
+    /// Compact bytes.
+    pub fn encode(&self) -> Vec<u8> {
+        let mut out = Vec::with_capacity(96 + self.frames.len() * 12);
+        out.extend_from_slice(&self.id.0);
+        out.extend_from_slice(&self.session.0);
+        out.extend_from_slice(&self.origin.0);
+        put_varint(&mut out, self.size);
+        out.push(u8::from(self.metadata));
+        put_varint(&mut out, u64::from(self.sections));
+        put_varint(&mut out, self.regions.len() as u64);
+        self.regions.iter().for_each(|region| out.extend_from_slice(&region.0));
+        put_varint(&mut out, self.frames.len() as u64);
+        for frame in &self.frames {
+            put_varint(&mut out, u64::from(frame.section));
+            put_varint(&mut out, frame.number);
+            put_varint(&mut out, u64::from(frame.sealed_length));
+            put_varint(&mut out, u64::from(frame.raw_length));
+        }
+        out
+    }
+
+    /// # Errors
+    /// When the bytes are not those of [`PackEntry::encode`].
+    pub fn decode(bytes: &[u8]) -> Result<Self, DecodeError> {
+        let mut reader = Reader::new(bytes, "index record");
+        let id = PackId(reader.array()?);
+        let session = SessionId(reader.array()?);
+        let origin = SlotId(reader.array()?);
+        let size = reader.varint()?;
+        let metadata = reader.u8()? == 1;
+        let sections = reader.count(u32::MAX as usize, "sections")? as u32;
+        let mut regions = Vec::new();
+        for _ in 0..reader.count(256, "regions")? {
+            regions.push(RegionId(reader.array()?));
+        }
+        let mut offset = PackHeader::length(sections as usize) as u64;
+        let mut frames = Vec::new();
+        for _ in 0..reader.count(crate::limits::PACK_FRAMES_MAX, "frames")? {
+            let section = reader.count(u32::MAX as usize, "section")? as u32;
+            let number = reader.varint()?;
+            let sealed_length = reader.count(u32::MAX as usize, "length")? as u32;
+            let raw_length = reader.count(u32::MAX as usize, "length")? as u32;
+            frames.push(FrameEntry { offset, section, number, sealed_length, raw_length });
+            offset += u64::from(sealed_length);
+        }
+        reader.end()?;
+        Ok(PackEntry { id, size, session, origin, metadata, regions, frames, sections })
+    }
+}
+
+/// Appends a place: four varints, sorted places one after another make a chunk's value.
+pub fn encode_places(places: &[Place]) -> Vec<u8> {
+    let mut out = Vec::with_capacity(places.len() * 10);
+    for place in places {
+        put_varint(&mut out, u64::from(place.pack));
+        put_varint(&mut out, u64::from(place.frame));
+        put_varint(&mut out, u64::from(place.offset));
+        put_varint(&mut out, u64::from(place.length));
+    }
+    out
+}
+
+/// # Errors
+/// When the bytes are not those of [`encode_places`].
+pub fn decode_places(bytes: &[u8]) -> Result<Vec<Place>, DecodeError> {
+    let mut reader = Reader::new(bytes, "index record");
+    let mut places = Vec::with_capacity(1);
+    while reader.remaining() > 0 {
+        let mut next = || reader.count(u32::MAX as usize, "place").map(|value| value as u32);
+        places.push(Place { pack: next()?, frame: next()?, offset: next()?, length: next()? });
+    }
+    Ok(places)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn records_round_trip() {
+        let entry = PackEntry {
+            id: PackId([1; 32]),
+            size: 33 << 20,
+            session: SessionId([2; 16]),
+            origin: SlotId([3; 16]),
+            metadata: true,
+            regions: vec![RegionId([4; 16]), RegionId([5; 16])],
+            frames: vec![FrameEntry {
+                offset: PackHeader::length(2) as u64,
+                section: 1,
+                number: 6,
+                sealed_length: 7,
+                raw_length: 8,
+            }],
+            sections: 2,
+        };
+        assert_eq!(PackEntry::decode(&entry.encode()), Ok(entry));
+        let places = vec![
+            Place { pack: 1, frame: 2, offset: 3, length: 4 },
+            Place { pack: 500, frame: 0, offset: 0, length: 1 },
+        ];
+        assert_eq!(decode_places(&encode_places(&places)), Ok(places));
+    }
+}

@@ -1,0 +1,390 @@
+//! The index on disk, in RocksDB: memory stays flat however large the repository.
+//!
+//! It is written by ingesting sorted files only, one process at a time; between ingests it is held
+//! read-only, so that processes don't wait for one another. Whatever is wrong with it (damage, a
+//! foreign repository, an unknown layout), it is emptied and filled again from the regions.
+
+use super::memory::places_of;
+use super::record::{PackEntry, Place, decode_places, encode_places};
+use super::{Index, IndexError};
+use crate::format::ids::{ChunkId, PackId, RegionId, RepositoryId, SegmentId};
+use crate::format::segment::Segment;
+use rocksdb::{
+    BlockBasedIndexType, BlockBasedOptions, Cache, ColumnFamily, ColumnFamilyDescriptor, DB, DBCompressionType,
+    IngestExternalFileOptions, Options, SstFileWriter,
+};
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
+
+const LAYOUT: &[u8] = b"keepstone index 1";
+const KEY_STAMP: &[u8] = b"stamp";
+const KEY_PACKS: &[u8] = b"packs";
+const KEY_CHUNKS: &[u8] = b"chunks";
+const FAMILIES: [&str; 5] = ["chunks", "packs", "ordinals", "segments", "meta"];
+const PACK_CACHE_ENTRIES: usize = 2048;
+
+/// A RocksDB database in a directory of its own.
+pub struct RocksIndex {
+    path: PathBuf,
+    repository: RepositoryId,
+    cache_bytes: usize,
+    state: RwLock<State>,
+    packs: Mutex<HashMap<u32, Arc<PackEntry>>>,
+}
+
+struct State {
+    db: Option<DB>,
+    pack_count: u32,
+    chunk_count: u64,
+}
+
+fn options(name: &str, cache: &Cache) -> Options {
+    // Best of those measured for 40 million 32-byte keys: two-level index, partitioned ribbon
+    // filters of 10 bits, 8 KiB blocks under zstd.
+    let mut table = BlockBasedOptions::default();
+    table.set_format_version(6);
+    table.set_block_cache(cache);
+    table.set_block_size(8 << 10);
+    table.set_index_type(BlockBasedIndexType::TwoLevelIndexSearch);
+    table.set_ribbon_filter(10.0);
+    table.set_partition_filters(true);
+    table.set_cache_index_and_filter_blocks(true);
+    table.set_pin_top_level_index_and_filter(true);
+    let mut options = Options::default();
+    options.set_block_based_table_factory(&table);
+    options.set_compression_type(DBCompressionType::Zstd);
+    // Keys of the chunk family are random and values small: a small write buffer is enough, since
+    // everything large is ingested.
+    options.set_write_buffer_size(2 << 20);
+    options.set_max_write_buffer_number(2);
+    if name == "chunks" {
+        options.set_optimize_filters_for_hits(false);
+    }
+    options
+}
+
+fn database_options() -> Options {
+    let mut options = Options::default();
+    options.create_if_missing(true);
+    options.create_missing_column_families(true);
+    options.set_atomic_flush(true);
+    options.set_max_open_files(64);
+    options.set_keep_log_file_num(1);
+    options.set_max_background_jobs(2);
+    options.set_info_log_level_quiet();
+    options
+}
+
+trait Quiet {
+    fn set_info_log_level_quiet(&mut self);
+}
+
+impl Quiet for Options {
+    fn set_info_log_level_quiet(&mut self) {
+        self.set_log_level(rocksdb::LogLevel::Error);
+    }
+}
+
+impl RocksIndex {
+    /// Opens the index of a repository in `path`, making it anew when it is absent, damaged, of
+    /// another layout or of another repository. `cache_bytes` bounds its block cache.
+    ///
+    /// # Errors
+    /// When even a new one can't be made there.
+    pub fn open(path: &Path, repository: RepositoryId, cache_bytes: usize) -> Result<Self, IndexError> {
+        let index = RocksIndex {
+            path: path.to_owned(),
+            repository,
+            cache_bytes,
+            state: RwLock::new(State { db: None, pack_count: 0, chunk_count: 0 }),
+            packs: Mutex::new(HashMap::new()),
+        };
+        if index.reopen().is_err() {
+            // Another process may be in the middle of an ingest: wait for it, then look again.
+            std::fs::create_dir_all(path).map_err(|e| index.fail(e))?;
+            let again = index.hold().and_then(|_holder| index.reopen());
+            if let Err(error) = again {
+                tracing::info!(%error, "the local index is made anew");
+                index.clear()?;
+            }
+        }
+        Ok(index)
+    }
+
+    fn fail(&self, detail: impl ToString) -> IndexError {
+        IndexError::Database { path: self.path.display().to_string(), detail: detail.to_string() }
+    }
+
+    fn damaged(&self, detail: impl ToString) -> IndexError {
+        IndexError::Damaged { path: self.path.display().to_string(), detail: detail.to_string() }
+    }
+
+    fn descriptors(&self) -> Vec<ColumnFamilyDescriptor> {
+        let cache = Cache::new_lru_cache(self.cache_bytes);
+        FAMILIES.iter().map(|name| ColumnFamilyDescriptor::new(*name, options(name, &cache))).collect()
+    }
+
+    /// Opens read-only and reads the counts; everything about it must be as expected.
+    fn reopen(&self) -> Result<(), IndexError> {
+        let mut state = self.state.write().unwrap_or_else(PoisonError::into_inner);
+        state.db = None;
+        // An ingest that didn't end may have left chunks of packs that got no ordinal.
+        if self.path.join(INGEST_MARKER).exists() {
+            return Err(self.damaged("an ingest did not end"));
+        }
+        let mut options = database_options();
+        options.create_if_missing(false);
+        options.create_missing_column_families(false);
+        let db = DB::open_cf_descriptors_read_only(&options, &self.path, self.descriptors(), false)
+            .map_err(|e| self.fail(e))?;
+        let meta = self.family(&db, "meta")?;
+        let mut stamp = LAYOUT.to_vec();
+        stamp.extend_from_slice(&self.repository.0);
+        if db.get_cf(meta, KEY_STAMP).map_err(|e| self.fail(e))?.as_deref() != Some(&stamp[..]) {
+            return Err(self.damaged("it belongs to another repository or layout"));
+        }
+        let number = |key| -> Result<u64, IndexError> {
+            match db.get_cf(meta, key).map_err(|e| self.fail(e))? {
+                None => Ok(0),
+                Some(bytes) => Ok(u64::from_le_bytes(bytes[..].try_into().map_err(|_| self.damaged("a count"))?)),
+            }
+        };
+        let (packs, chunks) = (number(KEY_PACKS)?, number(KEY_CHUNKS)?);
+        state.pack_count = u32::try_from(packs).map_err(|_| self.damaged("the pack count"))?;
+        state.chunk_count = chunks;
+        state.db = Some(db);
+        Ok(())
+    }
+
+    fn family<'a>(&self, db: &'a DB, name: &str) -> Result<&'a ColumnFamily, IndexError> {
+        db.cf_handle(name).ok_or_else(|| self.damaged(format!("no column family '{name}'")))
+    }
+
+    fn get(&self, name: &str, key: &[u8]) -> Result<Option<Vec<u8>>, IndexError> {
+        let state = self.state.read().unwrap_or_else(PoisonError::into_inner);
+        let db = state.db.as_ref().ok_or_else(|| self.fail("it is closed"))?;
+        db.get_cf(self.family(db, name)?, key).map_err(|e| self.fail(e))
+    }
+
+    fn ingest_sorted(&self, db: &DB, name: &str, records: &BTreeMap<Vec<u8>, Vec<u8>>) -> Result<(), IndexError> {
+        if records.is_empty() {
+            return Ok(());
+        }
+        let file = self.path.join(format!("ingest-{name}.sst"));
+        let cache = Cache::new_lru_cache(1 << 20);
+        let options = options(name, &cache);
+        let mut writer = SstFileWriter::create(&options);
+        writer.open(&file).map_err(|e| self.fail(e))?;
+        for (key, value) in records {
+            writer.put(key, value).map_err(|e| self.fail(e))?;
+        }
+        writer.finish().map_err(|e| self.fail(e))?;
+        let mut ingest = IngestExternalFileOptions::default();
+        ingest.set_move_files(true);
+        db.ingest_external_file_cf_opts(self.family(db, name)?, &ingest, vec![&file]).map_err(|e| self.fail(e))
+    }
+
+    /// Takes the writer's place: a file of our own says who holds it, which RocksDB's LOCK doesn't.
+    fn hold(&self) -> Result<Holder, IndexError> {
+        Holder::acquire(&self.path).map_err(|problem| match problem {
+            HoldProblem::Held(holder) => IndexError::Busy { path: self.path.display().to_string(), holder },
+            HoldProblem::Failed(error) => self.fail(error),
+        })
+    }
+}
+
+impl Index for RocksIndex {
+    fn places(&self, ids: &[ChunkId]) -> Result<Vec<Vec<Place>>, IndexError> {
+        let state = self.state.read().unwrap_or_else(PoisonError::into_inner);
+        let db = state.db.as_ref().ok_or_else(|| self.fail("it is closed"))?;
+        if state.chunk_count == 0 {
+            return Ok(vec![Vec::new(); ids.len()]);
+        }
+        let family = self.family(db, "chunks")?;
+        let found = db.batched_multi_get_cf(family, ids.iter().map(|id| &id.0[..]), false);
+        found
+            .into_iter()
+            .map(|value| match value.map_err(|e| self.fail(e))? {
+                None => Ok(Vec::new()),
+                Some(bytes) => decode_places(&bytes).map_err(|e| self.damaged(e)),
+            })
+            .collect()
+    }
+
+    fn pack(&self, ordinal: u32) -> Result<Arc<PackEntry>, IndexError> {
+        if let Some(entry) = self.packs.lock().unwrap_or_else(PoisonError::into_inner).get(&ordinal) {
+            return Ok(Arc::clone(entry));
+        }
+        let bytes = self
+            .get("packs", &ordinal.to_be_bytes())?
+            .ok_or_else(|| self.damaged(format!("no pack of ordinal {ordinal}")))?;
+        let entry = Arc::new(PackEntry::decode(&bytes).map_err(|e| self.damaged(e))?);
+        let mut cached = self.packs.lock().unwrap_or_else(PoisonError::into_inner);
+        if cached.len() >= PACK_CACHE_ENTRIES {
+            cached.clear();
+        }
+        cached.insert(ordinal, Arc::clone(&entry));
+        Ok(entry)
+    }
+
+    fn ordinal(&self, pack: &PackId) -> Result<Option<u32>, IndexError> {
+        match self.get("ordinals", &pack.0)? {
+            None => Ok(None),
+            Some(bytes) => Ok(Some(u32::from_be_bytes(bytes[..].try_into().map_err(|_| self.damaged("an ordinal"))?))),
+        }
+    }
+
+    fn pack_count(&self) -> u32 {
+        self.state.read().unwrap_or_else(PoisonError::into_inner).pack_count
+    }
+
+    fn chunk_count(&self) -> u64 {
+        self.state.read().unwrap_or_else(PoisonError::into_inner).chunk_count
+    }
+
+    fn segments(&self, region: RegionId) -> Result<HashSet<SegmentId>, IndexError> {
+        let state = self.state.read().unwrap_or_else(PoisonError::into_inner);
+        let db = state.db.as_ref().ok_or_else(|| self.fail("it is closed"))?;
+        let from = rocksdb::IteratorMode::From(&region.0, rocksdb::Direction::Forward);
+        let mut found = HashSet::new();
+        for item in db.iterator_cf(self.family(db, "segments")?, from) {
+            let (key, _) = item.map_err(|e| self.fail(e))?;
+            if !key.starts_with(&region.0) {
+                break;
+            }
+            let id = key[region.0.len()..].try_into().map_err(|_| self.damaged("a segment's key"))?;
+            found.insert(SegmentId(id));
+        }
+        Ok(found)
+    }
+
+    fn ingest(&self, id: SegmentId, segment: &Segment, regions: &[RegionId]) -> Result<(), IndexError> {
+        let _holder = self.hold()?;
+        // Another process may have ingested since this one last looked.
+        self.reopen()?;
+        let mut packs = BTreeMap::new();
+        let mut ordinals = BTreeMap::new();
+        let mut fresh: BTreeMap<ChunkId, Vec<Place>> = BTreeMap::new();
+        let mut pack_count = self.pack_count();
+        for listed in &segment.packs {
+            if let Some(ordinal) = self.ordinal(&listed.pack)? {
+                let mut entry = (*self.pack(ordinal)?).clone();
+                if entry.add_regions(regions) {
+                    packs.insert(ordinal.to_be_bytes().to_vec(), entry.encode());
+                }
+                continue;
+            }
+            let entry = PackEntry::from_segment(listed, regions);
+            packs.insert(pack_count.to_be_bytes().to_vec(), entry.encode());
+            ordinals.insert(listed.pack.0.to_vec(), pack_count.to_be_bytes().to_vec());
+            for (chunk, place) in places_of(pack_count, listed) {
+                fresh.entry(chunk).or_default().push(place);
+            }
+            pack_count += 1;
+        }
+        // A chunk that is in several packs keeps all its places.
+        let ids: Vec<ChunkId> = fresh.keys().copied().collect();
+        let mut chunk_count = self.chunk_count();
+        let mut chunks = BTreeMap::new();
+        for batch in ids.chunks(4096) {
+            for (id, mut known) in batch.iter().zip(self.places(batch)?) {
+                chunk_count += u64::from(known.is_empty());
+                known.extend_from_slice(&fresh[id]);
+                known.sort_unstable();
+                known.dedup();
+                chunks.insert(id.0.to_vec(), encode_places(&known));
+            }
+        }
+        let segments = regions.iter().map(|region| ([&region.0[..], &id.0[..]].concat(), Vec::new())).collect();
+        let mut stamp = LAYOUT.to_vec();
+        stamp.extend_from_slice(&self.repository.0);
+        let meta = BTreeMap::from([
+            (KEY_PACKS.to_vec(), u64::from(pack_count).to_le_bytes().to_vec()),
+            (KEY_CHUNKS.to_vec(), chunk_count.to_le_bytes().to_vec()),
+            (KEY_STAMP.to_vec(), stamp),
+        ]);
+        {
+            let mut state = self.state.write().unwrap_or_else(PoisonError::into_inner);
+            state.db = None;
+            let db = DB::open_cf_descriptors(&database_options(), &self.path, self.descriptors())
+                .map_err(|e| self.fail(e))?;
+            self.ingest_sorted(&db, "chunks", &chunks)?;
+            self.ingest_sorted(&db, "ordinals", &ordinals)?;
+            self.ingest_sorted(&db, "packs", &packs)?;
+            self.ingest_sorted(&db, "meta", &meta)?;
+            self.ingest_sorted(&db, "segments", &segments)?;
+            drop(db);
+            std::fs::remove_file(&marker).map_err(|e| self.fail(e))?;
+        }
+        self.packs.lock().unwrap_or_else(PoisonError::into_inner).clear();
+        self.reopen()
+    }
+
+    fn clear(&self) -> Result<(), IndexError> {
+        {
+            let mut state = self.state.write().unwrap_or_else(PoisonError::into_inner);
+            *state = State { db: None, pack_count: 0, chunk_count: 0 };
+            std::fs::create_dir_all(&self.path).map_err(|e| self.fail(e))?;
+            let _holder = self.hold()?;
+            for entry in std::fs::read_dir(&self.path).map_err(|e| self.fail(e))? {
+                let entry = entry.map_err(|e| self.fail(e))?;
+                if entry.file_name() != HOLDER_FILE {
+                    std::fs::remove_file(entry.path()).map_err(|e| self.fail(e))?;
+                }
+            }
+            let db = DB::open_cf_descriptors(&database_options(), &self.path, self.descriptors())
+                .map_err(|e| self.fail(e))?;
+            let mut stamp = LAYOUT.to_vec();
+            stamp.extend_from_slice(&self.repository.0);
+            self.ingest_sorted(&db, "meta", &BTreeMap::from([(KEY_STAMP.to_vec(), stamp)]))?;
+        }
+        self.packs.lock().unwrap_or_else(PoisonError::into_inner).clear();
+        self.reopen()
+    }
+}
+
+const HOLDER_FILE: &str = "holder";
+const INGEST_MARKER: &str = "ingesting";
+
+/// Exclusive use of the database for writing, by an advisory lock that dies with its process.
+struct Holder {
+    _file: std::fs::File,
+}
+
+enum HoldProblem {
+    Held(String),
+    Failed(std::io::Error),
+}
+
+impl Holder {
+    fn acquire(directory: &Path) -> Result<Self, HoldProblem> {
+        use rustix::fs::{FlockOperation, flock};
+        use std::io::{Read, Seek, Write};
+        let path = directory.join(HOLDER_FILE);
+        let mut options = std::fs::OpenOptions::new();
+        let mut file =
+            options.read(true).write(true).create(true).truncate(false).open(path).map_err(HoldProblem::Failed)?;
+        // Ingests take moments: wait for them, and say for whom only when it takes too long.
+        for attempt in 0..600 {
+            match flock(&file, FlockOperation::NonBlockingLockExclusive) {
+                Ok(()) => {
+                    let written = file
+                        .set_len(0)
+                        .and_then(|()| file.rewind())
+                        .and_then(|()| file.write_all(format!("process {}", std::process::id()).as_bytes()));
+                    written.map_err(HoldProblem::Failed)?;
+                    return Ok(Holder { _file: file });
+                }
+                Err(rustix::io::Errno::WOULDBLOCK) if attempt < 599 => {
+                    std::thread::sleep(std::time::Duration::from_millis(100));
+                }
+                Err(rustix::io::Errno::WOULDBLOCK) => break,
+                Err(error) => return Err(HoldProblem::Failed(error.into())),
+            }
+        }
+        let mut holder = String::new();
+        let _ = file.rewind().and_then(|()| file.read_to_string(&mut holder));
+        Err(HoldProblem::Held(if holder.is_empty() { "another process".to_owned() } else { holder }))
+    }
+}

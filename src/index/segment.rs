@@ -1,0 +1,122 @@
+//! Builds segments from finished packs, seals them, opens them again. Page: `format-spec/segment.md`.
+
+use super::IndexError;
+use crate::compress::{Compression, compress, decompress};
+use crate::crypto::CryptoError;
+use crate::crypto::keyring::Keyring;
+use crate::crypto::object::{self, Signer};
+use crate::env::Random;
+use crate::format::envelope::ObjectKind;
+use crate::format::ids::{ChunkId, SegmentId, SessionId, SlotId};
+use crate::format::segment::{REFERENCE_PREFIX_BYTES, Reference, Segment, SegmentChunk, SegmentFrame, SegmentPack};
+use crate::format::wire::{DecodeError, Reader};
+use crate::limits::SEGMENT_RAW_BYTES_MAX;
+use crate::pack::FinishedPack;
+use std::collections::HashMap;
+
+/// The object's name of a segment.
+pub fn segment_name(id: &SegmentId) -> String {
+    format!("index/{id}")
+}
+
+/// Lists packs in a segment; references become ordinals where their target is listed too.
+pub fn build(packs: Vec<FinishedPack>, session: SessionId, origin: SlotId) -> Segment {
+    let mut ordinals: HashMap<ChunkId, u32> = HashMap::new();
+    let listed = packs.iter().flat_map(|pack| &pack.frames).flat_map(|frame| &frame.chunks);
+    for (ordinal, chunk) in listed.enumerate() {
+        ordinals.entry(chunk.id).or_insert(ordinal as u32);
+    }
+    let reference = |id: &ChunkId| match ordinals.get(id) {
+        Some(ordinal) => Reference::Ordinal(*ordinal),
+        None => {
+            let mut prefix = [0u8; REFERENCE_PREFIX_BYTES];
+            prefix.copy_from_slice(&id.0[..REFERENCE_PREFIX_BYTES]);
+            Reference::Prefix(prefix)
+        }
+    };
+    let packs = packs.iter().map(|pack| SegmentPack {
+        pack: pack.id,
+        size: pack.payload.length(),
+        session,
+        origin,
+        metadata: pack.metadata,
+        sections: pack.sections.iter().map(|record| record.section).collect(),
+        frames: pack
+            .frames
+            .iter()
+            .map(|frame| SegmentFrame {
+                section: frame.section,
+                number: frame.number,
+                sealed_length: frame.sealed_length,
+                chunks: frame
+                    .chunks
+                    .iter()
+                    .map(|chunk| SegmentChunk {
+                        id: chunk.id,
+                        kind: chunk.kind,
+                        length: chunk.length,
+                        references: chunk.references.iter().map(reference).collect(),
+                    })
+                    .collect(),
+            })
+            .collect(),
+    });
+    Segment { supersedes: Vec::new(), packs: packs.collect() }
+}
+
+/// Encodes, compresses, seals and signs a segment; gives its bytes and id.
+///
+/// # Errors
+/// When this slot's ring can't seal metadata.
+pub fn seal(
+    segment: &Segment,
+    keyring: &Keyring,
+    signer: &Signer<'_>,
+    random: &dyn Random,
+) -> Result<(Vec<u8>, SegmentId), CryptoError> {
+    let columns = segment.encode();
+    let mut payload = (columns.len() as u32).to_le_bytes().to_vec();
+    payload.extend_from_slice(&compress(&columns, Compression::Default));
+    let (bytes, digest) = object::build_sealed(ObjectKind::Segment, keyring, signer, payload, random)?;
+    Ok((bytes, SegmentId(digest.0)))
+}
+
+/// An opened segment and who signed it.
+pub struct OpenedSegment {
+    /// The list.
+    pub segment: Segment,
+    /// Who signed it.
+    pub signer: SlotId,
+}
+
+/// Checks digest and name, verifies the signature with `verify`, opens and decodes.
+///
+/// # Errors
+/// [`IndexError::Segment`] naming what is wrong.
+pub fn open(
+    id: SegmentId,
+    bytes: &[u8],
+    keyring: &Keyring,
+    verify: &dyn Fn(&crate::format::envelope::SignedObject<'_>) -> Result<(), String>,
+) -> Result<OpenedSegment, IndexError> {
+    let fail = |detail: String| IndexError::Segment { segment: id, detail };
+    let signed = object::decode(ObjectKind::Segment, keyring.repository, bytes).map_err(|e| fail(e.to_string()))?;
+    if signed.digest.0 != id.0 {
+        return Err(fail(format!("OBJ-10: its bytes are those of {}", signed.digest)));
+    }
+    verify(&signed).map_err(fail)?;
+    let payload = object::open_payload(keyring, &signed).map_err(|e| fail(e.to_string()))?;
+    let columns = unpack(&payload).map_err(|e| fail(e.to_string()))?;
+    let segment = Segment::decode(&columns).map_err(|e| fail(e.to_string()))?;
+    Ok(OpenedSegment { segment, signer: signed.envelope.signer })
+}
+
+fn unpack(payload: &[u8]) -> Result<Vec<u8>, DecodeError> {
+    let mut reader = Reader::new(payload, "SEG-1");
+    let raw_length = reader.u32()? as usize;
+    if raw_length > SEGMENT_RAW_BYTES_MAX {
+        return Err(DecodeError::new("SEG-8", format!("{raw_length} bytes after decompression")));
+    }
+    let rest = reader.take(reader.remaining())?;
+    decompress(rest, raw_length).map_err(|error| DecodeError::new("SEG-8", error.to_string()))
+}
