@@ -3,6 +3,18 @@
 //! The contract every implementation gives (`format-spec/store.md`): a put is atomic and, once
 //! acknowledged, durable; get, size and list after it see it; no name is overwritten by `put_new`.
 //! Calls block; implementations that speak async keep their runtime to themselves.
+//!
+//! [`open::open_store`] makes a store from an address; [`contract::check_contract`] says whether one
+//! keeps its word; [`probe::probe`] finds out what its credentials and its service really do.
+
+pub mod contract;
+pub mod faults;
+pub mod local;
+pub mod memory;
+mod name;
+pub mod object;
+pub mod open;
+pub mod probe;
 
 use std::fs::File;
 use std::io;
@@ -35,7 +47,7 @@ pub enum StoreErrorKind {
 pub struct StoreError {
     /// The reason's class.
     pub kind: StoreErrorKind,
-    /// `get`, `put`, `list`, `delete`, `size`, `open`.
+    /// `get`, `put`, `heal`, `list`, `delete`, `size`, `open`, `probe`.
     pub operation: &'static str,
     /// The store's address, without credentials.
     pub store: String,
@@ -43,6 +55,13 @@ pub struct StoreError {
     pub name: String,
     /// What happened, for a person.
     pub detail: String,
+}
+
+impl StoreError {
+    /// Puts the parts together.
+    pub fn new(kind: StoreErrorKind, operation: &'static str, store: &str, name: &str, detail: String) -> Self {
+        StoreError { kind, operation, store: store.to_owned(), name: name.to_owned(), detail }
+    }
 }
 
 /// The bytes of a put: in memory, or the first `length` bytes of a spool file.
@@ -66,6 +85,22 @@ impl Payload {
             Payload::Bytes(bytes) => bytes.len() as u64,
             Payload::File { length, .. } => *length,
         }
+    }
+
+    /// All bytes in memory; a spool file is read, at most a pack's size.
+    ///
+    /// # Errors
+    /// When the spool file can't be read, is shorter than stated, or doesn't fit into memory.
+    pub fn to_bytes(&self) -> io::Result<bytes::Bytes> {
+        if let Payload::Bytes(bytes) = self {
+            return Ok(bytes.clone());
+        }
+        let length = usize::try_from(self.length()).map_err(|_| io::ErrorKind::OutOfMemory)?;
+        let mut bytes = Vec::new();
+        bytes.try_reserve_exact(length).map_err(|_| io::ErrorKind::OutOfMemory)?;
+        bytes.resize(length, 0);
+        self.read_exact_at(&mut bytes, 0)?;
+        Ok(bytes.into())
     }
 
     /// Reads exactly `buffer.len()` bytes at `offset`.
@@ -158,6 +193,40 @@ pub trait Store: Send + Sync {
     /// # Errors
     /// As `put_new`, but for `AlreadyExists`.
     fn heal(&self, name: &str, payload: &Payload) -> Result<(), StoreError>;
+}
+
+impl<S: Store + ?Sized> Store for Arc<S> {
+    fn address(&self) -> &str {
+        (**self).address()
+    }
+
+    fn put_new(&self, name: &str, payload: &Payload) -> Result<Put, StoreError> {
+        (**self).put_new(name, payload)
+    }
+
+    fn get(&self, name: &str, bytes_max: u64) -> Result<Vec<u8>, StoreError> {
+        (**self).get(name, bytes_max)
+    }
+
+    fn get_range(&self, name: &str, offset: u64, length: u64) -> Result<Vec<u8>, StoreError> {
+        (**self).get_range(name, offset, length)
+    }
+
+    fn size(&self, name: &str) -> Result<Option<u64>, StoreError> {
+        (**self).size(name)
+    }
+
+    fn list(&self, prefix: &str, each: &mut dyn FnMut(Listed)) -> Result<(), StoreError> {
+        (**self).list(prefix, each)
+    }
+
+    fn delete(&self, name: &str) -> Result<(), StoreError> {
+        (**self).delete(name)
+    }
+
+    fn heal(&self, name: &str, payload: &Payload) -> Result<(), StoreError> {
+        (**self).heal(name, payload)
+    }
 }
 
 /// All objects under `prefix`, sorted by name.

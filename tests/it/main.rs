@@ -1,0 +1,3 @@
+//! Integration tests: the library against real services and the whole program.
+
+mod s3;

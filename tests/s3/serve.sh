@@ -1,0 +1,36 @@
+#!/bin/sh
+# Serves S3 on 127.0.0.1 with moto, in the foreground, for tests/it/s3.rs.
+#
+#   tests/s3/serve.sh PORT [CACHE_DIRECTORY]
+#
+# The first run makes a Python environment in the cache directory (default: keepstone/moto below
+# $XDG_CACHE_HOME or ~/.cache) and needs the network for it; later ones need none.
+#
+# moto judges requests, answers, conditional puts, listings with pages and error codes. It can't judge
+# consistency between servers, durability, real signatures and policies (it accepts any credentials),
+# throttling, or how a service behaves under load: one process holds everything in memory.
+set -eu
+
+MOTO=5.2.5
+
+port=${1:?"usage: $0 PORT [CACHE_DIRECTORY]"}
+cache=${2:-${XDG_CACHE_HOME:-$HOME/.cache}/keepstone/moto}
+environment=$cache/moto-$MOTO
+
+if [ ! -f "$environment/complete" ]; then
+    mkdir -p "$cache"
+    # Made under a name of its own and completed by a mark, so that an interrupted run isn't taken for a
+    # whole one; scripts in an environment hold its path, so it can't be renamed into place.
+    # Descriptor 9 holds the lock until this script ends or becomes the server.
+    exec 9>"$cache/lock"
+    flock 9
+    if [ ! -f "$environment/complete" ]; then
+        rm -rf "$environment"
+        python3 -m venv "$environment"
+        "$environment/bin/pip" install --quiet --disable-pip-version-check "moto[server]==$MOTO"
+        touch "$environment/complete"
+    fi
+    exec 9>&-
+fi
+
+exec "$environment/bin/moto_server" -H 127.0.0.1 -p "$port"
