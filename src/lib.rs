@@ -1,5 +1,6 @@
 //! keepstone: a content-addressed, deduplicating, encrypted backup repository.
 
+pub mod cli;
 pub mod env;
 pub mod format;
 pub mod limits;
