@@ -27,7 +27,7 @@ fn write_pages(dir: &Path) -> Result<(), CliError> {
         let path = dir.join(page.get_filename());
         let mut text = Vec::new();
         page.render(&mut text)
-            .and_then(|()| fs::write(&path, &text))
+            .and_then(|()| fs::write(&path, unfilled_notes(&String::from_utf8_lossy(&text))))
             .map_err(|error| CliError::file("write", &path, &error))
     }
     let mut command = Cli::command().disable_help_subcommand(true);
@@ -35,9 +35,29 @@ fn write_pages(dir: &Path) -> Result<(), CliError> {
     visit(&command, dir)
 }
 
+/// The text behind the options is laid out by hand: it gets a better title, and its lines stay lines.
+fn unfilled_notes(page: &str) -> String {
+    let Some((before, notes)) = page.split_once(".SH EXTRA\n") else { return page.to_owned() };
+    let (notes, after) = match notes.find("\n.SH ") {
+        Some(end) => notes.split_at(end + 1),
+        None => (notes, ""),
+    };
+    format!("{before}.SH NOTES\n.nf\n{}\n.fi\n{after}", notes.trim_end_matches('\n'))
+}
+
 #[cfg(test)]
 mod tests {
-    use super::write_pages;
+    use super::{unfilled_notes, write_pages};
+
+    #[test]
+    fn notes_keep_their_lines() {
+        assert_eq!(
+            unfilled_notes(".SH A\nx\n.SH EXTRA\ny\n.SH B\nz\n"),
+            ".SH A\nx\n.SH NOTES\n.nf\ny\n.fi\n.SH B\nz\n"
+        );
+        assert_eq!(unfilled_notes(".SH EXTRA\ny"), ".SH NOTES\n.nf\ny\n.fi\n");
+        assert_eq!(unfilled_notes(".SH A\n"), ".SH A\n");
+    }
 
     #[test]
     fn every_command_has_a_page() {

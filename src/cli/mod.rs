@@ -67,8 +67,9 @@ fn refused(error: clap::Error, args: &[OsString]) -> ExitCode {
     // The arguments didn't parse, so whether JSON was asked for is read off them.
     let json = args.iter().take_while(|arg| *arg != "--").any(|arg| arg == "--json");
     if is_error && json && !shows_help {
+        // The first paragraph says what is wrong; the usage and the tips behind it are for people.
         let text = error.to_string();
-        let message = text.trim_start_matches("error: ").trim_end();
+        let message = text.split("\n\n").next().unwrap_or_default().trim_start_matches("error: ");
         report(&CliError::usage(message).hint("see `keepstone --help`"), true);
     } else {
         // A closed pipe (`keepstone --help | head`) is no error, and nothing else can be told.
@@ -79,7 +80,9 @@ fn refused(error: clap::Error, args: &[OsString]) -> ExitCode {
 
 /// Keeps what looks like a secret, given as an argument by mistake, out of logs.
 fn redacted(mut error: clap::Error) -> clap::Error {
-    let secret = |value: &str| value.to_ascii_uppercase().contains("AGE-SECRET-KEY-") || value.contains('@');
+    let secret = |value: &str| {
+        value.to_ascii_uppercase().contains("AGE-SECRET-KEY-") || value.contains("://") && value.contains('@')
+    };
     for kind in [ContextKind::InvalidValue, ContextKind::InvalidArg] {
         if let Some(ContextValue::String(value)) = error.get(kind)
             && secret(value)

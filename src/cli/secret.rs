@@ -187,8 +187,8 @@ impl Passphrases<'_> {
     pub fn existing(&mut self, source: &Source) -> Result<Passphrase, SecretError> {
         match source {
             Source::Variable { passphrase, .. } => Ok(passphrase.clone()),
-            Source::File(path) => self.from_file(path),
-            Source::Command(command) => from_command(command),
+            Source::File(path) => self.read_file(path),
+            Source::Command(command) => run_command(command),
             Source::Prompt => {
                 let passphrase = self.prompt("Passphrase: ", VARIABLE)?;
                 non_empty(passphrase, || "the passphrase".into())
@@ -232,7 +232,7 @@ impl Passphrases<'_> {
         }
     }
 
-    fn from_file(&mut self, path: &Path) -> Result<Passphrase, SecretError> {
+    fn read_file(&mut self, path: &Path) -> Result<Passphrase, SecretError> {
         let failed = |error| SecretError::File { path: render::path(path).into_owned(), error };
         let file = File::open(path).map_err(failed)?;
         let metadata = file.metadata().map_err(failed)?;
@@ -280,7 +280,7 @@ fn read_bounded(mut reader: impl Read, name: &dyn Fn() -> String) -> Result<Zero
     Err(ReadError::Unusable(SecretError::Unusable { source_name: name(), reason }))
 }
 
-fn from_command(command: &str) -> Result<Passphrase, SecretError> {
+fn run_command(command: &str) -> Result<Passphrase, SecretError> {
     let spawn = |error| SecretError::Spawn { command: command.to_owned(), error };
     let mut child = Command::new("sh").arg("-c").arg(command).stdout(Stdio::piped()).spawn().map_err(spawn)?;
     let name = || format!("the output of the passphrase command '{command}'");

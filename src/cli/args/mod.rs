@@ -156,43 +156,29 @@ pub struct Global {
     pub no_progress: bool,
 }
 
-/// The commands.
+/// The commands. A variant's help is its arguments' own: a comment here would hide the longer text there.
+#[allow(missing_docs, reason = "see the arguments' types")]
 #[derive(Debug, Subcommand)]
 pub enum Command {
-    /// Make a new repository in every region
     Init(InitArgs),
-    /// Save a snapshot of directories, files or a stream
     #[command(visible_alias = "snapshot")]
     Backup(BackupArgs),
-    /// List snapshots
     Snapshots(SnapshotsArgs),
-    /// List a snapshot's entries
     Ls(LsArgs),
-    /// Find entries by name in snapshots
     Find(FindArgs),
-    /// Write a file's content to the standard output
     Cat(CatArgs),
-    /// Show what changed between two snapshots
     Diff(DiffArgs),
-    /// Change a snapshot's tags
     Tag(TagArgs),
-    /// Write a snapshot's entries to a directory
     Restore(RestoreArgs),
-    /// Check that the repository is whole, and optionally read all stored data
     Check(CheckArgs),
-    /// Verify every stored byte of a region, without any key
     Scrub(ScrubArgs),
-    /// Manage the passphrases and identities that open the repository
     #[command(subcommand, arg_required_else_help = true)]
     Key(KeyCommand),
     /// Show how much is stored, and what deduplication and compression save
     Stats,
-    /// Inspect or rebuild the local index
     #[command(subcommand, arg_required_else_help = true)]
     Cache(CacheCommand),
-    /// Print a shell's completion script
     Completions(CompletionsArgs),
-    /// Write the manual pages to a directory
     Man(ManArgs),
 }
 

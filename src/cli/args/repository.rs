@@ -82,16 +82,13 @@ pub struct ScrubArgs {
 
 /// Manage the passphrases and identities that open the repository
 #[derive(Clone, Debug, Subcommand)]
+#[allow(missing_docs, reason = "a comment on a variant would hide the longer help of its arguments")]
 pub enum KeyCommand {
     /// List the slots: who can open the repository, and how
     List,
-    /// Add a passphrase or an age recipient
     Add(KeyAddArgs),
-    /// Remove a slot
     Remove(KeyRemoveArgs),
-    /// Change a slot's passphrase
     Passwd(KeyPasswdArgs),
-    /// Print an emergency sheet: what to keep on paper to open the repository years from now
     Export(KeyExportArgs),
 }
 

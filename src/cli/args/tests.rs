@@ -35,6 +35,17 @@ fn every_command_and_option_has_help() {
 }
 
 #[test]
+fn commands_keep_their_own_summary_and_long_help() {
+    let command = Cli::command();
+    let about = |name: &str| command.find_subcommand(name).unwrap().get_about().unwrap().to_string();
+    assert_eq!(about("snapshots"), "List snapshots");
+    assert_eq!(about("key"), "Manage the passphrases and identities that open the repository");
+    let long = command.find_subcommand("backup").unwrap().get_long_about().unwrap().to_string();
+    assert!(long.contains("nothing is skipped silently"));
+    assert!(command.get_long_about().unwrap().to_string().contains("one or more regions"));
+}
+
+#[test]
 fn no_option_takes_a_secret() {
     let passphrase = parse("keepstone --passphrase x stats").unwrap_err();
     assert!(passphrase.contains("unexpected argument"), "{passphrase}");
