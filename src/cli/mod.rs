@@ -1,0 +1,135 @@
+//! The command line: the only part of the program that prints, prompts or reads the environment.
+//!
+//! [`run`] parses the arguments, runs one command and turns what came of it into the exit code that
+//! [`exit`] documents. One file a command; what commands share is in `config` (settings), `secret`
+//! (passphrases), `progress`, `output` and `render`. Called by `main` alone.
+
+pub mod args;
+pub mod completions;
+pub mod config;
+pub mod exit;
+pub mod man;
+pub mod output;
+pub mod parse;
+pub mod path_list;
+pub mod progress;
+pub mod render;
+pub mod secret;
+pub mod signals;
+
+use std::ffi::OsString;
+use std::process::ExitCode;
+
+use clap::Parser;
+use clap::error::{ContextKind, ContextValue, ErrorKind};
+
+use args::{Cli, Command};
+use exit::{Class, CliError};
+
+/// Runs the program with these arguments, the program's name first.
+pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
+    let args: Vec<OsString> = args.into_iter().collect();
+    let cli = match Cli::try_parse_from(&args) {
+        Ok(cli) => cli,
+        Err(error) => return refused(redacted(error), &args),
+    };
+    start_log(cli.global.verbose);
+    let json = cli.global.json;
+    let class = match dispatch(cli) {
+        Ok(class) => class,
+        Err(error) => {
+            report(&error, json);
+            error.class
+        }
+    };
+    ExitCode::from(class.code())
+}
+
+fn dispatch(cli: Cli) -> Result<Class, CliError> {
+    match cli.command {
+        Command::Completions(args) => completions::run(&args),
+        Command::Man(args) => man::run(&args),
+        _ => Err(CliError::new(Class::Failed, "this command is not part of this build")),
+    }
+}
+
+fn report(error: &CliError, json: bool) {
+    if error.is_silent() {
+        return;
+    }
+    output::stderr_line(&if json { error.to_json().to_string() } else { error.to_string() });
+}
+
+/// Help and version, which are no errors, or arguments that can't be used.
+fn refused(error: clap::Error, args: &[OsString]) -> ExitCode {
+    let is_error = error.use_stderr();
+    let shows_help = error.kind() == ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand;
+    // The arguments didn't parse, so whether JSON was asked for is read off them.
+    let json = args.iter().take_while(|arg| *arg != "--").any(|arg| arg == "--json");
+    if is_error && json && !shows_help {
+        // The first paragraph says what is wrong; the usage and the tips behind it are for people.
+        let text = error.to_string();
+        let message = text.split("\n\n").next().unwrap_or_default().trim_start_matches("error: ");
+        report(&CliError::usage(message).hint("see `keepstone --help`"), true);
+    } else {
+        // A closed pipe (`keepstone --help | head`) is no error, and nothing else can be told.
+        let _ = error.print();
+    }
+    ExitCode::from(if is_error { Class::Usage.code() } else { Class::Success.code() })
+}
+
+/// Keeps what looks like a secret, given as an argument by mistake, out of logs.
+fn redacted(mut error: clap::Error) -> clap::Error {
+    let secret = |value: &str| {
+        value.to_ascii_uppercase().contains("AGE-SECRET-KEY-") || value.contains("://") && value.contains('@')
+    };
+    for kind in [ContextKind::InvalidValue, ContextKind::InvalidArg] {
+        if let Some(ContextValue::String(value)) = error.get(kind)
+            && secret(value)
+        {
+            error.insert(kind, ContextValue::String("(not shown)".into()));
+        }
+    }
+    error
+}
+
+/// Logs to the standard error: warnings, with `-v` information, and so on; `KEEPSTONE_LOG` decides
+/// where it is set.
+fn start_log(verbose: u8) {
+    use tracing_subscriber::EnvFilter;
+    let level = match verbose {
+        0 => "warn",
+        1 => "info",
+        2 => "debug",
+        _ => "trace",
+    };
+    let filter =
+        EnvFilter::try_from_env("KEEPSTONE_LOG").unwrap_or_else(|_| EnvFilter::new(format!("warn,keepstone={level}")));
+    // Fails only where a subscriber is set already, as in tests that call `run` twice.
+    let _ = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).try_init();
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Cli, redacted, run};
+    use clap::Parser;
+    use std::process::ExitCode;
+
+    fn code(line: &str) -> String {
+        format!("{:?}", run(line.split_whitespace().map(Into::into)))
+    }
+
+    #[test]
+    fn exit_codes_of_the_parser() {
+        assert_eq!(code("keepstone --nonsense"), format!("{:?}", ExitCode::from(2)));
+        assert_eq!(code("keepstone --json ls"), format!("{:?}", ExitCode::from(2)));
+        assert_eq!(code("keepstone --version"), format!("{:?}", ExitCode::from(0)));
+    }
+
+    #[test]
+    fn secrets_given_by_mistake_are_not_repeated() {
+        let error = Cli::try_parse_from(["keepstone", "init", "--recipient", "AGE-SECRET-KEY-1QQQ"]).unwrap_err();
+        let text = redacted(error).to_string();
+        assert!(!text.contains("1QQQ") && text.contains("not shown") && text.contains("exposed"), "{text}");
+    }
+}

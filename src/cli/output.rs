@@ -1,0 +1,66 @@
+//! The standard output: one result, as text or as one JSON document.
+//!
+//! Guarantees: a write that fails is an error, but for a pipe that its reader closed, which ends the
+//! run quietly; nothing panics. Called by every command once it has its result.
+
+use std::io::{self, BufWriter, StdoutLock, Write};
+
+use serde::Serialize;
+
+use super::exit::CliError;
+
+/// Where a command's result goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Output {
+    /// One JSON document instead of text.
+    pub json: bool,
+}
+
+impl Output {
+    /// Prints the result: `document` under `--json`, else what `text` writes.
+    ///
+    /// # Errors
+    /// As [`CliError::output`].
+    pub fn result<T: Serialize>(
+        &self,
+        document: &T,
+        text: impl FnOnce(&mut dyn Write) -> io::Result<()>,
+    ) -> Result<(), CliError> {
+        write_stdout(|out| {
+            if !self.json {
+                return text(out);
+            }
+            serde_json::to_writer(&mut *out, document)?;
+            out.write_all(b"\n")
+        })
+    }
+
+    /// Prints lines of text.
+    ///
+    /// # Errors
+    /// As [`CliError::output`].
+    pub fn lines<S: AsRef<str>>(lines: impl IntoIterator<Item = S>) -> Result<(), CliError> {
+        write_stdout(|out| lines.into_iter().try_for_each(|line| writeln!(out, "{}", line.as_ref())))
+    }
+
+    /// Writes raw bytes as `write` gives them: a file's content, a completion script.
+    ///
+    /// # Errors
+    /// As [`CliError::output`].
+    pub fn raw(write: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> Result<(), CliError> {
+        write_stdout(write)
+    }
+}
+
+fn write_stdout(write: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> Result<(), CliError> {
+    let mut out: BufWriter<StdoutLock<'_>> = BufWriter::with_capacity(64 << 10, io::stdout().lock());
+    let written = write(&mut out).and_then(|()| out.flush());
+    // After a failure, dropping the buffer must not write it once more.
+    let (_, _) = out.into_parts();
+    written.map_err(|error| CliError::output(&error))
+}
+
+/// Prints a line to the standard error; when that fails, there is nobody left to tell.
+pub fn stderr_line(line: &str) {
+    let _ = writeln!(io::stderr().lock(), "{line}");
+}
