@@ -1,0 +1,198 @@
+//! Making a repository: root key, owner slot, first ring; every object in every region.
+
+use super::RepoError;
+use super::open::{RegionHandle, RegionSpec};
+use crate::crypto::keyring::{KemKeyPair, Keyring, seal_ring};
+use crate::crypto::object::{Signer, build_signed};
+use crate::crypto::sign;
+use crate::crypto::slot::{Wrapping, wrap};
+use crate::env::{Clock, Random, random_bytes};
+use crate::format::config::{Config, Region, Suite};
+use crate::format::envelope::ObjectKind;
+use crate::format::ids::{Digest, RegionId, RepositoryId, SlotId, number_name};
+use crate::format::ring::{Ring, RingSecrets, SlotSecrets};
+use crate::format::roster::{Role, Roster, RosterSlot, SlotState};
+use crate::store::probe::{Probe, probe};
+use crate::store::{Store, StoreErrorKind};
+use std::sync::Arc;
+use zeroize::Zeroizing;
+
+/// How a repository is made.
+pub struct InitOptions {
+    /// Its ciphers.
+    pub suite: Suite,
+    /// How the first owner's key file is wrapped.
+    pub wrapping: Wrapping,
+    /// A name for that slot.
+    pub label: String,
+}
+
+/// What was made.
+pub struct Initialised {
+    /// Its identity.
+    pub repository: RepositoryId,
+    /// The root's fingerprint, to be pinned by every client.
+    pub fingerprint: Digest,
+    /// Each region with what its store was found to do.
+    pub regions: Vec<(String, RegionId, Probe)>,
+}
+
+/// Signs as root.
+pub(super) fn root_signer(private: &[u8; 32]) -> Signer<'_> {
+    Signer { slot: SlotId::default(), private }
+}
+
+/// Probes every region, then writes the repository's first objects into each, `config` last: a region
+/// without it is not yet one, so that an interrupted `init` can be run again.
+///
+/// # Errors
+/// When a region holds a repository already, can't be reached, or fails the probe.
+pub fn init(
+    specs: &[RegionSpec],
+    options: &InitOptions,
+    clock: &dyn Clock,
+    random: &dyn Random,
+) -> Result<Initialised, RepoError> {
+    if specs.is_empty() {
+        return Err(RepoError::NoRegions);
+    }
+    for spec in specs {
+        let store_error = |source| RepoError::Store { region: spec.name.clone(), source };
+        let mut found = None;
+        for prefix in ["config", "snapshots/", "packs/", "commits/"] {
+            let present = match prefix.ends_with('/') {
+                false => spec.store.size(prefix).map_err(store_error)?.is_some(),
+                true => {
+                    let mut any = false;
+                    spec.store.list(prefix, &mut |_| any = true).map_err(store_error)?;
+                    any
+                }
+            };
+            if present {
+                found = Some(prefix);
+                break;
+            }
+        }
+        if let Some(found) = found {
+            let address = spec.store.address().to_owned();
+            return Err(RepoError::AlreadyARepository {
+                region: spec.name.clone(),
+                address,
+                found: format!("there is {found}"),
+            });
+        }
+    }
+    let mut probes = Vec::new();
+    for spec in specs {
+        probes.push(probe(&*spec.store, random).map_err(|source| RepoError::Store { region: spec.name.clone(), source })?);
+    }
+
+    let now = clock.now_ns();
+    let repository = RepositoryId(random_bytes(random));
+    let root = Zeroizing::new(random_bytes::<32>(random));
+    let config = Config { repository, suite: options.suite, root_public_key: sign::public_key(&root), created_at: now };
+    let slot = SlotId(random_bytes(random));
+    let kem = KemKeyPair::generate(random);
+    let secrets = SlotSecrets {
+        repository,
+        slot,
+        kem_private: *kem.private,
+        signing_private: random_bytes(random),
+        root_private: Some(*root),
+    };
+    let entry = RosterSlot {
+        slot,
+        role: Role::Owner,
+        state: SlotState::Active,
+        label: options.label.clone(),
+        wrapping: options.wrapping.name().to_owned(),
+        kem_public: kem.public,
+        signing_public: sign::public_key(&secrets.signing_private),
+        created_at: now,
+    };
+    let key_file = wrap(&secrets, &options.wrapping)?;
+    let ring = Keyring::generate(random);
+    let (ring_name, ring_bytes) = build_ring(&config, 1, &entry, &ring, &root, random)?;
+    let roster = Roster { number: 1, slots: vec![entry] };
+    let (roster_name, roster_bytes) = build_roster(repository, &roster, &root);
+    let (config_bytes, _) = build_signed(ObjectKind::Config, repository, &root_signer(&root), &config.encode());
+
+    let mut regions = Vec::new();
+    for (spec, probe) in specs.iter().zip(probes) {
+        let info = Region {
+            region: RegionId(random_bytes(random)),
+            put_if_absent: probe.put_if_absent,
+            deletes: probe.deletes,
+            created_at: now,
+        };
+        let (region_bytes, _) = build_signed(ObjectKind::Region, repository, &root_signer(&root), &info.encode());
+        let objects = [
+            (key_name(slot, 1), key_file.clone()),
+            (ring_name.clone(), ring_bytes.clone()),
+            (roster_name.clone(), roster_bytes.clone()),
+            ("region".to_owned(), region_bytes),
+            ("config".to_owned(), config_bytes.clone()),
+        ];
+        for (name, bytes) in objects {
+            put(&spec.name, &*spec.store, &name, bytes)?;
+        }
+        regions.push((spec.name.clone(), info.region, probe));
+    }
+    Ok(Initialised { repository, fingerprint: Digest(sign::fingerprint(&config.root_public_key)), regions })
+}
+
+fn put(region: &str, store: &dyn Store, name: &str, bytes: Vec<u8>) -> Result<(), RepoError> {
+    match crate::ship::put_with_retries(store, name, &bytes.into()) {
+        Ok(()) => Ok(()),
+        // A region object of an init that didn't end: nothing refers to it yet, so it may go.
+        Err(error) if error.kind == StoreErrorKind::AlreadyExists => Err(RepoError::AlreadyARepository {
+            region: region.to_owned(),
+            address: store.address().to_owned(),
+            found: format!("there is {name}, left by an init that did not end; empty the region and try again"),
+        }),
+        Err(source) => Err(RepoError::Store { region: region.to_owned(), source }),
+    }
+}
+
+/// Name of a slot's key file.
+pub(super) fn key_name(slot: SlotId, number: u64) -> String {
+    format!("keys/{slot}/{}.age", number_name(number))
+}
+
+/// Builds a roster's object; gives name and bytes.
+pub(super) fn build_roster(repository: RepositoryId, roster: &Roster, root: &[u8; 32]) -> (String, Vec<u8>) {
+    let (bytes, digest) = build_signed(ObjectKind::Roster, repository, &root_signer(root), &roster.encode());
+    (format!("roster/{}-{digest}", number_name(roster.number)), bytes)
+}
+
+/// Builds the ring of an epoch for a slot, with what its role may have; gives name and bytes.
+pub(super) fn build_ring(
+    config: &Config,
+    epoch: u64,
+    slot: &RosterSlot,
+    secrets: &RingSecrets,
+    root: &[u8; 32],
+    random: &dyn Random,
+) -> Result<(String, Vec<u8>), RepoError> {
+    let mut part = secrets.clone();
+    if slot.role != Role::Owner {
+        part.seal_private = None;
+    }
+    if slot.role == Role::Maintainer {
+        part.id = None;
+        part.gear = None;
+        part.seal_public = None;
+    }
+    let (encapsulated, sealed) =
+        seal_ring(config.suite, config.repository, epoch, slot.slot, &slot.kem_public, &part, random)?;
+    let ring = Ring { epoch, slot: slot.slot, encapsulated, sealed };
+    let (bytes, _) = build_signed(ObjectKind::Ring, config.repository, &root_signer(root), &ring.encode());
+    Ok((format!("ring/{}/{}", number_name(epoch), slot.slot), bytes))
+}
+
+/// A region's handle as a spec.
+impl From<&RegionHandle> for RegionSpec {
+    fn from(region: &RegionHandle) -> Self {
+        RegionSpec { name: region.name.clone(), store: Arc::clone(&region.store) }
+    }
+}

@@ -1,0 +1,157 @@
+//! A repository over its regions: make, open, unlock; sessions and commits; which snapshots count.
+//!
+//! Typed states: a [`Located`] repository is verified against root and pin but locked; a
+//! [`Repository`] holds the ring.
+
+pub mod gclog;
+pub mod init;
+pub mod keys;
+pub mod open;
+pub mod session;
+pub mod snapshots;
+pub mod sync;
+
+pub use init::{InitOptions, init};
+pub use open::{Located, RegionHandle, RegionSpec, Repository};
+pub use session::Session;
+pub use snapshots::SnapshotInfo;
+
+use crate::crypto::CryptoError;
+use crate::format::wire::DecodeError;
+use crate::store::StoreError;
+
+/// What goes wrong with a repository as a whole.
+#[derive(Debug, thiserror::Error)]
+pub enum RepoError {
+    /// No region is configured.
+    #[error("no region is configured")]
+    NoRegions,
+    /// Two regions have the same name or are the same region.
+    #[error("regions '{first}' and '{second}' are the same: {detail}")]
+    SameRegion {
+        /// One.
+        first: String,
+        /// The other.
+        second: String,
+        /// In what.
+        detail: String,
+    },
+    /// A store holds no repository.
+    #[error("region '{region}' at {address} holds no repository")]
+    NotARepository {
+        /// The region's name.
+        region: String,
+        /// Its address.
+        address: String,
+    },
+    /// A store holds a repository already.
+    #[error("region '{region}' at {address} already holds a repository ({found})")]
+    AlreadyARepository {
+        /// The region's name.
+        region: String,
+        /// Its address.
+        address: String,
+        /// What was found.
+        found: String,
+    },
+    /// No region could be reached.
+    #[error("no region can be reached: {}", list(.0))]
+    Unreachable(Vec<(String, StoreError)>),
+    /// The root key is not the pinned one.
+    #[error("the repository's root fingerprint is {found}, but {pinned} is pinned: this is not your repository, or somebody replaced it")]
+    WrongPin {
+        /// The pinned fingerprint.
+        pinned: String,
+        /// The fingerprint found.
+        found: String,
+    },
+    /// Regions hold different repositories.
+    #[error("regions '{first}' and '{second}' hold different repositories")]
+    DifferentRepositories {
+        /// One.
+        first: String,
+        /// The other.
+        second: String,
+    },
+    /// Neither passphrase nor identity opens a slot.
+    #[error("no key slot is opened by this passphrase or identity")]
+    WrongSecret,
+    /// There is no key slot to open.
+    #[error("the repository has no key file; every region's keys/ is empty or missing")]
+    NoKeyFiles,
+    /// Two rosters at the highest number.
+    #[error("there are two rosters numbered {number}: somebody changed the keys at the same time in two places")]
+    TwoRosters {
+        /// The number.
+        number: u64,
+    },
+    /// An object is absent that must be there.
+    #[error("{name} is missing in region '{region}'")]
+    Missing {
+        /// The region's name.
+        region: String,
+        /// The object.
+        name: String,
+    },
+    /// An object breaks a rule.
+    #[error("{name} in region '{region}': {source}")]
+    Object {
+        /// The region's name.
+        region: String,
+        /// The object.
+        name: String,
+        /// The rule.
+        source: DecodeError,
+    },
+    /// An object can't be opened or its signature is wrong.
+    #[error("{name} in region '{region}': {source}")]
+    Crypto {
+        /// The region's name.
+        region: String,
+        /// The object.
+        name: String,
+        /// Why.
+        source: CryptoError,
+    },
+    /// Cryptography outside any object.
+    #[error(transparent)]
+    Key(#[from] CryptoError),
+    /// A store failed.
+    #[error("region '{region}': {source}")]
+    Store {
+        /// The region's name.
+        region: String,
+        /// What it said.
+        source: StoreError,
+    },
+    /// The index failed.
+    #[error(transparent)]
+    Index(#[from] crate::index::IndexError),
+    /// A collection fenced the session off: its snapshot doesn't count.
+    #[error("region '{region}' fenced this session: the snapshot doesn't count there; run the backup again")]
+    Fenced {
+        /// The region's name.
+        region: String,
+    },
+    /// No snapshot fits.
+    #[error("no snapshot {wanted}")]
+    NoSnapshot {
+        /// What was asked for.
+        wanted: String,
+    },
+    /// Several snapshots fit.
+    #[error("{prefix} fits {count} snapshots; give more digits")]
+    Ambiguous {
+        /// The prefix.
+        prefix: String,
+        /// How many fit.
+        count: usize,
+    },
+    /// A key operation that can't be done.
+    #[error("{0}")]
+    Keys(String),
+}
+
+fn list(failures: &[(String, StoreError)]) -> String {
+    failures.iter().map(|(name, error)| format!("'{name}': {error}")).collect::<Vec<_>>().join("; ")
+}

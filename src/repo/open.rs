@@ -1,0 +1,401 @@
+//! Opening: config, roster and rings are verified from root down before anything is believed.
+//! Page: `format-spec/keys.md`.
+
+use super::RepoError;
+use crate::crypto::keyring::{Keyring, open_ring};
+use crate::crypto::object::{self, Signer};
+use crate::crypto::slot::{Unlock, unwrap};
+use crate::crypto::{CryptoError, sign};
+use crate::env::{Clock, Random};
+use crate::format::config::{Config, Region};
+use crate::format::envelope::{ObjectKind, SignedObject};
+use crate::format::ids::{Digest, SlotId, number_from_name};
+use crate::format::ring::{Ring, SlotSecrets};
+use crate::format::roster::{Role, Roster, RosterSlot, SlotState};
+use crate::format::wire::DecodeError;
+use crate::limits::{KEY_FILE_BYTES_MAX, OBJECT_BYTES_MAX};
+use crate::store::{Store, StoreError, StoreErrorKind, list_sorted};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+/// A configured region: its name and its store.
+#[derive(Clone)]
+pub struct RegionSpec {
+    /// The name in the configuration.
+    pub name: String,
+    /// The store.
+    pub store: Arc<dyn Store>,
+}
+
+/// A region that was reached and verified.
+#[derive(Clone)]
+pub struct RegionHandle {
+    /// The name in the configuration.
+    pub name: String,
+    /// The store.
+    pub store: Arc<dyn Store>,
+    /// What its `region` object says.
+    pub info: Region,
+}
+
+impl RegionHandle {
+    /// Wraps a store's failure with the region's name.
+    pub fn error(&self, source: StoreError) -> RepoError {
+        RepoError::Store { region: self.name.clone(), source }
+    }
+
+    /// Wraps a broken rule with region and object.
+    pub fn object_error(&self, name: &str, source: DecodeError) -> RepoError {
+        RepoError::Object { region: self.name.clone(), name: name.to_owned(), source }
+    }
+
+    /// Wraps a cryptographic failure with region and object.
+    pub fn crypto_error(&self, name: &str, source: CryptoError) -> RepoError {
+        match source {
+            CryptoError::Decode(source) => self.object_error(name, source),
+            source => RepoError::Crypto { region: self.name.clone(), name: name.to_owned(), source },
+        }
+    }
+
+    /// Reads a metadata object.
+    ///
+    /// # Errors
+    /// [`RepoError::Missing`] when it is absent, [`RepoError::Store`] otherwise.
+    pub fn get(&self, name: &str) -> Result<Vec<u8>, RepoError> {
+        self.store.get(name, OBJECT_BYTES_MAX as u64).map_err(|error| match error.kind {
+            StoreErrorKind::NotFound => RepoError::Missing { region: self.name.clone(), name: name.to_owned() },
+            _ => self.error(error),
+        })
+    }
+}
+
+/// A repository that was found and verified against root, still locked.
+pub struct Located {
+    /// What it is.
+    pub config: Config,
+    /// The regions that were reached.
+    pub regions: Vec<RegionHandle>,
+    /// The regions that were not.
+    pub unreachable: Vec<(String, StoreError)>,
+    /// The slots.
+    pub roster: Roster,
+}
+
+/// An open repository.
+pub struct Repository {
+    /// What it is.
+    pub config: Config,
+    /// The regions that were reached.
+    pub regions: Vec<RegionHandle>,
+    /// The regions that were not.
+    pub unreachable: Vec<(String, StoreError)>,
+    /// The slots.
+    pub roster: Roster,
+    /// The secrets.
+    pub keyring: Arc<Keyring>,
+    /// The slot that opened it.
+    pub secrets: SlotSecrets,
+    /// Time.
+    pub clock: Arc<dyn Clock>,
+    /// Randomness.
+    pub random: Arc<dyn Random>,
+}
+
+/// Reads an object signed by root and checks it; `None` when it is absent.
+fn read_root_signed(
+    spec: &RegionSpec,
+    kind: ObjectKind,
+    name: &str,
+    root: Option<&Config>,
+) -> Result<Option<(Vec<u8>, Digest)>, RepoError> {
+    let region = || spec.name.clone();
+    let bytes = match spec.store.get(name, OBJECT_BYTES_MAX as u64) {
+        Ok(bytes) => bytes,
+        Err(error) if error.kind == StoreErrorKind::NotFound => return Ok(None),
+        Err(source) => return Err(RepoError::Store { region: region(), source }),
+    };
+    let object_error = |source| RepoError::Object { region: region(), name: name.to_owned(), source };
+    object::check_digest(&bytes).map_err(object_error)?;
+    let signed = crate::format::envelope::decode(kind, &bytes).map_err(object_error)?;
+    let own;
+    let config = match root {
+        Some(config) => config,
+        // The config vouches for itself: its root key signs it, and the pin vouches for the root key.
+        None => {
+            own = Config::decode(signed.envelope.payload).map_err(object_error)?;
+            &own
+        }
+    };
+    if signed.envelope.repository != config.repository {
+        return Err(object_error(DecodeError::new(
+            "OBJ-9",
+            format!("it belongs to repository {}, not {}", signed.envelope.repository, config.repository),
+        )));
+    }
+    if signed.envelope.signer != SlotId::default() {
+        return Err(object_error(DecodeError::new("OBJ-11", "root must sign it, and a slot did")));
+    }
+    sign::verify(&config.root_public_key, signed.signed_part, &signed.signature, name, "the root key")
+        .map_err(|source| RepoError::Crypto { region: region(), name: name.to_owned(), source })?;
+    Ok(Some((signed.envelope.payload.to_vec(), signed.digest)))
+}
+
+impl Located {
+    /// Reads and verifies config, region objects and roster.
+    ///
+    /// # Errors
+    /// When no region is reached; when a reached one holds no repository, another one, or objects
+    /// that root didn't sign; when `pin` is given and is not the root's fingerprint.
+    pub fn open(specs: &[RegionSpec], pin: Option<[u8; 32]>) -> Result<Self, RepoError> {
+        let mut regions: Vec<RegionHandle> = Vec::new();
+        let mut unreachable = Vec::new();
+        let mut found: Option<(Config, String)> = None;
+        if specs.is_empty() {
+            return Err(RepoError::NoRegions);
+        }
+        for spec in specs {
+            let payload = match read_root_signed(spec, ObjectKind::Config, "config", None) {
+                Ok(Some((payload, _))) => payload,
+                Ok(None) => {
+                    let address = spec.store.address().to_owned();
+                    return Err(RepoError::NotARepository { region: spec.name.clone(), address });
+                }
+                Err(RepoError::Store { source, .. }) => {
+                    unreachable.push((spec.name.clone(), source));
+                    continue;
+                }
+                Err(error) => return Err(error),
+            };
+            let object = |name: &str, source| RepoError::Object {
+                region: spec.name.clone(),
+                name: name.to_owned(),
+                source,
+            };
+            let config = Config::decode(&payload).map_err(|source| object("config", source))?;
+            let fingerprint = sign::fingerprint(&config.root_public_key);
+            if let Some(pinned) = pin.filter(|pinned| *pinned != fingerprint) {
+                return Err(RepoError::WrongPin {
+                    pinned: Digest(pinned).to_string(),
+                    found: Digest(fingerprint).to_string(),
+                });
+            }
+            match &found {
+                Some((other, first)) if *other != config => {
+                    return Err(RepoError::DifferentRepositories { first: first.clone(), second: spec.name.clone() });
+                }
+                Some(_) => {}
+                None => found = Some((config.clone(), spec.name.clone())),
+            }
+            let payload = match read_root_signed(spec, ObjectKind::Region, "region", Some(&config)) {
+                Ok(Some((payload, _))) => payload,
+                Ok(None) => {
+                    return Err(RepoError::Missing { region: spec.name.clone(), name: "region".to_owned() });
+                }
+                Err(error) => return Err(error),
+            };
+            let info = Region::decode(&payload).map_err(|source| object("region", source))?;
+            if let Some(twin) = regions.iter().find(|other| other.info.region == info.region) {
+                return Err(RepoError::SameRegion {
+                    first: twin.name.clone(),
+                    second: spec.name.clone(),
+                    detail: format!("both say they are {}", info.region),
+                });
+            }
+            regions.push(RegionHandle { name: spec.name.clone(), store: Arc::clone(&spec.store), info });
+        }
+        let Some((config, _)) = found else { return Err(RepoError::Unreachable(unreachable)) };
+        let roster = read_roster(&regions, &config)?;
+        Ok(Located { config, regions, unreachable, roster })
+    }
+
+    /// The root's fingerprint.
+    pub fn fingerprint(&self) -> Digest {
+        Digest(sign::fingerprint(&self.config.root_public_key))
+    }
+
+    /// Opens a slot and its rings.
+    ///
+    /// # Errors
+    /// [`RepoError::WrongSecret`] when none opens; what is wrong with a ring otherwise.
+    pub fn unlock(
+        self,
+        unlock: &Unlock,
+        clock: Arc<dyn Clock>,
+        random: Arc<dyn Random>,
+    ) -> Result<Repository, RepoError> {
+        let secrets = self.open_slot(unlock)?;
+        let mut rings = BTreeMap::new();
+        for region in &self.regions {
+            for listed in list_sorted(&*region.store, "ring/").map_err(|e| region.error(e))? {
+                let Some((epoch, slot)) = listed.name.strip_prefix("ring/").and_then(|name| name.split_once('/')) else {
+                    continue;
+                };
+                let (Some(epoch), Some(slot)) = (number_from_name(epoch), SlotId::from_hex(slot)) else { continue };
+                if slot != secrets.slot || rings.contains_key(&epoch) {
+                    continue;
+                }
+                let spec = RegionSpec { name: region.name.clone(), store: Arc::clone(&region.store) };
+                let Some((payload, _)) = read_root_signed(&spec, ObjectKind::Ring, &listed.name, Some(&self.config))?
+                else {
+                    continue;
+                };
+                let ring = Ring::decode(&payload).map_err(|source| region.object_error(&listed.name, source))?;
+                if ring.epoch != epoch || ring.slot != slot {
+                    let detail = format!("it is the ring of epoch {} for slot {}", ring.epoch, ring.slot);
+                    return Err(region.object_error(&listed.name, DecodeError::new("OBJ-10", detail)));
+                }
+                let opened = open_ring(self.config.suite, self.config.repository, &ring, &secrets.kem_private)
+                    .map_err(|source| region.crypto_error(&listed.name, source))?;
+                rings.insert(epoch, opened);
+            }
+        }
+        let keyring = Keyring::new(self.config.repository, self.config.suite, rings).ok_or_else(|| RepoError::Missing {
+            region: self.regions.iter().map(|region| region.name.as_str()).collect::<Vec<_>>().join("', '"),
+            name: format!("ring/*/{}", secrets.slot),
+        })?;
+        let Located { config, regions, unreachable, roster } = self;
+        Ok(Repository { config, regions, unreachable, roster, keyring: Arc::new(keyring), secrets, clock, random })
+    }
+
+    /// Key files by slot: the highest number of each that the roster still lists as active.
+    pub(super) fn key_files(&self) -> Result<Vec<(SlotId, u64, Vec<u8>)>, RepoError> {
+        let mut newest: BTreeMap<SlotId, (u64, &RegionHandle, String)> = BTreeMap::new();
+        for region in &self.regions {
+            for listed in list_sorted(&*region.store, "keys/").map_err(|e| region.error(e))? {
+                let Some((slot, number)) = parse_key_name(&listed.name) else { continue };
+                let active = self.roster.slot(slot).is_some_and(|slot| slot.state == SlotState::Active);
+                if active && newest.get(&slot).is_none_or(|(known, ..)| *known < number) {
+                    newest.insert(slot, (number, region, listed.name));
+                }
+            }
+        }
+        let mut files = Vec::new();
+        for (slot, (number, region, name)) in newest {
+            let file = region.store.get(&name, KEY_FILE_BYTES_MAX as u64).map_err(|e| region.error(e))?;
+            files.push((slot, number, file));
+        }
+        Ok(files)
+    }
+
+    fn open_slot(&self, unlock: &Unlock) -> Result<SlotSecrets, RepoError> {
+        let files = self.key_files()?;
+        if files.is_empty() {
+            return Err(RepoError::NoKeyFiles);
+        }
+        let mut damaged = None;
+        for (slot, _, file) in files {
+            let Some(entry) = self.roster.slot(slot) else { continue };
+            // Each passphrase slot costs about a second to try; identities cost nothing.
+            if matches!(unlock, Unlock::Passphrase(_)) != (entry.wrapping == "passphrase") {
+                continue;
+            }
+            match unwrap(&file, unlock) {
+                Ok(secrets) => {
+                    check_secrets(&secrets, entry, &self.config)?;
+                    return Ok(secrets);
+                }
+                Err(CryptoError::WrongSecret) => {}
+                Err(error) => damaged = Some(error),
+            }
+        }
+        // A damaged key file is said, but only when no other one opens.
+        Err(damaged.map_or(RepoError::WrongSecret, RepoError::Key))
+    }
+}
+
+/// The slot's keys must be those that root put into the roster: else a swapped key file would count.
+fn check_secrets(secrets: &SlotSecrets, entry: &RosterSlot, config: &Config) -> Result<(), RepoError> {
+    let same = secrets.slot == entry.slot
+        && secrets.repository == config.repository
+        && sign::public_key(&secrets.signing_private) == entry.signing_public
+        && crate::crypto::keyring::kem_public(&secrets.kem_private)? == entry.kem_public;
+    match same {
+        true => Ok(()),
+        false => Err(RepoError::Keys(format!(
+            "the key file of slot {} holds other keys than the roster states: it was swapped",
+            entry.slot
+        ))),
+    }
+}
+
+pub(super) fn parse_key_name(name: &str) -> Option<(SlotId, u64)> {
+    let (slot, file) = name.strip_prefix("keys/")?.split_once('/')?;
+    Some((SlotId::from_hex(slot)?, number_from_name(file.strip_suffix(".age")?)?))
+}
+
+/// The roster of the highest number, over all regions.
+fn read_roster(regions: &[RegionHandle], config: &Config) -> Result<Roster, RepoError> {
+    let mut best: Option<(u64, Digest, usize, String)> = None;
+    for (at, region) in regions.iter().enumerate() {
+        for listed in list_sorted(&*region.store, "roster/").map_err(|e| region.error(e))? {
+            let name = listed.name.trim_start_matches("roster/");
+            let Some((number, digest)) = name.split_once('-') else { continue };
+            let (Some(number), Some(digest)) = (number_from_name(number), Digest::from_hex(digest)) else { continue };
+            match &best {
+                Some((known, other, ..)) if *known == number && *other != digest => {
+                    return Err(RepoError::TwoRosters { number });
+                }
+                Some((known, ..)) if *known >= number => {}
+                _ => best = Some((number, digest, at, listed.name.clone())),
+            }
+        }
+    }
+    let names = || regions.iter().map(|region| region.name.as_str()).collect::<Vec<_>>().join("', '");
+    let (number, digest, at, name) =
+        best.ok_or_else(|| RepoError::Missing { region: names(), name: "roster/*".to_owned() })?;
+    let region = &regions[at];
+    let spec = RegionSpec { name: region.name.clone(), store: Arc::clone(&region.store) };
+    let (payload, actual) = read_root_signed(&spec, ObjectKind::Roster, &name, Some(config))?
+        .ok_or_else(|| RepoError::Missing { region: region.name.clone(), name: name.clone() })?;
+    let roster = Roster::decode(&payload).map_err(|source| region.object_error(&name, source))?;
+    if actual != digest || roster.number != number {
+        let detail = format!("it holds roster {} of digest {actual}", roster.number);
+        return Err(region.object_error(&name, DecodeError::new("OBJ-10", detail)));
+    }
+    Ok(roster)
+}
+
+impl Repository {
+    /// Signs as the slot that opened the repository.
+    pub fn signer(&self) -> Signer<'_> {
+        Signer { slot: self.secrets.slot, private: &self.secrets.signing_private }
+    }
+
+    /// The role of the slot that opened it.
+    pub fn role(&self) -> Role {
+        // The slot came out of the roster; should it have vanished, the least is assumed.
+        self.roster.slot(self.secrets.slot).map_or(Role::Writer, |slot| slot.role)
+    }
+
+    /// The root's fingerprint.
+    pub fn fingerprint(&self) -> Digest {
+        Digest(sign::fingerprint(&self.config.root_public_key))
+    }
+
+    /// Checks that an object was signed by a slot whose role allows it.
+    ///
+    /// # Errors
+    /// `SIGN-1` unknown slot, `SIGN-2` a role that may not, `SIGN-3` revoked; [`CryptoError::Signature`].
+    pub fn verify_slot(&self, signed: &SignedObject<'_>, roles: &[Role]) -> Result<(), CryptoError> {
+        let slot = signed.envelope.signer;
+        let what = signed.envelope.kind.name();
+        let entry = self
+            .roster
+            .slot(slot)
+            .ok_or_else(|| DecodeError::new("SIGN-1", format!("slot {slot} is not in the roster")))?;
+        if !roles.contains(&entry.role) {
+            let detail = format!("slot {slot} is a {}, which may not sign a {what}", entry.role.name());
+            return Err(DecodeError::new("SIGN-2", detail).into());
+        }
+        if entry.state == SlotState::Revoked {
+            return Err(DecodeError::new("SIGN-3", format!("slot {slot} was revoked")).into());
+        }
+        let signer = format!("slot {slot} ({})", entry.label);
+        sign::verify(&entry.signing_public, signed.signed_part, &signed.signature, what, &signer)
+    }
+}
+
+/// Who may sign a segment that lists packs of its own.
+pub const WRITERS: [Role; 3] = [Role::Owner, Role::Writer, Role::Maintainer];
+/// Who may sign what decides over snapshots.
+pub const DECIDERS: [Role; 2] = [Role::Owner, Role::Maintainer];

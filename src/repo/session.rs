@@ -1,0 +1,113 @@
+//! A writer's session over all regions of a run, and the commit that ends it.
+//! Page: `format-spec/sessions.md`; the order of the steps is `ORDER-1` to `ORDER-5` there.
+
+use super::RepoError;
+use super::gclog;
+use super::open::{RegionHandle, Repository};
+use crate::crypto::object::build_signed;
+use crate::env::random_bytes;
+use crate::format::envelope::ObjectKind;
+use crate::format::ids::{PackId, SessionId, SnapshotId, number_name};
+use crate::format::session::{Commit, Session as SessionState, SessionEnd};
+use crate::ship::put_with_retries;
+use std::collections::HashSet;
+
+/// One writer's attempt at one snapshot; the same id in every region of the run.
+pub struct Session {
+    /// Its id, also in the header of its packs.
+    pub id: SessionId,
+    regions: Vec<SessionRegion>,
+}
+
+struct SessionRegion {
+    observed: u64,
+    missing: HashSet<PackId>,
+}
+
+impl Session {
+    /// Opens a session in every reached region: its first state, **then** the log, then the state that
+    /// says what was observed. A collector that condemns later sees an open session.
+    ///
+    /// # Errors
+    /// When a region can't be written or its log can't be read.
+    pub fn open(repository: &Repository) -> Result<Self, RepoError> {
+        let id = SessionId(random_bytes(&*repository.random));
+        let started_at = repository.clock.now_ns();
+        let mut regions = Vec::new();
+        for region in &repository.regions {
+            let mut state = SessionState {
+                session: id,
+                number: 0,
+                region: region.info.region,
+                observed: 0,
+                needs: Vec::new(),
+                adopts: Vec::new(),
+                started_at,
+            };
+            put_state(repository, region, &state)?;
+            let log = gclog::read(repository, region)?;
+            if log.newest > 0 {
+                state.number = 1;
+                state.observed = log.newest;
+                put_state(repository, region, &state)?;
+            }
+            regions.push(SessionRegion { observed: log.newest, missing: log.missing });
+        }
+        Ok(Session { id, regions })
+    }
+
+    /// Packs that may not be relied on in any region of the run.
+    pub fn missing(&self) -> HashSet<PackId> {
+        self.regions.iter().flat_map(|region| region.missing.iter().copied()).collect()
+    }
+
+    /// Says in one region that it holds the snapshot whole. Packs, segments and the snapshot itself
+    /// are there already; the log is read again **after** the commit, so that a fence is noticed.
+    ///
+    /// # Errors
+    /// [`RepoError::Fenced`] when a collector fenced the session; then the snapshot doesn't count there.
+    pub fn commit(&self, repository: &Repository, at: usize, snapshot: SnapshotId) -> Result<(), RepoError> {
+        let region = &repository.regions[at];
+        let commit = Commit {
+            session: self.id,
+            region: region.info.region,
+            snapshot,
+            observed: self.regions[at].observed,
+        };
+        let signer = repository.signer();
+        let (bytes, _) = build_signed(ObjectKind::Commit, repository.config.repository, &signer, &commit.encode());
+        put_with_retries(&*region.store, &commit_name(self.id), &bytes.into()).map_err(|e| region.error(e))?;
+        let log = gclog::read(repository, region)?;
+        match log.dead_sessions.contains(&self.id) || log.doubtful_sessions.contains(&self.id) {
+            true => Err(RepoError::Fenced { region: region.name.clone() }),
+            false => Ok(()),
+        }
+    }
+
+    /// Ends a session that saved nothing, so that nobody waits for it. What it shipped is unprotected
+    /// then, so a session that may be resumed is left open.
+    pub fn end(&self, repository: &Repository) {
+        for region in &repository.regions {
+            let end = SessionEnd { session: self.id, region: region.info.region };
+            let signer = repository.signer();
+            let (bytes, _) =
+                build_signed(ObjectKind::SessionEnd, repository.config.repository, &signer, &end.encode());
+            if let Err(error) = region.store.put_new(&format!("sessions/{}/end", self.id), &bytes.into()) {
+                // An open session of nobody is ended by a fence later; nothing is lost.
+                tracing::warn!(%error, "the session's end was not written");
+            }
+        }
+    }
+}
+
+/// The object's name of a commit.
+pub fn commit_name(session: SessionId) -> String {
+    format!("commits/{session}")
+}
+
+fn put_state(repository: &Repository, region: &RegionHandle, state: &SessionState) -> Result<(), RepoError> {
+    let name = format!("sessions/{}/{}", state.session, number_name(state.number));
+    let signer = repository.signer();
+    let (bytes, _) = build_signed(ObjectKind::Session, repository.config.repository, &signer, &state.encode());
+    put_with_retries(&*region.store, &name, &bytes.into()).map_err(|e| region.error(e))
+}

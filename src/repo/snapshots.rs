@@ -1,0 +1,359 @@
+//! Which snapshots count, and reading and writing them. Page: `format-spec/snapshot.md`.
+//!
+//! A snapshot counts in a region if a commit there names it that no final fenced or collected, and its
+//! verdict isn't forget (`COUNT-1`). A commit that an open fence names is shown to nobody (`COUNT-2`).
+
+use super::gclog;
+use super::open::{DECIDERS, RegionHandle, Repository, WRITERS};
+use super::RepoError;
+use crate::compress::{Compression, compress, decompress};
+use crate::crypto::CryptoError;
+use crate::crypto::object;
+use crate::format::envelope::ObjectKind;
+use crate::format::ids::{Digest, SessionId, SlotId, SnapshotId, number_from_name, number_name};
+use crate::format::pack::SectionRecord;
+use crate::format::session::Commit;
+use crate::format::snapshot::{Snapshot, SnapshotPrivate};
+use crate::format::verdict::{Ruling, Tags, Verdict};
+use crate::format::wire::{DecodeError, Reader};
+use crate::limits::OBJECT_BYTES_MAX;
+use crate::report::{Issue, IssueKind};
+use crate::store::list_sorted;
+use std::collections::{BTreeMap, BTreeSet};
+
+/// A snapshot with what the repository says of it.
+#[derive(Clone, Debug)]
+pub struct SnapshotInfo {
+    /// Its id.
+    pub id: SnapshotId,
+    /// What every role sees.
+    pub snapshot: Snapshot,
+    /// The slot that signed it.
+    pub slot: SlotId,
+    /// Its tags: those given at the backup, or the newest that replaced them.
+    pub tags: Vec<String>,
+    /// Indices into the repository's regions where it counts.
+    pub regions: Vec<usize>,
+}
+
+/// All snapshots that count, oldest first, and what could not be read.
+pub struct Listing {
+    /// The snapshots.
+    pub snapshots: Vec<SnapshotInfo>,
+    /// Objects that are damaged or missing: whatever they said is not in the list.
+    pub issues: Vec<Issue>,
+}
+
+/// The object's name of a snapshot.
+pub fn snapshot_name(id: &SnapshotId) -> String {
+    format!("snapshots/{id}")
+}
+
+fn issue(kind: IssueKind, region: &RegionHandle, name: &str, detail: impl ToString) -> Issue {
+    Issue { kind, subject: format!("{}:{name}", region.name).into_bytes(), detail: detail.to_string() }
+}
+
+/// Keeps going past single damaged objects, stops when a store fails.
+fn note(error: RepoError, region: &RegionHandle, name: &str, issues: &mut Vec<Issue>) -> Result<(), RepoError> {
+    match &error {
+        RepoError::Missing { .. } => issues.push(issue(IssueKind::Missing, region, name, &error)),
+        RepoError::Object { .. } | RepoError::Crypto { .. } => {
+            issues.push(issue(IssueKind::Damaged, region, name, &error));
+        }
+        _ => return Err(error),
+    }
+    Ok(())
+}
+
+/// Reads a commit and checks that it speaks for this region and name.
+fn read_commit(repository: &Repository, region: &RegionHandle, name: &str) -> Result<Commit, RepoError> {
+    let bytes = region.get(name)?;
+    let decode = |source| region.object_error(name, source);
+    let signed = object::decode(ObjectKind::Commit, repository.config.repository, &bytes).map_err(decode)?;
+    repository.verify_slot(&signed, &WRITERS).map_err(|source| region.crypto_error(name, source))?;
+    let commit = Commit::decode(signed.envelope.payload).map_err(decode)?;
+    if commit.region != region.info.region {
+        return Err(decode(DecodeError::new("COUNT-3", format!("it speaks for region {}", commit.region))));
+    }
+    if name != super::session::commit_name(commit.session) {
+        return Err(decode(DecodeError::new("OBJ-10", format!("it is the commit of session {}", commit.session))));
+    }
+    Ok(commit)
+}
+
+/// Reads a snapshot from a region and verifies it.
+///
+/// # Errors
+/// When it is absent, damaged, not what its name says, or not signed by a slot that may.
+pub fn read_snapshot(
+    repository: &Repository,
+    region: &RegionHandle,
+    id: SnapshotId,
+) -> Result<(Snapshot, SlotId), RepoError> {
+    let name = snapshot_name(&id);
+    let bytes = region.get(&name)?;
+    let decode = |source| region.object_error(&name, source);
+    let signed = object::decode(ObjectKind::Snapshot, repository.config.repository, &bytes).map_err(decode)?;
+    if signed.digest.0 != id.0 {
+        return Err(decode(DecodeError::new("OBJ-10", format!("its bytes are those of {}", signed.digest))));
+    }
+    repository.verify_slot(&signed, &WRITERS).map_err(|source| region.crypto_error(&name, source))?;
+    let payload =
+        object::open_payload(&repository.keyring, &signed).map_err(|source| region.crypto_error(&name, source))?;
+    let snapshot = Snapshot::decode(&payload).map_err(decode)?;
+    Ok((snapshot, signed.envelope.signer))
+}
+
+/// All snapshots that count in some reached region.
+///
+/// # Errors
+/// When a region can't be listed. Single damaged objects become issues.
+pub fn list(repository: &Repository) -> Result<Listing, RepoError> {
+    let mut issues = Vec::new();
+    let mut counted: BTreeMap<SnapshotId, Vec<usize>> = BTreeMap::new();
+    for (at, region) in repository.regions.iter().enumerate() {
+        // Commits first, then the log: a commit that a later final fences is seen as fenced.
+        let commits = list_sorted(&*region.store, "commits/").map_err(|e| region.error(e))?;
+        let log = gclog::read(repository, region)?;
+        for listed in commits {
+            let sid = listed.name.strip_prefix("commits/").and_then(SessionId::from_hex);
+            let Some(sid) = sid else { continue };
+            if log.dead_sessions.contains(&sid) || log.doubtful_sessions.contains(&sid) {
+                continue;
+            }
+            match read_commit(repository, region, &listed.name) {
+                Ok(commit) => counted.entry(commit.snapshot).or_default().push(at),
+                Err(error) => note(error, region, &listed.name, &mut issues)?,
+            }
+        }
+    }
+    let decisions = read_decisions(repository, &mut issues)?;
+    let mut snapshots = Vec::new();
+    for (id, mut regions) in counted {
+        regions.dedup();
+        if decisions.get(&id).is_some_and(|decision| decision.forgotten()) {
+            continue;
+        }
+        // Any region's copy will do; one that is damaged is reported and the next one is read.
+        let mut found = None;
+        for at in &regions {
+            let region = &repository.regions[*at];
+            match read_snapshot(repository, region, id) {
+                Ok(read) => {
+                    found = Some(read);
+                    break;
+                }
+                Err(error) => note(error, region, &snapshot_name(&id), &mut issues)?,
+            }
+        }
+        if let Some((snapshot, slot)) = found {
+            let tags = match decisions.get(&id).and_then(|decision| decision.tags.as_ref()) {
+                Some((_, tags)) => tags.iter().cloned().collect(),
+                None => snapshot.tags.clone(),
+            };
+            snapshots.push(SnapshotInfo { id, snapshot, slot, tags, regions });
+        }
+    }
+    snapshots.sort_by_key(|info| (info.snapshot.started_at, info.id));
+    Ok(Listing { snapshots, issues })
+}
+
+#[derive(Default)]
+struct Decision {
+    verdict: Option<(u64, Vec<Ruling>)>,
+    tags: Option<(u64, BTreeSet<String>)>,
+}
+
+impl Decision {
+    /// Several verdicts at the highest number resolve to keep.
+    fn forgotten(&self) -> bool {
+        self.verdict.as_ref().is_some_and(|(_, rulings)| rulings.iter().all(|ruling| *ruling == Ruling::Forget))
+    }
+}
+
+/// Verdicts and tags merge over all regions, as growing sets.
+fn read_decisions(
+    repository: &Repository,
+    issues: &mut Vec<Issue>,
+) -> Result<BTreeMap<SnapshotId, Decision>, RepoError> {
+    let mut decisions: BTreeMap<SnapshotId, Decision> = BTreeMap::new();
+    let mut seen = BTreeSet::new();
+    for region in &repository.regions {
+        for (prefix, kind) in [("verdicts/", ObjectKind::Verdict), ("tags/", ObjectKind::Tags)] {
+            for listed in list_sorted(&*region.store, prefix).map_err(|e| region.error(e))? {
+                let Some((id, number, digest)) = parse_numbered(&listed.name, prefix) else { continue };
+                if !seen.insert(listed.name.clone()) {
+                    continue;
+                }
+                let payload = match read_numbered(repository, region, &listed.name, kind, digest) {
+                    Ok(payload) => payload,
+                    Err(error) => {
+                        // The same name in another region holds the same bytes: it may be whole there.
+                        seen.remove(&listed.name);
+                        note(error, region, &listed.name, issues)?;
+                        continue;
+                    }
+                };
+                let outcome = decisions.entry(id).or_default().take(kind, id, number, &payload);
+                if let Err(source) = outcome {
+                    note(region.object_error(&listed.name, source), region, &listed.name, issues)?;
+                }
+            }
+        }
+    }
+    Ok(decisions)
+}
+
+impl Decision {
+    fn take(&mut self, kind: ObjectKind, id: SnapshotId, number: u64, payload: &[u8]) -> Result<(), DecodeError> {
+        let misnamed = || DecodeError::new("OBJ-10", "it speaks of another snapshot or number");
+        if kind == ObjectKind::Verdict {
+            let verdict = Verdict::decode(payload)?;
+            if verdict.snapshot != id || verdict.number != number {
+                return Err(misnamed());
+            }
+            match &mut self.verdict {
+                Some((known, _)) if *known > number => {}
+                Some((known, rulings)) if *known == number => rulings.push(verdict.ruling),
+                slot => *slot = Some((number, vec![verdict.ruling])),
+            }
+        } else {
+            let tags = Tags::decode(payload)?;
+            if tags.snapshot != id || tags.number != number {
+                return Err(misnamed());
+            }
+            match &mut self.tags {
+                Some((known, _)) if *known > number => {}
+                Some((known, all)) if *known == number => all.extend(tags.tags),
+                slot => *slot = Some((number, tags.tags.into_iter().collect())),
+            }
+        }
+        Ok(())
+    }
+}
+
+fn parse_numbered(name: &str, prefix: &str) -> Option<(SnapshotId, u64, Digest)> {
+    let (id, rest) = name.strip_prefix(prefix)?.split_once('/')?;
+    let (number, digest) = rest.split_once('-')?;
+    Some((SnapshotId::from_hex(id)?, number_from_name(number)?, Digest::from_hex(digest)?))
+}
+
+fn read_numbered(
+    repository: &Repository,
+    region: &RegionHandle,
+    name: &str,
+    kind: ObjectKind,
+    digest: Digest,
+) -> Result<Vec<u8>, RepoError> {
+    let bytes = region.get(name)?;
+    let decode = |source| region.object_error(name, source);
+    let signed = object::decode(kind, repository.config.repository, &bytes).map_err(decode)?;
+    if signed.digest != digest {
+        return Err(decode(DecodeError::new("OBJ-10", format!("its bytes are those of {}", signed.digest))));
+    }
+    repository.verify_slot(&signed, &DECIDERS).map_err(|source| region.crypto_error(name, source))?;
+    object::open_payload(&repository.keyring, &signed).map_err(|source| region.crypto_error(name, source))
+}
+
+/// Replaces a snapshot's tags, in every reached region.
+///
+/// # Errors
+/// When this slot may not decide, or a region can't be written.
+pub fn set_tags(repository: &Repository, id: SnapshotId, tags: BTreeSet<String>) -> Result<(), RepoError> {
+    if !DECIDERS.contains(&repository.role()) {
+        let role = repository.role().name();
+        return Err(RepoError::Keys(format!("a {role} slot may not change tags; use an owner's or maintainer's key")));
+    }
+    let mut number = 0;
+    for region in &repository.regions {
+        let prefix = format!("tags/{id}/");
+        for listed in list_sorted(&*region.store, &prefix).map_err(|e| region.error(e))? {
+            if let Some((_, known, _)) = parse_numbered(&listed.name, "tags/") {
+                number = number.max(known + 1);
+            }
+        }
+    }
+    let tags = Tags { snapshot: id, number, tags: tags.into_iter().collect() };
+    let (bytes, digest) = object::build_sealed(
+        ObjectKind::Tags,
+        &repository.keyring,
+        &repository.signer(),
+        tags.encode(),
+        &*repository.random,
+    )?;
+    let name = format!("tags/{id}/{}-{digest}", number_name(number));
+    for region in &repository.regions {
+        crate::ship::put_with_retries(&*region.store, &name, &bytes.clone().into()).map_err(|e| region.error(e))?;
+    }
+    Ok(())
+}
+
+/// Seals a snapshot's private part like payload.
+///
+/// # Errors
+/// When this slot may not store payloads.
+pub fn seal_private(repository: &Repository, private: &SnapshotPrivate) -> Result<Vec<u8>, CryptoError> {
+    let (record, key) = repository.keyring.create_section(&*repository.random)?;
+    let plain = private.encode();
+    let mut sealed = compress(&plain, Compression::Default);
+    key.seal(0, plain.len() as u32, &mut sealed);
+    let mut out = Vec::with_capacity(sealed.len() + 1300);
+    record.encode_into(&mut out);
+    out.extend_from_slice(&(plain.len() as u32).to_le_bytes());
+    out.extend_from_slice(&sealed);
+    Ok(out)
+}
+
+/// Opens a snapshot's private part.
+///
+/// # Errors
+/// [`CryptoError::NotPermitted`] for slots that can't read payloads; `SNAPSHOT-2` for a bad layout.
+pub fn open_private(repository: &Repository, snapshot: &Snapshot) -> Result<SnapshotPrivate, CryptoError> {
+    let mut reader = Reader::new(&snapshot.private, "SNAPSHOT-2");
+    let record = SectionRecord::decode(&mut reader)?;
+    let raw_length = reader.u32()?;
+    if raw_length as usize > OBJECT_BYTES_MAX {
+        return Err(DecodeError::new("SNAPSHOT-2", format!("a private part of {raw_length} bytes")).into());
+    }
+    let mut sealed = reader.take(reader.remaining())?.to_vec();
+    let length = repository.keyring.open_section(&record)?.open(0, raw_length, &mut sealed)?;
+    let plain = decompress(&sealed[..length], raw_length as usize)
+        .map_err(|error| DecodeError::new("SNAPSHOT-2", error.to_string()))?;
+    Ok(SnapshotPrivate::decode(&plain)?)
+}
+
+/// What names one snapshot.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Selector {
+    /// The newest but so many.
+    Latest(usize),
+    /// The first digits of an id.
+    Prefix(String),
+    /// The newest begun at or before this time, nanoseconds since the Unix epoch.
+    At(i64),
+}
+
+/// Finds one snapshot among `snapshots` (oldest first).
+///
+/// # Errors
+/// [`RepoError::NoSnapshot`], [`RepoError::Ambiguous`].
+pub fn select<'a>(snapshots: &'a [SnapshotInfo], selector: &Selector) -> Result<&'a SnapshotInfo, RepoError> {
+    match selector {
+        Selector::Latest(back) => snapshots.iter().rev().nth(*back).ok_or_else(|| RepoError::NoSnapshot {
+            wanted: format!("latest~{back}: there are {}", snapshots.len()),
+        }),
+        Selector::At(time) => snapshots
+            .iter()
+            .rev()
+            .find(|info| info.snapshot.started_at <= *time)
+            .ok_or_else(|| RepoError::NoSnapshot { wanted: "was taken at or before that time".to_owned() }),
+        Selector::Prefix(prefix) => {
+            let mut fitting = snapshots.iter().filter(|info| info.id.to_string().starts_with(prefix));
+            match (fitting.next(), fitting.count()) {
+                (Some(info), 0) => Ok(info),
+                (Some(_), more) => Err(RepoError::Ambiguous { prefix: prefix.clone(), count: more + 1 }),
+                (None, _) => Err(RepoError::NoSnapshot { wanted: format!("has an id that begins with {prefix}") }),
+            }
+        }
+    }
+}

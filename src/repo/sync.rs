@@ -1,0 +1,114 @@
+//! Brings the local index up to what the regions' segments say.
+//!
+//! Guarantees: after it, whatever a region lists is in the index, and a region that no longer lists a
+//! segment (or another region than before) makes the index anew.
+
+use super::RepoError;
+use super::open::{RegionHandle, Repository, WRITERS};
+use crate::format::ids::{RegionId, SegmentId};
+use crate::index::Index;
+use crate::index::segment::{self, segment_name};
+use crate::limits::SEGMENT_BYTES_MAX;
+use crate::report::{Issue, IssueKind, Monitor, Phase};
+use crate::store::{StoreErrorKind, list_sorted};
+use std::collections::{BTreeMap, HashSet};
+
+/// The segments that a region lists.
+///
+/// # Errors
+/// When it can't be listed.
+pub fn list_segments(region: &RegionHandle) -> Result<HashSet<SegmentId>, RepoError> {
+    let listed = list_sorted(&*region.store, "index/").map_err(|e| region.error(e))?;
+    Ok(listed.iter().filter_map(|object| SegmentId::from_hex(object.name.strip_prefix("index/")?)).collect())
+}
+
+/// Reads and verifies one segment from a region.
+///
+/// # Errors
+/// When it is absent, damaged, or not signed by a slot that may.
+pub fn read_segment(
+    repository: &Repository,
+    region: &RegionHandle,
+    id: SegmentId,
+) -> Result<segment::OpenedSegment, RepoError> {
+    let name = segment_name(&id);
+    let bytes = region.store.get(&name, SEGMENT_BYTES_MAX as u64).map_err(|error| match error.kind {
+        StoreErrorKind::NotFound => RepoError::Missing { region: region.name.clone(), name: name.clone() },
+        _ => region.error(error),
+    })?;
+    let verify = |signed: &crate::format::envelope::SignedObject<'_>| {
+        repository.verify_slot(signed, &WRITERS).map_err(|error| error.to_string())
+    };
+    let opened = segment::open(id, &bytes, &repository.keyring, &verify)?;
+    // Stating another slot as origin is reserved: else a writer could make its claims look like an
+    // owner's (SEG-9).
+    let own = repository.roster.slot(opened.signer).is_some_and(|slot| slot.role == crate::format::roster::Role::Writer);
+    if own && opened.segment.packs.iter().any(|pack| pack.origin != opened.signer) {
+        return Err(RepoError::Index(crate::index::IndexError::Segment {
+            segment: id,
+            detail: format!("SEG-9: writer {} states another slot as origin", opened.signer),
+        }));
+    }
+    Ok(opened)
+}
+
+/// Takes every new segment of every reached region into the index. Damaged ones become issues: their
+/// chunks count as unknown, so a backup stores them again and a restore names what it lacks.
+///
+/// # Errors
+/// When a region can't be listed or the index can't be written.
+pub fn sync(
+    repository: &Repository,
+    index: &dyn Index,
+    monitor: &dyn Monitor,
+) -> Result<Vec<Issue>, RepoError> {
+    let mut issues = Vec::new();
+    let mut listed: BTreeMap<SegmentId, Vec<usize>> = BTreeMap::new();
+    let mut stale = false;
+    for (at, region) in repository.regions.iter().enumerate() {
+        let segments = list_segments(region)?;
+        let known = index.segments(region.info.region)?;
+        stale |= !known.is_subset(&segments);
+        for id in segments {
+            listed.entry(id).or_default().push(at);
+        }
+    }
+    if stale {
+        monitor.notice("the regions no longer list everything that the local index knows: it is made anew");
+        index.clear()?;
+    }
+    let mut known: Vec<HashSet<SegmentId>> = Vec::new();
+    for region in &repository.regions {
+        known.push(index.segments(region.info.region)?);
+    }
+    listed.retain(|id, regions| regions.iter().any(|at| !known[*at].contains(id)));
+    monitor.phase(Phase::Index, Some(listed.len() as u64), None);
+    for (id, regions) in listed {
+        let mut opened = None;
+        for at in &regions {
+            let region = &repository.regions[*at];
+            match read_segment(repository, region, id) {
+                Ok(read) => {
+                    opened = Some(read);
+                    break;
+                }
+                Err(error @ RepoError::Store { .. }) => return Err(error),
+                Err(error) => {
+                    let issue = Issue {
+                        kind: IssueKind::Damaged,
+                        subject: format!("{}:{}", region.name, segment_name(&id)).into_bytes(),
+                        detail: error.to_string(),
+                    };
+                    monitor.issue(&issue);
+                    issues.push(issue);
+                }
+            }
+        }
+        if let Some(opened) = opened {
+            let ids: Vec<RegionId> = regions.iter().map(|at| repository.regions[*at].info.region).collect();
+            index.ingest(id, &opened.segment, &ids)?;
+        }
+        monitor.advance(1, 0);
+    }
+    Ok(issues)
+}
