@@ -1,5 +1,6 @@
 //! keepstone: a content-addressed, deduplicating, encrypted backup repository.
 
+pub mod backup;
 pub mod chunker;
 pub mod cli;
 pub mod compress;

@@ -100,8 +100,7 @@ impl Shipper {
         let regions = self.shared.destinations.len();
         let ticket = Arc::new(Ticket { left: Mutex::new(regions), done: Condvar::new() });
         for region in 0..regions {
-            let task =
-                Task { name: name.to_owned(), payload: payload.clone(), region, ticket: Arc::clone(&ticket) };
+            let task = Task { name: name.to_owned(), payload: payload.clone(), region, ticket: Arc::clone(&ticket) };
             if self.threads.is_empty() {
                 self.shared.run(task);
                 continue;
@@ -129,7 +128,12 @@ impl Shipper {
 
     /// The regions that still take objects, by index into the destinations.
     pub fn alive(&self) -> Vec<usize> {
-        locked(&self.shared.failures).iter().enumerate().filter(|(_, error)| error.is_none()).map(|(at, _)| at).collect()
+        locked(&self.shared.failures)
+            .iter()
+            .enumerate()
+            .filter(|(_, error)| error.is_none())
+            .map(|(at, _)| at)
+            .collect()
     }
 
     /// The failure of a region, for a person.

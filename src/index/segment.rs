@@ -36,7 +36,7 @@ pub fn build(packs: Vec<FinishedPack>, session: SessionId, origin: SlotId) -> Se
     };
     let packs = packs.iter().map(|pack| SegmentPack {
         pack: pack.id,
-        size: pack.payload.length(),
+        size: pack.size,
         session,
         origin,
         metadata: pack.metadata,

@@ -72,6 +72,9 @@ pub enum PackError {
     /// The store failed.
     #[error(transparent)]
     Store(#[from] crate::store::StoreError),
+    /// Whoever takes the chunks failed.
+    #[error(transparent)]
+    Sink(Box<dyn std::error::Error + Send + Sync>),
     /// A structural chunk would be too large.
     #[error("{what} is larger than the format allows ({limit} bytes)")]
     TooLarge {

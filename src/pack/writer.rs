@@ -52,6 +52,8 @@ pub struct FinishedPack {
     pub id: PackId,
     /// Its bytes.
     pub payload: Payload,
+    /// Its size in bytes.
+    pub size: u64,
     /// True for tree and list chunks.
     pub metadata: bool,
     /// The sections, in header order.
@@ -78,7 +80,7 @@ pub struct PackWriter {
     session: SessionId,
     metadata: bool,
     compression: Compression,
-    sink: PackSink,
+    sink: Mutex<Option<PackSink>>,
     open: Mutex<Vec<Arc<OpenPack>>>,
     open_max: usize,
 }
@@ -117,6 +119,7 @@ impl PackWriter {
     ) -> Self {
         let open_max = if metadata { 1 } else { 2 };
         let open = Mutex::new(Vec::new());
+        let sink = Mutex::new(Some(sink));
         PackWriter { keyring, random, spools, session, metadata, compression, sink, open, open_max }
     }
 
@@ -197,6 +200,11 @@ impl PackWriter {
         packs.into_iter().try_for_each(|pack| self.complete(vec![pack]))
     }
 
+    /// Lets go of the sink: nothing more will come.
+    pub fn close(&self) {
+        *locked(&self.sink) = None;
+    }
+
     /// Writes header, directory, padding, footer and digest; hands the pack on. Several open packs
     /// become one with a section for each.
     fn complete(&self, packs: Vec<Arc<OpenPack>>) -> Result<(), PackError> {
@@ -253,7 +261,10 @@ impl PackWriter {
                 bytes.into()
             }
         };
-        (self.sink)(FinishedPack { id, payload, metadata: self.metadata, sections, frames });
+        let sink = locked(&self.sink).clone();
+        if let Some(sink) = sink {
+            sink(FinishedPack { id, payload, size: length, metadata: self.metadata, sections, frames });
+        }
         Ok(())
     }
 }

@@ -84,7 +84,9 @@ pub fn init(
     }
     let mut probes = Vec::new();
     for spec in specs {
-        probes.push(probe(&*spec.store, random).map_err(|source| RepoError::Store { region: spec.name.clone(), source })?);
+        probes.push(
+            probe(&*spec.store, random).map_err(|source| RepoError::Store { region: spec.name.clone(), source })?,
+        );
     }
 
     let now = clock.now_ns();

@@ -100,7 +100,9 @@ impl Repository {
         let owners =
             self.roster.slots.iter().filter(|slot| slot.role == Role::Owner && slot.state == SlotState::Active).count();
         if entry.role == Role::Owner && owners == 1 {
-            return Err(RepoError::Keys(format!("slot {slot} is the last owner: without it nothing could be restored")));
+            return Err(RepoError::Keys(format!(
+                "slot {slot} is the last owner: without it nothing could be restored"
+            )));
         }
         if slot == self.secrets.slot {
             return Err(RepoError::Keys(format!("slot {slot} is the one in use; open the repository with another")));

@@ -58,7 +58,9 @@ pub enum RepoError {
     #[error("no region can be reached: {}", list(.0))]
     Unreachable(Vec<(String, StoreError)>),
     /// The root key is not the pinned one.
-    #[error("the repository's root fingerprint is {found}, but {pinned} is pinned: this is not your repository, or somebody replaced it")]
+    #[error(
+        "the repository's root fingerprint is {found}, but {pinned} is pinned: this is not your repository, or somebody replaced it"
+    )]
     WrongPin {
         /// The pinned fingerprint.
         pinned: String,

@@ -166,11 +166,8 @@ impl Located {
                 }
                 Err(error) => return Err(error),
             };
-            let object = |name: &str, source| RepoError::Object {
-                region: spec.name.clone(),
-                name: name.to_owned(),
-                source,
-            };
+            let object =
+                |name: &str, source| RepoError::Object { region: spec.name.clone(), name: name.to_owned(), source };
             let config = Config::decode(&payload).map_err(|source| object("config", source))?;
             let fingerprint = sign::fingerprint(&config.root_public_key);
             if let Some(pinned) = pin.filter(|pinned| *pinned != fingerprint) {
@@ -227,7 +224,8 @@ impl Located {
         let mut rings = BTreeMap::new();
         for region in &self.regions {
             for listed in list_sorted(&*region.store, "ring/").map_err(|e| region.error(e))? {
-                let Some((epoch, slot)) = listed.name.strip_prefix("ring/").and_then(|name| name.split_once('/')) else {
+                let Some((epoch, slot)) = listed.name.strip_prefix("ring/").and_then(|name| name.split_once('/'))
+                else {
                     continue;
                 };
                 let (Some(epoch), Some(slot)) = (number_from_name(epoch), SlotId::from_hex(slot)) else { continue };
@@ -249,10 +247,11 @@ impl Located {
                 rings.insert(epoch, opened);
             }
         }
-        let keyring = Keyring::new(self.config.repository, self.config.suite, rings).ok_or_else(|| RepoError::Missing {
-            region: self.regions.iter().map(|region| region.name.as_str()).collect::<Vec<_>>().join("', '"),
-            name: format!("ring/*/{}", secrets.slot),
-        })?;
+        let keyring =
+            Keyring::new(self.config.repository, self.config.suite, rings).ok_or_else(|| RepoError::Missing {
+                region: self.regions.iter().map(|region| region.name.as_str()).collect::<Vec<_>>().join("', '"),
+                name: format!("ring/*/{}", secrets.slot),
+            })?;
         let Located { config, regions, unreachable, roster } = self;
         Ok(Repository { config, regions, unreachable, roster, keyring: Arc::new(keyring), secrets, clock, random })
     }

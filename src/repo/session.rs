@@ -56,6 +56,19 @@ impl Session {
         Ok(Session { id, regions })
     }
 
+    /// As [`Session::open`], writing nothing: for a dry run.
+    ///
+    /// # Errors
+    /// When a region's log can't be read.
+    pub fn rehearse(repository: &Repository) -> Result<Self, RepoError> {
+        let mut regions = Vec::new();
+        for region in &repository.regions {
+            let log = gclog::read(repository, region)?;
+            regions.push(SessionRegion { observed: log.newest, missing: log.missing });
+        }
+        Ok(Session { id: SessionId(random_bytes(&*repository.random)), regions })
+    }
+
     /// Packs that may not be relied on in any region of the run.
     pub fn missing(&self) -> HashSet<PackId> {
         self.regions.iter().flat_map(|region| region.missing.iter().copied()).collect()
@@ -68,12 +81,8 @@ impl Session {
     /// [`RepoError::Fenced`] when a collector fenced the session; then the snapshot doesn't count there.
     pub fn commit(&self, repository: &Repository, at: usize, snapshot: SnapshotId) -> Result<(), RepoError> {
         let region = &repository.regions[at];
-        let commit = Commit {
-            session: self.id,
-            region: region.info.region,
-            snapshot,
-            observed: self.regions[at].observed,
-        };
+        let commit =
+            Commit { session: self.id, region: region.info.region, snapshot, observed: self.regions[at].observed };
         let signer = repository.signer();
         let (bytes, _) = build_signed(ObjectKind::Commit, repository.config.repository, &signer, &commit.encode());
         put_with_retries(&*region.store, &commit_name(self.id), &bytes.into()).map_err(|e| region.error(e))?;
@@ -90,8 +99,7 @@ impl Session {
         for region in &repository.regions {
             let end = SessionEnd { session: self.id, region: region.info.region };
             let signer = repository.signer();
-            let (bytes, _) =
-                build_signed(ObjectKind::SessionEnd, repository.config.repository, &signer, &end.encode());
+            let (bytes, _) = build_signed(ObjectKind::SessionEnd, repository.config.repository, &signer, &end.encode());
             if let Err(error) = region.store.put_new(&format!("sessions/{}/end", self.id), &bytes.into()) {
                 // An open session of nobody is ended by a fence later; nothing is lost.
                 tracing::warn!(%error, "the session's end was not written");

@@ -3,9 +3,9 @@
 //! A snapshot counts in a region if a commit there names it that no final fenced or collected, and its
 //! verdict isn't forget (`COUNT-1`). A commit that an open fence names is shown to nobody (`COUNT-2`).
 
+use super::RepoError;
 use super::gclog;
 use super::open::{DECIDERS, RegionHandle, Repository, WRITERS};
-use super::RepoError;
 use crate::compress::{Compression, compress, decompress};
 use crate::crypto::CryptoError;
 use crate::crypto::object;
@@ -339,9 +339,11 @@ pub enum Selector {
 /// [`RepoError::NoSnapshot`], [`RepoError::Ambiguous`].
 pub fn select<'a>(snapshots: &'a [SnapshotInfo], selector: &Selector) -> Result<&'a SnapshotInfo, RepoError> {
     match selector {
-        Selector::Latest(back) => snapshots.iter().rev().nth(*back).ok_or_else(|| RepoError::NoSnapshot {
-            wanted: format!("latest~{back}: there are {}", snapshots.len()),
-        }),
+        Selector::Latest(back) => {
+            snapshots.iter().rev().nth(*back).ok_or_else(|| RepoError::NoSnapshot {
+                wanted: format!("latest~{back}: there are {}", snapshots.len()),
+            })
+        }
         Selector::At(time) => snapshots
             .iter()
             .rev()

@@ -42,7 +42,8 @@ pub fn read_segment(
     let opened = segment::open(id, &bytes, &repository.keyring, &verify)?;
     // Stating another slot as origin is reserved: else a writer could make its claims look like an
     // owner's (SEG-9).
-    let own = repository.roster.slot(opened.signer).is_some_and(|slot| slot.role == crate::format::roster::Role::Writer);
+    let own =
+        repository.roster.slot(opened.signer).is_some_and(|slot| slot.role == crate::format::roster::Role::Writer);
     if own && opened.segment.packs.iter().any(|pack| pack.origin != opened.signer) {
         return Err(RepoError::Index(crate::index::IndexError::Segment {
             segment: id,
@@ -57,11 +58,7 @@ pub fn read_segment(
 ///
 /// # Errors
 /// When a region can't be listed or the index can't be written.
-pub fn sync(
-    repository: &Repository,
-    index: &dyn Index,
-    monitor: &dyn Monitor,
-) -> Result<Vec<Issue>, RepoError> {
+pub fn sync(repository: &Repository, index: &dyn Index, monitor: &dyn Monitor) -> Result<Vec<Issue>, RepoError> {
     let mut issues = Vec::new();
     let mut listed: BTreeMap<SegmentId, Vec<usize>> = BTreeMap::new();
     let mut stale = false;

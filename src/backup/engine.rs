@@ -1,0 +1,234 @@
+//! What every worker of a backup shares: identify chunks, look them up, store the new ones.
+//!
+//! Guarantees: of racing workers one stores a chunk; a chunk counts as known only where every region
+//! of the run holds it in a pack that this slot trusts and that no collector condemned.
+
+use super::BackupError;
+use crate::chunker::Chunker;
+use crate::crypto::keyring::ChunkHasher;
+use crate::format::ids::{ChunkId, ChunkKind, PackId, RegionId, SlotId};
+use crate::format::node::{Content, Extent};
+use crate::index::{InFlight, Index};
+use crate::limits::INLINE_RECORDS_MAX;
+use crate::pack::{ChunkSink, FrameBuilder, PackError, PackWriter, SequenceWriter};
+use crate::report::Counter;
+use std::collections::{HashMap, HashSet};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
+
+/// Whose packs a backup deduplicates against.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum DedupTrust {
+    /// Packs that this slot wrote, and attested ones.
+    #[default]
+    Own,
+    /// Every slot's packs.
+    All,
+}
+
+/// Shared by all workers of one backup.
+pub struct Engine<'a> {
+    /// Finds chunks of earlier runs.
+    pub index: &'a dyn Index,
+    /// Claims of this run.
+    pub in_flight: Arc<InFlight>,
+    /// Takes data frames.
+    pub data: PackWriter,
+    /// Takes frames of structural chunks.
+    pub metadata: PackWriter,
+    /// The open frame of structural chunks.
+    pub metadata_frame: Mutex<FrameBuilder>,
+    /// Computes ids.
+    pub hasher: ChunkHasher,
+    /// Cuts content.
+    pub chunker: Chunker,
+    /// Which packs may be relied on.
+    pub usable: UsablePacks<'a>,
+    /// Count only.
+    pub dry_run: bool,
+    /// Plaintext bytes of chunks that were new.
+    pub new_bytes: Counter,
+    /// How many chunks were new.
+    pub new_chunks: Counter,
+    /// Issues of entries that are in the snapshot all the same.
+    pub kept_issues: Mutex<Vec<crate::report::Issue>>,
+}
+
+/// Decides, and remembers, whether a pack may be relied on.
+pub struct UsablePacks<'a> {
+    index: &'a dyn Index,
+    regions: Vec<RegionId>,
+    missing: HashSet<PackId>,
+    own: SlotId,
+    trust: DedupTrust,
+    decided: RwLock<HashMap<u32, bool>>,
+}
+
+impl<'a> UsablePacks<'a> {
+    /// For a run over `regions`; packs in `missing` are condemned or deleted somewhere.
+    pub fn new(
+        index: &'a dyn Index,
+        regions: Vec<RegionId>,
+        missing: HashSet<PackId>,
+        own: SlotId,
+        trust: DedupTrust,
+    ) -> Self {
+        UsablePacks { index, regions, missing, own, trust, decided: RwLock::new(HashMap::new()) }
+    }
+
+    fn usable(&self, ordinal: u32) -> Result<bool, BackupError> {
+        if let Some(decided) = self.decided.read().unwrap_or_else(PoisonError::into_inner).get(&ordinal) {
+            return Ok(*decided);
+        }
+        let pack = self.index.pack(ordinal)?;
+        let usable = !self.missing.contains(&pack.id)
+            && (self.trust == DedupTrust::All || pack.origin == self.own)
+            && self.regions.iter().all(|region| pack.regions.contains(region));
+        self.decided.write().unwrap_or_else(PoisonError::into_inner).insert(ordinal, usable);
+        Ok(usable)
+    }
+}
+
+impl Engine<'_> {
+    /// Which of `ids` need not be stored.
+    ///
+    /// # Errors
+    /// When the index can't be read.
+    pub fn known(&self, ids: &[ChunkId]) -> Result<Vec<bool>, BackupError> {
+        let mut known: Vec<bool> = ids.iter().map(|id| self.in_flight.contains(id)).collect();
+        let asked: Vec<usize> = (0..ids.len()).filter(|at| !known[*at]).collect();
+        let wanted: Vec<ChunkId> = asked.iter().map(|at| ids[*at]).collect();
+        for (at, places) in asked.into_iter().zip(self.index.places(&wanted)?) {
+            for place in places {
+                if self.usable.usable(place.pack)? {
+                    known[at] = true;
+                    break;
+                }
+            }
+        }
+        Ok(known)
+    }
+
+    /// Stores those of `pieces` that are new.
+    ///
+    /// # Errors
+    /// When the index or the spool fails.
+    pub fn store(&self, frame: &mut FrameBuilder, pieces: &[(ChunkId, &[u8])]) -> Result<(), BackupError> {
+        let ids: Vec<ChunkId> = pieces.iter().map(|(id, _)| *id).collect();
+        for ((id, bytes), known) in pieces.iter().zip(self.known(&ids)?) {
+            if known || !self.in_flight.claim(*id) {
+                continue;
+            }
+            self.new_chunks.add(1);
+            self.new_bytes.add(bytes.len() as u64);
+            if !self.dry_run {
+                frame.add(&self.data, *id, ChunkKind::Data, bytes, Vec::new())?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Cuts, identifies and stores `window`, all of it when `last`, else up to the last sure boundary.
+    /// Gives the bytes consumed.
+    ///
+    /// # Errors
+    /// As [`Engine::store`].
+    pub fn store_window(
+        &self,
+        frame: &mut FrameBuilder,
+        window: &[u8],
+        last: bool,
+        extents: &mut ExtentCollector<'_>,
+    ) -> Result<usize, BackupError> {
+        let mut at = 0;
+        let mut pieces = Vec::new();
+        while at < window.len() {
+            let left = &window[at..];
+            if !last && left.len() < self.chunker.max() {
+                break;
+            }
+            let length = self.chunker.cut(&left[..left.len().min(self.chunker.max())]);
+            let bytes = &left[..length];
+            pieces.push((self.hasher.id(ChunkKind::Data, bytes), bytes));
+            at += length;
+        }
+        self.store(frame, &pieces)?;
+        for (id, bytes) in pieces {
+            extents.push(Extent::Chunk { id, length: bytes.len() as u32 }, self)?;
+        }
+        Ok(at)
+    }
+}
+
+impl ChunkSink for Engine<'_> {
+    fn structural(
+        &self,
+        kind: ChunkKind,
+        id: ChunkId,
+        bytes: &[u8],
+        references: Vec<ChunkId>,
+    ) -> Result<(), PackError> {
+        // The trait speaks of packs only; an index that can't be read is carried as its own kind.
+        let known = self.known(&[id]).map_err(|error| PackError::Sink(Box::new(error)))?;
+        if known[0] || !self.in_flight.claim(id) {
+            return Ok(());
+        }
+        self.new_chunks.add(1);
+        self.new_bytes.add(bytes.len() as u64);
+        if self.dry_run {
+            return Ok(());
+        }
+        let mut frame = self.metadata_frame.lock().unwrap_or_else(PoisonError::into_inner);
+        frame.add(&self.metadata, id, kind, bytes, references)
+    }
+}
+
+/// Collects a file's extents: inline while they are few, then as a list sequence, so that a file of
+/// any size takes little memory.
+pub struct ExtentCollector<'a> {
+    few: Vec<Extent>,
+    list: Option<SequenceWriter<'a>>,
+    hasher: &'a ChunkHasher,
+    length: u64,
+}
+
+impl<'a> ExtentCollector<'a> {
+    /// For a file with nothing read yet.
+    pub fn new(hasher: &'a ChunkHasher) -> Self {
+        ExtentCollector { few: Vec::new(), list: None, hasher, length: 0 }
+    }
+
+    /// Appends the next extent.
+    ///
+    /// # Errors
+    /// When a list chunk can't be stored.
+    pub fn push(&mut self, extent: Extent, sink: &dyn ChunkSink) -> Result<(), BackupError> {
+        self.length += extent.length();
+        if let Some(list) = &mut self.list {
+            list.push_extent(&extent, sink)?;
+            return Ok(());
+        }
+        if self.few.len() < INLINE_RECORDS_MAX {
+            self.few.push(extent);
+            return Ok(());
+        }
+        let mut list = SequenceWriter::new(ChunkKind::List, self.hasher);
+        for earlier in self.few.drain(..) {
+            list.push_extent(&earlier, sink)?;
+        }
+        list.push_extent(&extent, sink)?;
+        self.list = Some(list);
+        Ok(())
+    }
+
+    /// The file's size in bytes and its content.
+    ///
+    /// # Errors
+    /// When a list chunk can't be stored.
+    pub fn finish(self, sink: &dyn ChunkSink) -> Result<(u64, Content), BackupError> {
+        let content = match self.list {
+            Some(list) => Content::List(list.finish(sink)?),
+            None => Content::Inline(self.few),
+        };
+        Ok((self.length, content))
+    }
+}

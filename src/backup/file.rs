@@ -1,0 +1,153 @@
+//! Reads one file or stream through the engine: spans, holes, and what to do when it changes meanwhile.
+
+use super::BackupError;
+use super::engine::{Engine, ExtentCollector};
+use crate::format::node::{Content, Extent, NodeKind};
+use crate::pack::FrameBuilder;
+use crate::report::{Issue, IssueKind};
+use crate::source::{Entry, FileReader, Identity, ReadError, ReadOutcome, Span};
+use std::io::Read;
+use std::os::fd::AsFd;
+
+/// What reading a file came to.
+pub enum Captured {
+    /// The entry is complete; the identity is what change detection may remember, if it is consistent.
+    Whole(Option<Identity>, Option<Issue>),
+    /// The entry is not in the snapshot.
+    Lost(Issue),
+}
+
+/// A worker's own buffers.
+pub struct Worker {
+    /// Its open data frame.
+    pub frame: FrameBuilder,
+    buffer: Vec<u8>,
+}
+
+impl Worker {
+    /// With a buffer that holds several of the largest chunks.
+    pub fn new(chunk_max: usize) -> Self {
+        Worker { frame: FrameBuilder::new(), buffer: vec![0; (2 * chunk_max).max(1 << 20)] }
+    }
+
+    /// Reads a file's content into `entry`. A file that changes while it is read is read once more; if
+    /// it changes again, it is kept and marked inconsistent.
+    ///
+    /// # Errors
+    /// What stops the whole run; what concerns this file alone is in [`Captured`].
+    pub fn capture(
+        &mut self,
+        engine: &Engine<'_>,
+        directory: impl AsFd + Copy,
+        entry: &mut Entry,
+    ) -> Result<Captured, BackupError> {
+        for attempt in 0.. {
+            let mut reader = match FileReader::open(directory, &entry.node.name, &entry.identity) {
+                Ok(reader) => reader,
+                Err(error) => return Ok(Captured::Lost(error.into_issue(&entry.path))),
+            };
+            let metadata_issue = reader.refresh(entry);
+            let identity = *reader.identity();
+            let (size, content) = match self.read_file(engine, &mut reader)? {
+                Ok(read) => read,
+                Err(error) => return Ok(Captured::Lost(error.into_issue(&entry.path))),
+            };
+            let outcome = match reader.finish() {
+                Ok(outcome) => outcome,
+                Err(error) => return Ok(Captured::Lost(error.into_issue(&entry.path))),
+            };
+            match outcome {
+                ReadOutcome::Changed(_) if attempt == 0 => continue,
+                ReadOutcome::Changed(what) => {
+                    entry.node.kind = NodeKind::File { size, content, inconsistent: true };
+                    let detail = format!("it changed while it was read, twice: {what}");
+                    let issue = Issue { kind: IssueKind::Inconsistent, subject: entry.path.clone(), detail };
+                    return Ok(Captured::Whole(None, Some(issue)));
+                }
+                ReadOutcome::Unchanged => {
+                    entry.node.kind = NodeKind::File { size, content, inconsistent: false };
+                    return Ok(Captured::Whole(Some(identity), metadata_issue));
+                }
+            }
+        }
+        unreachable!("the loop returns at its second pass")
+    }
+
+    /// Reads all spans; the inner error is the file's, the outer one the run's.
+    fn read_file(
+        &mut self,
+        engine: &Engine<'_>,
+        reader: &mut FileReader,
+    ) -> Result<Result<(u64, Content), ReadError>, BackupError> {
+        let mut extents = ExtentCollector::new(&engine.hasher);
+        loop {
+            match reader.next_span() {
+                Ok(None) => return Ok(Ok(extents.finish(engine)?)),
+                Ok(Some(Span::Hole { length, .. })) => extents.push(Extent::Hole { length }, engine)?,
+                Ok(Some(Span::Data { .. })) => {
+                    // Content is cut anew after a hole, so that what is before it has no say.
+                    if let Err(error) = self.pump(engine, &mut extents, |buffer| reader.read(buffer))? {
+                        return Ok(Err(error));
+                    }
+                }
+                Err(error) => return Ok(Err(error)),
+            }
+        }
+    }
+
+    /// Reads a stream to its end; gives its length and content.
+    ///
+    /// # Errors
+    /// When reading or storing fails.
+    pub fn capture_stream(
+        &mut self,
+        engine: &Engine<'_>,
+        stream: &mut dyn Read,
+        progress: &dyn Fn(u64),
+    ) -> Result<(u64, Content), BackupError> {
+        let mut extents = ExtentCollector::new(&engine.hasher);
+        let pumped = self.pump(engine, &mut extents, |buffer| {
+            loop {
+                match stream.read(buffer) {
+                    Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
+                    Ok(read) => {
+                        progress(read as u64);
+                        break Ok(read);
+                    }
+                    error => break error,
+                }
+            }
+        })?;
+        pumped.map_err(BackupError::Stream)?;
+        extents.finish(engine)
+    }
+
+    /// Fills the buffer, cuts what is sure, and goes on until `read` gives nothing more.
+    fn pump<E>(
+        &mut self,
+        engine: &Engine<'_>,
+        extents: &mut ExtentCollector<'_>,
+        mut read: impl FnMut(&mut [u8]) -> Result<usize, E>,
+    ) -> Result<Result<(), E>, BackupError> {
+        let mut filled = 0;
+        loop {
+            let mut ended = false;
+            while filled < self.buffer.len() {
+                match read(&mut self.buffer[filled..]) {
+                    Ok(0) => {
+                        ended = true;
+                        break;
+                    }
+                    Ok(count) => filled += count,
+                    Err(error) => return Ok(Err(error)),
+                }
+            }
+            let consumed = engine.store_window(&mut self.frame, &self.buffer[..filled], ended, extents)?;
+            if ended {
+                return Ok(Ok(()));
+            }
+            self.buffer.copy_within(consumed..filled, 0);
+            filled -= consumed;
+        }
+    }
+}

@@ -1,0 +1,93 @@
+//! The end of the pipeline: finished packs are shipped, listed in segments, and taken into the index.
+
+use super::BackupError;
+use crate::format::ids::{RegionId, SegmentId, SessionId};
+use crate::index::segment::{build, seal, segment_name};
+use crate::index::{InFlight, Index};
+use crate::limits::{SEGMENT_CHUNKS_TARGET, SEGMENT_PACKS_TARGET};
+use crate::pack::FinishedPack;
+use crate::pack::reader::pack_name;
+use crate::repo::Repository;
+use crate::ship::{Shipment, Shipper};
+use std::sync::Arc;
+
+/// Ships packs and writes their segments; one a run.
+pub struct Finisher<'a> {
+    repository: &'a Repository,
+    index: &'a dyn Index,
+    in_flight: Arc<InFlight>,
+    shipper: &'a Shipper,
+    session: SessionId,
+    waiting: Vec<FinishedPack>,
+    shipments: Vec<Shipment>,
+    chunks: usize,
+    /// Segments written so far.
+    pub segments: Vec<SegmentId>,
+    /// Bytes of the packs shipped so far, once, not per region.
+    pub pack_bytes: u64,
+}
+
+impl<'a> Finisher<'a> {
+    /// For one session.
+    pub fn new(
+        repository: &'a Repository,
+        index: &'a dyn Index,
+        in_flight: Arc<InFlight>,
+        shipper: &'a Shipper,
+        session: SessionId,
+    ) -> Self {
+        Finisher {
+            repository,
+            index,
+            in_flight,
+            shipper,
+            session,
+            waiting: Vec::new(),
+            shipments: Vec::new(),
+            chunks: 0,
+            segments: Vec::new(),
+            pack_bytes: 0,
+        }
+    }
+
+    /// Ships a pack; writes a segment once enough have come together.
+    ///
+    /// # Errors
+    /// When no region is left or the index can't be written.
+    pub fn accept(&mut self, mut pack: FinishedPack) -> Result<(), BackupError> {
+        self.shipper.check()?;
+        self.shipments.push(self.shipper.ship(&pack_name(&pack.id), &pack.payload));
+        self.pack_bytes += pack.size;
+        self.chunks += pack.chunk_count();
+        // The upload holds the spool as long as it needs it; the list of chunks is what waits here.
+        pack.payload = crate::store::Payload::Bytes(bytes::Bytes::new());
+        self.waiting.push(pack);
+        if self.chunks >= SEGMENT_CHUNKS_TARGET || self.waiting.len() >= SEGMENT_PACKS_TARGET {
+            self.flush()?;
+        }
+        Ok(())
+    }
+
+    /// Writes the segment of what waits, after its packs are in place, and takes it into the index.
+    ///
+    /// # Errors
+    /// When no region is left or the index can't be written.
+    pub fn flush(&mut self) -> Result<(), BackupError> {
+        if self.waiting.is_empty() {
+            return Ok(());
+        }
+        let packs = std::mem::take(&mut self.waiting);
+        let shipments = std::mem::take(&mut self.shipments);
+        self.chunks = 0;
+        let segment = build(packs, self.session, self.repository.secrets.slot);
+        let (bytes, id) =
+            seal(&segment, &self.repository.keyring, &self.repository.signer(), &*self.repository.random)?;
+        self.shipper.ship_after(&shipments, &segment_name(&id), &bytes.into())?;
+        let regions: Vec<RegionId> =
+            self.shipper.alive().into_iter().map(|at| self.repository.regions[at].info.region).collect();
+        self.index.ingest(id, &segment, &regions)?;
+        segment.chunks().for_each(|chunk| self.in_flight.release(&chunk.id));
+        self.segments.push(id);
+        Ok(())
+    }
+}

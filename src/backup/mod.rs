@@ -1,0 +1,143 @@
+//! Backs up a source: walk → read → chunk → id → index → frame → pack → ship → segment → snapshot →
+//! commit per region.
+//!
+//! Guarantees: a commit is written in a region only when everything that it needs is there; nothing is
+//! reported as saved that isn't; what could not be captured is in the snapshot and in the report.
+
+pub mod engine;
+pub mod file;
+pub mod finish;
+pub mod run;
+pub mod tree;
+
+pub use engine::DedupTrust;
+pub use run::{Backup, backup_stream, backup_tree};
+
+use crate::format::ids::SnapshotId;
+use crate::format::snapshot::Counts;
+use crate::report::Issue;
+use crate::store::StoreErrorKind;
+
+/// What stops a backup; no snapshot is saved then.
+#[derive(Debug, thiserror::Error)]
+pub enum BackupError {
+    /// The source can't be walked at all.
+    #[error(transparent)]
+    Source(#[from] crate::source::SourceError),
+    /// A source holds nothing.
+    #[error("{path} holds nothing to back up; is its file system mounted? `--allow-empty` saves it all the same")]
+    EmptySource {
+        /// The source.
+        path: String,
+    },
+    /// A stream gave no byte.
+    #[error("the stream '{name}' is empty; `--allow-empty` saves it all the same")]
+    EmptyStream {
+        /// Its name.
+        name: String,
+    },
+    /// A stream can't be read.
+    #[error("the stream can't be read: {0}")]
+    Stream(std::io::Error),
+    /// The command that gives the stream failed, or there is none.
+    #[error(transparent)]
+    Command(#[from] crate::source::StreamError),
+    /// Chunks can't be cut as asked.
+    #[error(transparent)]
+    ChunkSize(#[from] crate::chunker::ChunkSizeError),
+    /// A name or tag is too long.
+    #[error("{what} is {length} bytes long, at most {max} are allowed")]
+    TooLong {
+        /// What.
+        what: &'static str,
+        /// Its length in bytes.
+        length: usize,
+        /// The bound in bytes.
+        max: usize,
+    },
+    /// The walk ended inside a directory: a programmer's error, never saved.
+    #[error("the walk ended before its root directory did")]
+    WalkEndedEarly,
+    /// The spool or the cryptography failed.
+    #[error(transparent)]
+    Pack(#[from] crate::pack::PackError),
+    /// The index failed.
+    #[error(transparent)]
+    Index(#[from] crate::index::IndexError),
+    /// The repository can't be used.
+    #[error(transparent)]
+    Repo(#[from] crate::repo::RepoError),
+    /// No region takes what is stored.
+    #[error(transparent)]
+    Ship(#[from] crate::ship::ShipError),
+    /// A key is missing.
+    #[error(transparent)]
+    Crypto(#[from] crate::crypto::CryptoError),
+    /// The change-detection cache can't be written.
+    #[error("the cache in {directory} can't be written: {detail}")]
+    Cache {
+        /// The cache directory.
+        directory: String,
+        /// What the system said.
+        detail: String,
+    },
+    /// The user stopped it. What was shipped is used by the next run.
+    #[error("stopped; what was stored so far is used by the next backup")]
+    Cancelled,
+}
+
+/// How one region of a run ended.
+#[derive(Clone, Debug)]
+pub struct RegionOutcome {
+    /// Its name.
+    pub name: String,
+    /// The snapshot counts there.
+    pub committed: bool,
+    /// Bytes that were put there.
+    pub shipped_bytes: u64,
+    /// Why it has no commit.
+    pub failure: Option<(StoreErrorKind, String)>,
+}
+
+/// What a backup came to.
+#[derive(Clone, Debug)]
+pub struct BackupSummary {
+    /// The snapshot; `None` after a dry run, or when nothing had changed and that was to be skipped.
+    pub snapshot: Option<SnapshotId>,
+    /// With `skip_if_unchanged`: the source is as the last snapshot has it.
+    pub unchanged: bool,
+    /// What is in it.
+    pub counts: Counts,
+    /// Files that the last run had not seen.
+    pub files_new: u64,
+    /// Files that had changed since.
+    pub files_changed: u64,
+    /// Files that had not, and were not opened.
+    pub files_unmodified: u64,
+    /// Plaintext bytes of chunks that were not stored before.
+    pub new_bytes: u64,
+    /// How many chunks those are.
+    pub new_chunks: u64,
+    /// Bytes of the packs that hold them, in one region.
+    pub stored_bytes: u64,
+    /// What failed, item by item.
+    pub issues: Vec<Issue>,
+    /// Each region of the configuration that was reached.
+    pub regions: Vec<RegionOutcome>,
+    /// When it began and ended, nanoseconds since the Unix epoch.
+    pub started_at: i64,
+    /// When it ended.
+    pub finished_at: i64,
+}
+
+impl BackupSummary {
+    /// Something was not captured, or not consistently.
+    pub fn partial(&self) -> bool {
+        self.counts.issues > 0
+    }
+
+    /// Some reached region has no commit.
+    pub fn pending(&self) -> bool {
+        self.regions.iter().any(|region| !region.committed)
+    }
+}
