@@ -4,6 +4,22 @@
 //! written while it goes on and memory stays flat. Nothing is skipped silently: what is not
 //! captured comes out as an event of its own.
 
+mod listing;
+mod metadata;
+mod read;
+mod rules;
+mod sources;
+mod stream;
+mod walk;
+#[cfg(test)]
+mod walk_tests;
+
+pub use read::{FileReader, ReadError, ReadOutcome, Span};
+pub use rules::WalkOptions;
+pub use sources::SourceError;
+pub use stream::{CommandStream, StreamError, stdin_stream, stream_node};
+pub use walk::{DIRECTORIES_OPEN_MAX, Walk};
+
 use crate::format::node::{Node, Timestamp};
 use crate::report::Issue;
 

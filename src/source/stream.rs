@@ -1,0 +1,223 @@
+//! A stream as a source: standard input, or what a command writes.
+//!
+//! Guarantees: a command that fails is an error once its output was read, so that half a dump is never taken for a
+//! whole one; a stream that is dropped early takes its command with it. Only the command's name is told, since its
+//! arguments may hold secrets. Called by the backup and by the command line.
+
+use std::ffi::{OsStr, OsString};
+use std::fs::File;
+use std::io::{self, Read};
+use std::os::fd::AsFd;
+use std::os::unix::process::ExitStatusExt;
+use std::process::{Child, ChildStdout, Command, Stdio};
+
+use super::metadata::Owners;
+use crate::format::node::{Content, Node, NodeKind, Timestamp};
+use crate::limits::NAME_BYTES_MAX;
+
+/// A stream that can't be captured.
+#[derive(Debug, thiserror::Error)]
+pub enum StreamError {
+    /// No command was given.
+    #[error("no command was given")]
+    NoCommand,
+    /// The command could not be started, or its end not be waited for.
+    #[error("command {command}: {doing}: {error}")]
+    Command {
+        /// Its name, without arguments.
+        command: String,
+        /// The step that failed.
+        doing: &'static str,
+        /// What the system said.
+        error: io::Error,
+    },
+    /// The command said that it failed.
+    #[error("command {command} failed with exit status {status}")]
+    Exited {
+        /// Its name, without arguments.
+        command: String,
+        /// What it exited with.
+        status: i32,
+    },
+    /// The command was killed.
+    #[error("command {command} was ended by signal {signal}")]
+    Killed {
+        /// Its name, without arguments.
+        command: String,
+        /// The signal's number.
+        signal: i32,
+    },
+    /// Standard input can't be used.
+    #[error("standard input: {error}")]
+    Stdin {
+        /// What the system said.
+        error: io::Error,
+    },
+    /// A stream is stored under a name that no entry may have.
+    #[error("{name:?} can't be a stream's name: 1 to {NAME_BYTES_MAX} bytes without `/` and NUL, not `.` or `..`")]
+    Name {
+        /// The name.
+        name: String,
+    },
+}
+
+/// Standard input, unbuffered.
+///
+/// # Errors
+/// When it is closed.
+pub fn stdin_stream() -> Result<File, StreamError> {
+    let fd = io::stdin().as_fd().try_clone_to_owned().map_err(|error| StreamError::Stdin { error })?;
+    Ok(File::from(fd))
+}
+
+/// A running command whose standard output is the content. Its standard input is empty; its standard error is the
+/// caller's.
+#[derive(Debug)]
+pub struct CommandStream {
+    command: String,
+    /// `None` once waited for.
+    child: Option<Child>,
+    output: Option<ChildStdout>,
+}
+
+impl CommandStream {
+    /// Starts `argv`: the program, then its arguments; no shell in between.
+    ///
+    /// # Errors
+    /// When there is no program or it can't be started.
+    pub fn spawn(argv: &[OsString]) -> Result<CommandStream, StreamError> {
+        let (program, arguments) = argv.split_first().ok_or(StreamError::NoCommand)?;
+        let command = program.to_string_lossy().into_owned();
+        let mut started = Command::new(program)
+            .args(arguments)
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .spawn()
+            .map_err(|error| StreamError::Command { command: command.clone(), doing: "starting it", error })?;
+        let output = started.stdout.take();
+        Ok(CommandStream { command, child: Some(started), output })
+    }
+
+    /// Waits for the command's end, after its output was read to the end.
+    ///
+    /// # Errors
+    /// When it failed. What was read is then not to be kept as the command's whole output.
+    pub fn finish(mut self) -> Result<(), StreamError> {
+        // Had it more to write, it must fail rather than wait for a reader for ever.
+        self.output = None;
+        let command = std::mem::take(&mut self.command);
+        let Some(mut child) = self.child.take() else { return Ok(()) };
+        match child.wait() {
+            Err(error) => Err(StreamError::Command { command, doing: "waiting for its end", error }),
+            Ok(status) if status.success() => Ok(()),
+            Ok(status) => Err(match (status.code(), status.signal()) {
+                (Some(status), _) => StreamError::Exited { command, status },
+                (None, signal) => StreamError::Killed { command, signal: signal.unwrap_or_default() },
+            }),
+        }
+    }
+}
+
+impl Read for CommandStream {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        self.output.as_mut().map_or(Ok(0), |output| output.read(buffer))
+    }
+}
+
+impl Drop for CommandStream {
+    fn drop(&mut self) {
+        if let Some(mut child) = self.child.take() {
+            // It may have ended by itself; what is left to do is not to leave it behind.
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+    }
+}
+
+/// The node of a stream: a file of the process's user that only it may read. Its size and content are the backup's to fill in.
+///
+/// # Errors
+/// When `name` can't be an entry's name.
+pub fn stream_node(name: &OsStr, modified_at: Timestamp) -> Result<Node, StreamError> {
+    let bytes = name.as_encoded_bytes();
+    let usable = (1..=NAME_BYTES_MAX).contains(&bytes.len())
+        && !bytes.iter().any(|byte| matches!(byte, b'/' | 0))
+        && !matches!(bytes, b"." | b"..");
+    if !usable {
+        return Err(StreamError::Name { name: name.to_string_lossy().into_owned() });
+    }
+    let (uid, gid) = (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
+    let mut owners = Owners::default();
+    Ok(Node {
+        name: bytes.to_vec(),
+        kind: NodeKind::File { size: 0, content: Content::Inline(Vec::new()), inconsistent: false },
+        mode: 0o600,
+        uid,
+        gid,
+        user: owners.user(uid),
+        group: owners.group(gid),
+        modified_at,
+        xattrs: Vec::new(),
+        link_group: None,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn shell(script: &str) -> CommandStream {
+        CommandStream::spawn(&["sh".into(), "-c".into(), script.into()]).unwrap()
+    }
+
+    #[test]
+    fn output_is_read_whole_and_success_told() {
+        let mut stream = shell("printf 'some '; sleep 0.05; printf bytes");
+        let mut text = String::new();
+        stream.read_to_string(&mut text).unwrap();
+        assert_eq!(text, "some bytes");
+        stream.finish().unwrap();
+    }
+
+    #[test]
+    fn failure_names_the_command_and_not_its_arguments() {
+        let mut stream = shell("echo half; exit 3 # secret");
+        let mut text = String::new();
+        stream.read_to_string(&mut text).unwrap();
+        assert_eq!(text, "half\n");
+        let error = stream.finish().unwrap_err();
+        assert!(matches!(error, StreamError::Exited { status: 3, .. }));
+        assert_eq!(error.to_string(), "command sh failed with exit status 3");
+
+        let mut stream = shell("kill -9 $$");
+        assert_eq!(stream.read_to_string(&mut String::new()).unwrap(), 0);
+        assert!(matches!(stream.finish().unwrap_err(), StreamError::Killed { signal: 9, .. }));
+
+        let absent = CommandStream::spawn(&["/nonexistent/program".into(), "secret".into()]).unwrap_err();
+        assert!(absent.to_string().contains("/nonexistent/program") && !absent.to_string().contains("secret"));
+        assert!(matches!(CommandStream::spawn(&[]), Err(StreamError::NoCommand)));
+    }
+
+    #[test]
+    fn a_stream_cut_short_is_a_failure_and_a_dropped_one_ends_its_command() {
+        let mut stream = shell("exec yes");
+        stream.read_exact(&mut [0u8; 4096]).unwrap();
+        assert!(stream.finish().is_err());
+
+        let stream = shell("exec sleep 1000");
+        let pid = stream.child.as_ref().unwrap().id();
+        drop(stream);
+        assert!(!std::path::Path::new(&format!("/proc/{pid}")).exists());
+    }
+
+    #[test]
+    fn a_streams_node_is_private_and_properly_named() {
+        let at = Timestamp { seconds: -5, nanoseconds: 7 };
+        let node = stream_node(OsStr::new("dump.sql"), at).unwrap();
+        assert_eq!((node.mode, node.modified_at), (0o600, at));
+        assert_eq!(node.uid, rustix::process::geteuid().as_raw());
+        for name in ["", ".", "..", "a/b", "a\0b", &"x".repeat(256)] {
+            assert!(stream_node(OsStr::new(name), at).is_err(), "{name:?}");
+        }
+    }
+}

@@ -1,0 +1,485 @@
+//! The walk: a source's entries in the order in which its trees are written.
+//!
+//! Depth first, names in raw-byte order within a directory, directories and other entries interleaved. Guarantees:
+//! every listed name comes out as exactly one of `Enter`, `Leaf`, `Omitted` or `Failed`; a directory of which a part
+//! could not be read, or is left out, comes out as `Enter` with the `Failed` or `Omitted` for its contents right behind
+//! it. Symbolic links are never followed below the root, and everything is done relative to open directories, so that
+//! neither the length of a path nor a directory renamed meanwhile leads elsewhere. Content is not read.
+//!
+//! Memory holds the names of the directories on the way from the root to the current one, and for each inode of which
+//! not all names were met yet, its first path. At most [`DIRECTORIES_OPEN_MAX`] directories are open, plus those
+//! that the caller holds through [`Walk::directory`].
+//!
+//! Called by the backup.
+
+use std::collections::{HashMap, VecDeque};
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use rustix::fs::{FileType, Mode, OFlags, openat, readlinkat};
+use rustix::io::Errno;
+
+use super::listing::{Names, Scratch};
+use super::metadata::{Owners, Stat, XattrReader, Xattrs, open_quietly};
+use super::rules::{Rules, WalkOptions};
+use super::sources::{Place, ROOT, SourceError, Sources, open_directory_path};
+use super::{Entry, Event, Identity, Omission};
+use crate::format::ids::ChunkId;
+use crate::format::node::{Content, Node, NodeKind};
+use crate::limits::{NAME_BYTES_MAX, PATH_BYTES_MAX, SYMLINK_BYTES_MAX, TREE_DEPTH_MAX};
+use crate::report::{Issue, IssueKind};
+
+/// Directories that a walk keeps open: the root and the deepest ones.
+pub const DIRECTORIES_OPEN_MAX: usize = 64;
+
+/// How much of a directory belongs to the snapshot.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Cover {
+    /// Above the sources: only what leads to them.
+    Above,
+    /// All that the rules let through.
+    Whole,
+    /// Inside a source, but left out: only markers and what leads to further sources.
+    Remnant,
+}
+
+/// A directory that the walk is in.
+#[derive(Debug)]
+struct Frame {
+    /// Closed while too many deeper ones are open.
+    fd: Option<Arc<OwnedFd>>,
+    identity: Identity,
+    names: Names,
+    /// The next name's index.
+    next: usize,
+    /// Bytes of the walk's path that are this directory's.
+    path_length: usize,
+    cover: Cover,
+    /// Its place among the names that lead to sources, if it has one.
+    place: Option<Place>,
+}
+
+/// An inode with several names of which some are still to come.
+#[derive(Debug)]
+struct Linked {
+    names_left: u32,
+    first: Vec<u8>,
+}
+
+/// Walks one or more sources; see the module's documentation for the order and the guarantees.
+#[derive(Debug)]
+pub struct Walk {
+    sources: Sources,
+    rules: Rules,
+    root_fd: Option<OwnedFd>,
+    frames: Vec<Frame>,
+    /// Path of the entry at hand, from the snapshot's root.
+    path: Vec<u8>,
+    /// Events found and not handed out yet.
+    pending: VecDeque<Event>,
+    links: HashMap<(u64, u64), Linked>,
+    owners: Owners,
+    xattrs: Option<XattrReader>,
+    scratch: Scratch,
+}
+
+impl Walk {
+    /// Resolves `paths` to a root and prepares the walk; see [`Walk::root`].
+    ///
+    /// # Errors
+    /// When a source is missing, unreadable or ambiguous, or an exclude pattern can't be used. No snapshot may be
+    /// saved then.
+    pub fn new(paths: &[PathBuf], options: WalkOptions) -> Result<Walk, SourceError> {
+        let sources = Sources::resolve(paths)?;
+        let rules = Rules::new(&options, &sources.root)?;
+        let access = if sources.is_source(ROOT) { OFlags::RDONLY } else { OFlags::PATH };
+        let root_fd = open_directory_path(&sources.root, access)
+            .map_err(|error| SourceError::Unreadable { path: sources.root.clone(), error: error.into() })?;
+        if options.xattrs && !XattrReader::is_usable(&root_fd) {
+            return Err(SourceError::ProcMissing);
+        }
+        Ok(Walk {
+            sources,
+            rules,
+            root_fd: Some(root_fd),
+            frames: Vec::new(),
+            path: Vec::new(),
+            pending: VecDeque::new(),
+            links: HashMap::new(),
+            owners: Owners::default(),
+            xattrs: options.xattrs.then(XattrReader::default),
+            scratch: Scratch::new(),
+        })
+    }
+
+    /// The snapshot's root: the deepest directory that contains every source, absolute.
+    pub fn root(&self) -> &Path {
+        &self.sources.root
+    }
+
+    /// The sources that were directories without any entry when the walk was made; perhaps a file system isn't mounted.
+    pub fn empty_sources(&self) -> &[PathBuf] {
+        &self.sources.empty
+    }
+
+    /// The directory that holds the entry of the last [`Event::Leaf`], for opening the file by its name there, from any
+    /// thread. `None` before the first event and after the last.
+    pub fn directory(&self) -> Option<Arc<OwnedFd>> {
+        self.frames.last().and_then(|frame| frame.fd.clone())
+    }
+
+    fn start(&mut self, fd: OwnedFd) {
+        let stat = match Stat::of(&fd) {
+            Ok(stat) => stat,
+            Err(error) => return self.fail(IssueKind::Unreadable, format!("reading its metadata: {error}")),
+        };
+        let cover = if self.sources.is_source(ROOT) { Cover::Whole } else { Cover::Above };
+        self.enter(fd, stat, 0, cover, Some(ROOT), None, true);
+    }
+
+    /// Deals with the next name of the innermost directory; false once nothing is left.
+    fn step(&mut self) -> bool {
+        let depth = self.frames.len();
+        let Some(frame) = self.frames.last_mut() else { return false };
+        self.path.truncate(frame.path_length);
+        let Some(name) = frame.names.get(frame.next) else {
+            self.leave();
+            return true;
+        };
+        if frame.path_length > 0 {
+            self.path.push(b'/');
+        }
+        let name_start = self.path.len();
+        self.path.extend_from_slice(name);
+        frame.next += 1;
+
+        let place = frame.place.and_then(|place| self.sources.child(place, name));
+        let cover = frame.cover;
+        let parent_device = frame.identity.device;
+        let Some(directory) = frame.fd.clone() else {
+            // `leave` reopened it, or reported that it can't be and used up its names.
+            self.fail(IssueKind::Unreadable, "its directory was closed".into());
+            return true;
+        };
+        if name.len() > NAME_BYTES_MAX || self.path.len() > PATH_BYTES_MAX || depth > TREE_DEPTH_MAX {
+            self.omit(Omission::Unsupported);
+            return true;
+        }
+
+        let is_source = place.is_some_and(|place| self.sources.is_source(place));
+        let follow = cover == Cover::Above && !is_source;
+        match Stat::at(&*directory, &self.path[name_start..], follow) {
+            Err(error) => self.fail_errno(error, "reading its metadata"),
+            Ok(stat) if stat.is_directory() => {
+                self.directory_met(&directory, stat, name_start, place, is_source, cover, parent_device);
+            }
+            Ok(_) if follow => self.fail(IssueKind::Vanished, "it is no directory any more".into()),
+            Ok(stat) => self.leaf_met(&directory, stat, name_start, !is_source && cover == Cover::Whole),
+        }
+        true
+    }
+
+    #[expect(clippy::too_many_arguments, reason = "all of it describes one entry, and only `step` calls")]
+    fn directory_met(
+        &mut self,
+        parent: &OwnedFd,
+        mut stat: Stat,
+        name_start: usize,
+        place: Option<Place>,
+        is_source: bool,
+        parent_cover: Cover,
+        parent_device: u64,
+    ) {
+        let ruled = parent_cover == Cover::Whole && !is_source;
+        let mut why = None;
+        if ruled && self.rules.excludes(&self.path, true) {
+            why = Some(Omission::Excluded);
+            if place.is_none() {
+                return self.omit(Omission::Excluded);
+            }
+        }
+        let is_foreign =
+            |stat: &Stat, rules: &Rules| ruled && rules.one_file_system && stat.identity.device != parent_device;
+        if is_foreign(&stat, &self.rules) {
+            why = Some(Omission::OtherFileSystem);
+            if place.is_none() {
+                // Not even opened: that could mount something, or wait for a server.
+                let xattrs = self.xattrs_at(&stat, parent, name_start);
+                self.directory_event(&stat, name_start, xattrs);
+                self.omit(Omission::OtherFileSystem);
+                self.pending.push_back(Event::Leave);
+                return;
+            }
+        }
+        let mut cover = match (is_source, parent_cover) {
+            (true, _) => Cover::Whole,
+            (false, cover) => cover,
+        };
+        if why.is_some() {
+            cover = Cover::Remnant;
+        }
+        let follow = parent_cover == Cover::Above && !is_source;
+        let opened = open_below(parent, &self.path[name_start..], cover, follow)
+            .and_then(|fd| Stat::of(&fd).map(|stat| (fd, stat)));
+        match opened {
+            Ok((fd, now)) => {
+                // What is open counts, should another directory have come to this name, or one been mounted on it.
+                stat = now;
+                if why.is_none() && is_foreign(&stat, &self.rules) {
+                    (why, cover) = (Some(Omission::OtherFileSystem), Cover::Remnant);
+                }
+                self.enter(fd, stat, name_start, cover, place, why, is_source);
+            }
+            Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => {
+                self.fail(IssueKind::Vanished, "it disappeared before it was opened".into());
+            }
+            Err(error) => {
+                let xattrs = self.xattrs_at(&stat, parent, name_start);
+                self.directory_event(&stat, name_start, xattrs);
+                self.fail(IssueKind::Unreadable, format!("opening the directory: {error}"));
+                self.pending.push_back(Event::Leave);
+            }
+        }
+    }
+
+    /// Enters an open directory: its names, what of them is left out, its own entry.
+    #[expect(clippy::too_many_arguments, reason = "all of it describes one directory")]
+    fn enter(
+        &mut self,
+        fd: OwnedFd,
+        stat: Stat,
+        name_start: usize,
+        mut cover: Cover,
+        place: Option<Place>,
+        mut why: Option<Omission>,
+        is_source: bool,
+    ) {
+        let mut names = Names::default();
+        let mut failure = None;
+        let mut kept: Vec<&[u8]> = Vec::new();
+        if cover == Cover::Whole {
+            (names, failure) = Names::list(fd.as_fd(), &mut self.scratch);
+            if !is_source && let Some((marked, markers)) = self.rules.markers(&fd, &names) {
+                (why, cover, kept) = (Some(marked), Cover::Remnant, markers);
+            }
+        }
+        if cover != Cover::Whole {
+            let leading = place.into_iter().flat_map(|place| self.sources.names(place));
+            names = Names::from_names(leading.chain(kept));
+        }
+        let xattrs = match &mut self.xattrs {
+            Some(reader) => reader.read_open(stat.identity.device, fd.as_fd()),
+            None => Xattrs::default(),
+        };
+        self.directory_event(&stat, name_start, xattrs);
+        if let Some(error) = failure {
+            self.fail(IssueKind::Unreadable, format!("listing the directory: {error}"));
+        }
+        if let Some(why) = why {
+            self.omit(why);
+        }
+        let depth = self.frames.len() + 1;
+        if cover == Cover::Whole {
+            self.rules.enter(&fd, &names, &self.path, depth);
+        }
+        self.frames.push(Frame {
+            fd: Some(Arc::new(fd)),
+            identity: stat.identity,
+            names,
+            next: 0,
+            path_length: self.path.len(),
+            cover,
+            place,
+        });
+        if depth > DIRECTORIES_OPEN_MAX {
+            // Never the root: whatever moves, the way down starts there.
+            let closing = depth - DIRECTORIES_OPEN_MAX;
+            self.frames[closing].fd = None;
+        }
+    }
+
+    fn leave(&mut self) {
+        let Some(left) = self.frames.pop() else { return };
+        self.rules.leave(self.frames.len() + 1);
+        self.pending.push_back(Event::Leave);
+        let Some(frame) = self.frames.last() else { return };
+        if frame.fd.is_some() {
+            return;
+        }
+        let reopened = left.fd.as_ref().and_then(|child| self.reopen(child));
+        let Some(frame) = self.frames.last_mut() else { return };
+        match reopened {
+            Some(fd) => frame.fd = Some(Arc::new(fd)),
+            None => {
+                let missed = frame.names.get(frame.next).is_some();
+                frame.next = usize::MAX;
+                self.path.truncate(frame.path_length);
+                if missed {
+                    self.fail(IssueKind::Vanished, "it was moved during the walk; its last entries are missing".into());
+                }
+            }
+        }
+    }
+
+    /// Opens the innermost directory again, whose names are known already: as the parent of `child`, else along its path from the root.
+    fn reopen(&self, child: &OwnedFd) -> Option<OwnedFd> {
+        let frame = self.frames.last()?;
+        let is_it = |fd: &OwnedFd| Stat::of(fd).is_ok_and(|stat| stat.is_same(&frame.identity));
+        if let Ok(fd) = open_below(child, b"..", Cover::Remnant, false)
+            && is_it(&fd)
+        {
+            return Some(fd);
+        }
+        let mut at: Option<OwnedFd> = None;
+        let root = self.frames.first()?.fd.as_ref()?;
+        for name in self.path[..frame.path_length].split(|byte| *byte == b'/') {
+            let from = at.as_ref().unwrap_or(root);
+            at = Some(open_below(from, name, Cover::Remnant, frame.cover == Cover::Above).ok()?);
+        }
+        at.filter(is_it)
+    }
+
+    fn leaf_met(&mut self, directory: &OwnedFd, stat: Stat, name_start: usize, ruled: bool) {
+        if ruled {
+            if self.rules.excludes(&self.path, false) {
+                return self.omit(Omission::Excluded);
+            }
+            if self.rules.is_too_large(&stat) {
+                return self.omit(Omission::TooLarge);
+            }
+        }
+        let (major, minor) = stat.device_number;
+        let kind = match stat.kind {
+            FileType::RegularFile => {
+                NodeKind::File { size: stat.identity.size, content: Content::Inline(Vec::new()), inconsistent: false }
+            }
+            FileType::Symlink => match readlinkat(directory, &self.path[name_start..], Vec::new()) {
+                Ok(target) if target.as_bytes().len() <= SYMLINK_BYTES_MAX => {
+                    NodeKind::Symlink { target: target.into_bytes() }
+                }
+                Ok(_) => return self.omit(Omission::Unsupported),
+                Err(Errno::INVAL) => return self.fail(IssueKind::Vanished, "it is no symbolic link any more".into()),
+                Err(error) => return self.fail_errno(error, "reading the link's target"),
+            },
+            FileType::CharacterDevice => NodeKind::CharacterDevice { major, minor },
+            FileType::BlockDevice => NodeKind::BlockDevice { major, minor },
+            FileType::Fifo => NodeKind::Fifo,
+            FileType::Socket => return self.omit(Omission::Socket),
+            _ => return self.omit(Omission::Unsupported),
+        };
+        let xattrs = self.xattrs_at(&stat, directory, name_start);
+        let (mut entry, failure) = self.entry(&stat, name_start, kind, xattrs);
+        entry.node.link_group = self.link_group(&stat);
+        self.pending.push_back(Event::Leaf(entry));
+        self.pending.extend(failure);
+    }
+
+    fn directory_event(&mut self, stat: &Stat, name_start: usize, xattrs: Xattrs) {
+        let kind = NodeKind::Directory { tree: ChunkId::default() };
+        let (entry, failure) = self.entry(stat, name_start, kind, xattrs);
+        self.pending.push_back(Event::Enter(entry));
+        self.pending.extend(failure);
+    }
+
+    fn link_group(&mut self, stat: &Stat) -> Option<Vec<u8>> {
+        if stat.links < 2 {
+            return None;
+        }
+        let key = (stat.identity.device, stat.identity.inode);
+        let first = match self.links.get_mut(&key) {
+            Some(linked) if linked.names_left == 1 => return self.links.remove(&key).map(|linked| linked.first),
+            Some(linked) => {
+                linked.names_left -= 1;
+                linked.first.clone()
+            }
+            None => {
+                let linked = Linked { names_left: stat.links - 1, first: self.path.clone() };
+                self.links.insert(key, linked);
+                self.path.clone()
+            }
+        };
+        Some(first)
+    }
+
+    fn xattrs_at(&mut self, stat: &Stat, directory: &OwnedFd, name_start: usize) -> Xattrs {
+        match &mut self.xattrs {
+            Some(reader) => reader.read_at(stat.identity.device, directory.as_fd(), &self.path[name_start..]),
+            None => Xattrs::default(),
+        }
+    }
+
+    /// The entry at hand, and the failure of its attributes.
+    fn entry(&mut self, stat: &Stat, name_start: usize, kind: NodeKind, xattrs: Xattrs) -> (Entry, Option<Event>) {
+        let failure = xattrs.failure.map(|detail| self.failure(IssueKind::MetadataUnreadable, detail));
+        let entry = Entry {
+            path: self.path.clone(),
+            node: Node {
+                name: self.path[name_start..].to_vec(),
+                kind,
+                mode: stat.mode,
+                uid: stat.uid,
+                gid: stat.gid,
+                user: self.owners.user(stat.uid),
+                group: self.owners.group(stat.gid),
+                modified_at: stat.identity.modified_at,
+                xattrs: xattrs.pairs,
+                link_group: None,
+            },
+            identity: stat.identity,
+        };
+        (entry, failure)
+    }
+
+    fn omit(&mut self, why: Omission) {
+        self.pending.push_back(Event::Omitted { path: self.path.clone(), why });
+    }
+
+    fn fail_errno(&mut self, error: Errno, doing: &str) {
+        match error {
+            Errno::NOENT => self.fail(IssueKind::Vanished, "it disappeared during the walk".into()),
+            error => self.fail(IssueKind::Unreadable, format!("{doing}: {error}")),
+        }
+    }
+
+    fn fail(&mut self, kind: IssueKind, detail: String) {
+        let failure = self.failure(kind, detail);
+        self.pending.push_back(failure);
+    }
+
+    fn failure(&self, kind: IssueKind, detail: String) -> Event {
+        // The root has no path from itself.
+        let subject = match self.path.is_empty() {
+            true => self.sources.root.as_os_str().as_bytes().to_vec(),
+            false => self.path.clone(),
+        };
+        Event::Failed(Issue { kind, subject, detail })
+    }
+}
+
+impl Iterator for Walk {
+    type Item = Event;
+
+    fn next(&mut self) -> Option<Event> {
+        if let Some(fd) = self.root_fd.take() {
+            self.start(fd);
+        }
+        while self.pending.is_empty() {
+            if !self.step() {
+                return None;
+            }
+        }
+        self.pending.pop_front()
+    }
+}
+
+/// Opens a directory below `parent`, for listing where all of it is wanted.
+fn open_below(parent: impl AsFd, name: &[u8], cover: Cover, follow: bool) -> Result<OwnedFd, Errno> {
+    let flags = OFlags::DIRECTORY | if follow { OFlags::empty() } else { OFlags::NOFOLLOW };
+    match cover {
+        Cover::Whole => open_quietly(parent, name, OFlags::RDONLY | flags),
+        // Searching is enough for the others, and may be all that is allowed.
+        Cover::Above | Cover::Remnant => openat(parent, name, OFlags::PATH | OFlags::CLOEXEC | flags, Mode::empty()),
+    }
+}
