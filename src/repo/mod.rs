@@ -3,6 +3,7 @@
 //! Typed states: a [`Located`] repository is verified against root and pin but locked; a
 //! [`Repository`] holds the ring.
 
+pub mod fetch;
 pub mod gclog;
 pub mod init;
 pub mod keys;
@@ -10,6 +11,7 @@ pub mod open;
 pub mod session;
 pub mod snapshots;
 pub mod sync;
+pub mod walk;
 
 pub use init::{InitOptions, init};
 pub use open::{Located, RegionHandle, RegionSpec, Repository};

@@ -1,5 +1,36 @@
-//! Bringing a snapshot back: what to fetch, and where its bytes go.
+//! Bringing a snapshot back: plan what to fetch, fetch ranges, open, verify every chunk, write.
 //!
-//! [`target`] is the only part that touches a file system.
+//! [`target`] is the only part that touches a file system; [`run`] drives it.
 
+pub mod run;
 pub mod target;
+mod window;
+
+pub use run::{Restore, RestoreSummary, restore};
+
+use crate::repo::fetch::FetchError;
+
+/// What stops a restore.
+#[derive(Debug, thiserror::Error)]
+pub enum RestoreError {
+    /// The snapshot's trees can't be read.
+    #[error(transparent)]
+    Fetch(#[from] FetchError),
+    /// The target can't be written.
+    #[error(transparent)]
+    Target(#[from] target::TargetError),
+    /// A path that was asked for is not in the snapshot.
+    #[error("the snapshot holds no '{0}'")]
+    NoSuchPath(String),
+    /// A pattern can't be understood.
+    #[error("the pattern '{pattern}' can't be used: {detail}")]
+    Pattern {
+        /// The pattern.
+        pattern: String,
+        /// Why.
+        detail: String,
+    },
+    /// The user stopped it; run it again to go on.
+    #[error("stopped; the same command goes on where this left off")]
+    Cancelled,
+}

@@ -1,0 +1,274 @@
+//! Fetches frames from whichever region has them whole, opens them, and checks every chunk.
+//!
+//! Guarantees: no byte leaves here that wasn't compared with its ChunkId (`CHUNK-1`); a copy that is
+//! missing or damaged in one region is read from another, and said.
+
+use super::open::Repository;
+use crate::format::ids::{ChunkId, ChunkKind, PackId};
+use crate::format::sequence::{SequenceChunk, decode_chunk};
+use crate::index::{FrameEntry, Index, IndexError, PackEntry, Place};
+use crate::pack::reader::pack_name;
+use crate::pack::{PackError, PackReader, read_header};
+use crate::report::{Issue, IssueKind, Monitor};
+use crate::store::StoreErrorKind;
+use std::collections::{HashMap, VecDeque};
+use std::sync::{Arc, Mutex, PoisonError};
+
+const OPEN_PACKS_MAX: usize = 512;
+
+/// Why a chunk can't be had.
+#[derive(Debug, thiserror::Error)]
+pub enum FetchError {
+    /// No segment lists it.
+    #[error("chunk {0} is in no pack that any reached region lists")]
+    Unlisted(ChunkId),
+    /// Every copy is missing or damaged.
+    #[error("chunk {id} can't be read: {reasons}")]
+    Unreadable {
+        /// The chunk.
+        id: ChunkId,
+        /// What each copy's trouble is.
+        reasons: String,
+    },
+    /// The structural chunk breaks a rule.
+    #[error("chunk {id}: {source}")]
+    Decode {
+        /// The chunk.
+        id: ChunkId,
+        /// The rule.
+        source: crate::format::wire::DecodeError,
+    },
+    /// This slot can't read payloads.
+    #[error("this key slot can't read payloads: restore with an owner's key")]
+    NotPermitted,
+    /// The index can't be read.
+    #[error(transparent)]
+    Index(#[from] IndexError),
+}
+
+/// Reads chunks; shared by all threads of a run.
+pub struct Fetcher<'a> {
+    /// The repository.
+    pub repository: &'a Repository,
+    /// Finds chunks.
+    pub index: &'a dyn Index,
+    monitor: &'a dyn Monitor,
+    packs: Mutex<HashMap<PackId, Arc<PackReader>>>,
+    frames: Mutex<FrameCache>,
+    /// Copies that could not be used, each once.
+    issues: Mutex<Vec<Issue>>,
+}
+
+#[derive(Default)]
+struct FrameCache {
+    frames: VecDeque<((u32, u32), Arc<Vec<u8>>)>,
+    bytes: usize,
+    bytes_max: usize,
+}
+
+impl FrameCache {
+    fn get(&mut self, key: (u32, u32)) -> Option<Arc<Vec<u8>>> {
+        let at = self.frames.iter().position(|(known, _)| *known == key)?;
+        let found = self.frames.remove(at)?;
+        let bytes = Arc::clone(&found.1);
+        self.frames.push_back(found);
+        Some(bytes)
+    }
+
+    fn insert(&mut self, key: (u32, u32), bytes: Arc<Vec<u8>>) {
+        self.bytes += bytes.len();
+        self.frames.push_back((key, bytes));
+        while self.bytes > self.bytes_max && self.frames.len() > 1 {
+            if let Some((_, old)) = self.frames.pop_front() {
+                self.bytes -= old.len();
+            }
+        }
+    }
+}
+
+impl<'a> Fetcher<'a> {
+    /// With a cache of opened frames of at most `cache_bytes`.
+    pub fn new(repository: &'a Repository, index: &'a dyn Index, monitor: &'a dyn Monitor, cache_bytes: usize) -> Self {
+        Fetcher {
+            repository,
+            index,
+            monitor,
+            packs: Mutex::new(HashMap::new()),
+            frames: Mutex::new(FrameCache { bytes_max: cache_bytes, ..FrameCache::default() }),
+            issues: Mutex::new(Vec::new()),
+        }
+    }
+
+    /// The copies that could not be used so far.
+    pub fn take_issues(&self) -> Vec<Issue> {
+        std::mem::take(&mut *self.issues.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    fn note(&self, region: &str, pack: PackId, error: &PackError) {
+        let missing = matches!(error, PackError::Store(store) if store.kind == StoreErrorKind::NotFound);
+        let kind = if missing { IssueKind::Missing } else { IssueKind::Damaged };
+        let subject = format!("{region}:{}", pack_name(&pack)).into_bytes();
+        let mut issues = self.issues.lock().unwrap_or_else(PoisonError::into_inner);
+        if !issues.iter().any(|known| known.subject == subject) && issues.len() < 10_000 {
+            let issue = Issue { kind, subject, detail: error.to_string() };
+            self.monitor.issue(&issue);
+            issues.push(issue);
+        }
+    }
+
+    /// Reads a range of a pack from one region.
+    fn read_range(&self, region: usize, pack: PackId, offset: u64, length: u64) -> Result<Vec<u8>, PackError> {
+        Ok(self.repository.regions[region].store.get_range(&pack_name(&pack), offset, length)?)
+    }
+
+    /// The opened header of a pack, from one region.
+    fn reader(&self, region: usize, pack: PackId) -> Result<Arc<PackReader>, PackError> {
+        if let Some(reader) = self.packs.lock().unwrap_or_else(PoisonError::into_inner).get(&pack) {
+            return Ok(Arc::clone(reader));
+        }
+        let header = read_header(&*self.repository.regions[region].store, pack)?;
+        let reader = Arc::new(PackReader::open(pack, header, &self.repository.keyring)?);
+        let mut packs = self.packs.lock().unwrap_or_else(PoisonError::into_inner);
+        if packs.len() >= OPEN_PACKS_MAX {
+            packs.clear();
+        }
+        packs.insert(pack, Arc::clone(&reader));
+        Ok(reader)
+    }
+
+    /// The regions that list a pack, by index into the repository's.
+    fn regions_of(&self, pack: &PackEntry) -> Vec<usize> {
+        let regions = self.repository.regions.iter().enumerate();
+        regions.filter(|(_, region)| pack.regions.contains(&region.info.region)).map(|(at, _)| at).collect()
+    }
+
+    /// Opens one frame out of bytes already fetched.
+    fn open_frame(
+        &self,
+        region: usize,
+        pack: &PackEntry,
+        position: usize,
+        sealed: Vec<u8>,
+    ) -> Result<Vec<u8>, PackError> {
+        let frame = &pack.frames[position];
+        self.reader(region, pack.id)?.open_frame(position, frame.section, frame.number, frame.raw_length, sealed)
+    }
+
+    /// Checks a chunk's bytes against its id.
+    fn check(&self, pack: PackId, epoch: u64, id: ChunkId, kind: ChunkKind, bytes: &[u8]) -> Result<(), PackError> {
+        let actual = self.repository.keyring.ids(epoch)?.id(kind, bytes);
+        match actual == id {
+            true => Ok(()),
+            false => Err(PackError::WrongChunk { pack, expected: id, actual }),
+        }
+    }
+
+    fn epoch_of(&self, region: usize, pack: &PackEntry, frame: &FrameEntry) -> Result<u64, PackError> {
+        let reader = self.reader(region, pack.id)?;
+        Ok(reader.header.sections.get(frame.section as usize).map_or(0, |section| section.epoch))
+    }
+
+    /// One frame's plaintext, from the cache or from the first region whose copy opens.
+    fn frame(&self, id: ChunkId, place: &Place) -> Result<(Arc<Vec<u8>>, Arc<PackEntry>, usize), String> {
+        let pack = self.index.pack(place.pack).map_err(|error| error.to_string())?;
+        let regions = self.regions_of(&pack);
+        let position = place.frame as usize;
+        let cached = self.frames.lock().unwrap_or_else(PoisonError::into_inner).get((place.pack, place.frame));
+        if let (Some(bytes), Some(region)) = (cached, regions.first()) {
+            return Ok((bytes, pack, *region));
+        }
+        let mut reasons = Vec::new();
+        for region in regions {
+            let Some(frame) = pack.frames.get(position) else { break };
+            let read = self
+                .read_range(region, pack.id, frame.offset, u64::from(frame.sealed_length))
+                .and_then(|sealed| self.open_frame(region, &pack, position, sealed));
+            match read {
+                Ok(bytes) => {
+                    let bytes = Arc::new(bytes);
+                    let mut frames = self.frames.lock().unwrap_or_else(PoisonError::into_inner);
+                    frames.insert((place.pack, place.frame), Arc::clone(&bytes));
+                    return Ok((bytes, pack, region));
+                }
+                Err(error) => {
+                    self.note(&self.repository.regions[region].name, pack.id, &error);
+                    reasons.push(format!("region '{}': {error}", self.repository.regions[region].name));
+                }
+            }
+        }
+        let _ = id;
+        Err(if reasons.is_empty() { format!("pack {} is listed in no reached region", pack.id) } else { reasons.join("; ") })
+    }
+
+    /// One chunk's plaintext, checked.
+    ///
+    /// # Errors
+    /// When no copy can be read.
+    pub fn chunk(&self, kind: ChunkKind, id: ChunkId) -> Result<Vec<u8>, FetchError> {
+        if !self.repository.keyring.can_open_payloads() {
+            return Err(FetchError::NotPermitted);
+        }
+        let places = self.index.places(&[id])?.pop().unwrap_or_default();
+        if places.is_empty() {
+            return Err(FetchError::Unlisted(id));
+        }
+        let mut reasons = Vec::new();
+        for place in &places {
+            let found = self.frame(id, place).and_then(|(frame, pack, region)| {
+                let range = place.offset as usize..(place.offset + place.length) as usize;
+                let bytes = frame.get(range).ok_or_else(|| format!("pack {}: a frame too short", pack.id))?.to_vec();
+                let entry = pack.frames.get(place.frame as usize).ok_or("no such frame")?;
+                self.epoch_of(region, &pack, entry)
+                    .and_then(|epoch| self.check(pack.id, epoch, id, kind, &bytes))
+                    .map_err(|error| {
+                        self.note(&self.repository.regions[region].name, pack.id, &error);
+                        error.to_string()
+                    })?;
+                Ok(bytes)
+            });
+            match found {
+                Ok(bytes) => return Ok(bytes),
+                Err(reason) => reasons.push(reason),
+            }
+        }
+        Err(FetchError::Unreadable { id, reasons: reasons.join("; ") })
+    }
+
+    /// One structural chunk, checked and decoded.
+    ///
+    /// # Errors
+    /// When no copy can be read or the chunk breaks a rule.
+    pub fn structural(&self, kind: ChunkKind, id: ChunkId) -> Result<SequenceChunk, FetchError> {
+        let bytes = self.chunk(kind, id)?;
+        decode_chunk(kind, &bytes).map_err(|source| FetchError::Decode { id, source })
+    }
+
+    /// Reads a stretch of neighbouring frames of a pack in one go and hands each frame's plaintext to
+    /// `each`, with its position. What fails there is tried one by one, in every region, by the caller.
+    ///
+    /// # Errors
+    /// What the first region's copy says.
+    pub fn frames(
+        &self,
+        pack: &PackEntry,
+        positions: &[u32],
+        each: &mut dyn FnMut(u32, u64, Vec<u8>),
+    ) -> Result<(), PackError> {
+        let regions = self.regions_of(pack);
+        let (Some(first), Some(last)) = (positions.first(), positions.last()) else { return Ok(()) };
+        let (Some(first), Some(last)) = (pack.frames.get(*first as usize), pack.frames.get(*last as usize)) else {
+            return Ok(());
+        };
+        let length = last.offset + u64::from(last.sealed_length) - first.offset;
+        let Some(region) = regions.first() else { return Ok(()) };
+        let bytes = self.read_range(*region, pack.id, first.offset, length)?;
+        for position in positions {
+            let Some(frame) = pack.frames.get(*position as usize) else { continue };
+            let start = (frame.offset - first.offset) as usize;
+            let sealed = bytes[start..start + frame.sealed_length as usize].to_vec();
+            let opened = self.open_frame(*region, pack, *position as usize, sealed)?;
+            each(*position, self.epoch_of(*region, pack, frame)?, opened);
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,543 @@
+//! Drives a restore: walks the trees, decides about each entry, and fills windows of content.
+
+use super::RestoreError;
+use super::target::{Decision, DirHandle, Linked, Room, Target, TargetError, TargetErrorKind};
+use super::window::{OpenFile, Outcome, Window};
+use crate::format::ids::{ChunkId, ChunkKind};
+use crate::format::node::{Content, Extent, Node, NodeKind};
+use crate::repo::fetch::{FetchError, Fetcher};
+use crate::repo::walk::{Extents, Nodes, find_name, root_node};
+use crate::report::{Issue, IssueKind, Monitor, Phase};
+use ignore::gitignore::{Gitignore, GitignoreBuilder};
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+use std::sync::PoisonError;
+
+const WINDOW_BYTES: u64 = 64 << 20;
+const WINDOW_CHUNKS: usize = 8192;
+const DIRECTORIES_WAITING_MAX: usize = 4096;
+
+/// What to restore of a snapshot, and how.
+#[derive(Clone, Debug, Default)]
+pub struct Restore {
+    /// Paths from the snapshot's root; empty for all of it.
+    pub paths: Vec<Vec<u8>>,
+    /// Only entries that one of these patterns names, `.gitignore` syntax; empty for all.
+    pub include: Vec<String>,
+    /// No entry that one of these patterns names.
+    pub exclude: Vec<String>,
+    /// Read back what was written or skipped and compare it with its chunk ids.
+    pub verify: bool,
+    /// Threads that fetch and write.
+    pub threads: usize,
+}
+
+/// What a restore came to.
+#[derive(Debug, Default)]
+pub struct RestoreSummary {
+    /// Files written.
+    pub files: u64,
+    /// Files that were right already.
+    pub files_skipped: u64,
+    /// Entries that were there and kept as they are.
+    pub kept: u64,
+    /// Directories entered.
+    pub directories: u64,
+    /// Symlinks, devices and fifos written.
+    pub others: u64,
+    /// Names linked to a file restored under another.
+    pub links: u64,
+    /// Content bytes written.
+    pub bytes: u64,
+    /// Entries removed.
+    pub removed: u64,
+    /// Files read back and found right.
+    pub verified: u64,
+    /// What failed, item by item.
+    pub issues: Vec<Issue>,
+    /// What a person should know.
+    pub notices: Vec<String>,
+}
+
+struct Run<'a, 'f> {
+    target: &'a Target,
+    fetcher: &'a Fetcher<'f>,
+    monitor: &'a dyn Monitor,
+    options: &'a Restore,
+    include: Option<Gitignore>,
+    exclude: Option<Gitignore>,
+    window: Window,
+    outcome: Outcome,
+    summary: RestoreSummary,
+    /// Directories whose entries have all been asked for, children before parents.
+    directories: Vec<(DirHandle, Node)>,
+    /// Further names of files that may still be under way.
+    links: Vec<(DirHandle, Node, Vec<u8>)>,
+    /// Files to read back.
+    verify: Vec<(DirHandle, Node, Vec<u8>)>,
+}
+
+fn patterns(list: &[String]) -> Result<Option<Gitignore>, RestoreError> {
+    if list.is_empty() {
+        return Ok(None);
+    }
+    let mut builder = GitignoreBuilder::new("/");
+    for pattern in list {
+        let bad = |error: ignore::Error| RestoreError::Pattern { pattern: pattern.clone(), detail: error.to_string() };
+        builder.add_line(None, pattern).map_err(bad)?;
+    }
+    let bad = |error: ignore::Error| RestoreError::Pattern { pattern: list.join(", "), detail: error.to_string() };
+    Ok(Some(builder.build().map_err(bad)?))
+}
+
+/// Restores a snapshot, or some paths of it, into `target`. The root's entries land in the target
+/// directory itself; with paths, each lands under its path from the root.
+///
+/// # Errors
+/// What stops it; item-level failures are in the summary, and the rest is restored all the same.
+pub fn restore(
+    fetcher: &Fetcher<'_>,
+    root: ChunkId,
+    target: &Target,
+    options: &Restore,
+    monitor: &dyn Monitor,
+    totals: (u64, u64),
+) -> Result<RestoreSummary, RestoreError> {
+    let mut run = Run {
+        target,
+        fetcher,
+        monitor,
+        options,
+        include: patterns(&options.include)?,
+        exclude: patterns(&options.exclude)?,
+        window: Window::default(),
+        outcome: Outcome::default(),
+        summary: RestoreSummary::default(),
+        directories: Vec::new(),
+        links: Vec::new(),
+        verify: Vec::new(),
+    };
+    let (root, tree) = root_node(fetcher, root)?;
+    monitor.phase(Phase::Restore, Some(totals.0), Some(totals.1));
+    if options.paths.is_empty() {
+        run.directory(target.root(), root, tree, Vec::new())?;
+    } else {
+        run.paths(root)?;
+    }
+    run.flush()?;
+    run.read_back()?;
+    if !target.options().dry_run {
+        target.sync()?;
+    }
+    let mut summary = run.summary;
+    summary.files += run.outcome.files.get();
+    summary.bytes = run.outcome.bytes.get();
+    summary.issues.extend(run.outcome.issues.into_inner().unwrap_or_else(PoisonError::into_inner));
+    summary.notices = target.notices();
+    Ok(summary)
+}
+
+/// A directory being walked.
+struct Open<'f, 'a> {
+    handle: DirHandle,
+    node: Node,
+    path: Vec<u8>,
+    nodes: Nodes<'f, 'a>,
+    names: Vec<Vec<u8>>,
+}
+
+impl<'a, 'f> Run<'a, 'f> {
+    /// Restores a directory and everything below it; an explicit stack, since depth is the source's.
+    fn directory(&mut self, handle: DirHandle, node: Node, tree: ChunkId, path: Vec<u8>) -> Result<(), RestoreError> {
+        let fetcher = self.fetcher;
+        let delete = self.target.options().delete;
+        let mut stack = vec![Open { handle, node, path, nodes: Nodes::of(fetcher, tree), names: Vec::new() }];
+        while let Some(open) = stack.last_mut() {
+            if self.monitor.cancelled() {
+                return Err(RestoreError::Cancelled);
+            }
+            match open.nodes.next() {
+                Ok(Some(child)) => {
+                    if delete {
+                        open.names.push(child.name.clone());
+                    }
+                    let mut path = open.path.clone();
+                    if !path.is_empty() {
+                        path.push(b'/');
+                    }
+                    path.extend_from_slice(&child.name);
+                    let parent = open.handle.clone();
+                    if let NodeKind::Directory { tree } = child.kind {
+                        if self.excluded(&path, true) {
+                            continue;
+                        }
+                        match self.target.enter_directory(&parent, &child) {
+                            Ok(handle) => {
+                                let nodes = Nodes::of(fetcher, tree);
+                                stack.push(Open { handle, node: child, path, nodes, names: Vec::new() });
+                            }
+                            Err(error) => self.target_error(error)?,
+                        }
+                    } else {
+                        self.entry(&parent, &child, path)?;
+                    }
+                }
+                Ok(None) => {
+                    let Some(done) = stack.pop() else { break };
+                    self.leave(done, delete)?;
+                }
+                Err(error @ (FetchError::NotPermitted | FetchError::Index(_))) => return Err(error.into()),
+                Err(error) => {
+                    // The rest of this directory is unknown: nothing in it is deleted, and that is said.
+                    let Some(mut done) = stack.pop() else { break };
+                    done.names.clear();
+                    let subject = if done.path.is_empty() { b".".to_vec() } else { done.path.clone() };
+                    let detail = format!("the rest of this directory can't be listed: {error}");
+                    self.outcome.issue(Issue { kind: IssueKind::Damaged, subject, detail });
+                    self.leave(done, false)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn leave(&mut self, done: Open<'_, '_>, delete: bool) -> Result<(), RestoreError> {
+        if delete && self.include.is_none() && self.exclude.is_none() {
+            let removed = self.target.remove_unlisted(&done.handle, &done.names)?;
+            self.summary.removed += removed.entries;
+            removed.problems.iter().for_each(|problem| self.outcome.issue(problem.issue()));
+        }
+        self.summary.directories += 1;
+        self.monitor.advance(1, 0);
+        self.directories.push((done.handle, done.node));
+        if self.directories.len() >= DIRECTORIES_WAITING_MAX {
+            self.flush()?;
+        }
+        Ok(())
+    }
+
+    /// Restores chosen paths, each with the directories above it.
+    fn paths(&mut self, root: Node) -> Result<(), RestoreError> {
+        for wanted in &self.options.paths {
+            let names: Vec<&[u8]> =
+                wanted.split(|byte| *byte == b'/').filter(|name| !name.is_empty() && *name != b".").collect();
+            let shown = || String::from_utf8_lossy(wanted).into_owned();
+            let mut handle = self.target.root();
+            let mut path = Vec::new();
+            let mut node = root.clone();
+            let mut above: Vec<(DirHandle, Node)> = Vec::new();
+            for (depth, name) in names.iter().enumerate() {
+                let NodeKind::Directory { tree } = node.kind else { return Err(RestoreError::NoSuchPath(shown())) };
+                let found = find_name(self.fetcher, tree, name)?;
+                node = found.ok_or_else(|| RestoreError::NoSuchPath(shown()))?;
+                if !path.is_empty() {
+                    path.push(b'/');
+                }
+                path.extend_from_slice(name);
+                if depth + 1 < names.len() {
+                    handle = self.target.enter_directory(&handle, &node)?;
+                    above.push((handle.clone(), node.clone()));
+                }
+            }
+            match node.kind {
+                NodeKind::Directory { tree } if names.is_empty() => self.directory(handle, node, tree, path)?,
+                NodeKind::Directory { tree } => {
+                    let handle = self.target.enter_directory(&handle, &node)?;
+                    self.directory(handle, node, tree, path)?;
+                }
+                _ => self.entry(&handle, &node, path)?,
+            }
+            self.directories.extend(above.into_iter().rev());
+        }
+        Ok(())
+    }
+
+    fn excluded(&self, path: &[u8], directory: bool) -> bool {
+        let absolute = Path::new("/").join(std::ffi::OsStr::from_bytes(path));
+        let named = |patterns: &Gitignore| patterns.matched_path_or_any_parents(&absolute, directory).is_ignore();
+        if self.exclude.as_ref().is_some_and(named) {
+            return true;
+        }
+        // A directory may hold something that an include pattern names.
+        !directory && self.include.as_ref().is_some_and(|patterns| !named(patterns))
+    }
+
+    /// Restores one entry that is no directory.
+    fn entry(&mut self, parent: &DirHandle, node: &Node, path: Vec<u8>) -> Result<(), RestoreError> {
+        if self.excluded(&path, false) {
+            return Ok(());
+        }
+        let decision = match self.target.decide(parent, node) {
+            Ok(decision) => decision,
+            Err(error) => return self.target_error(error),
+        };
+        self.monitor.advance(1, 0);
+        let NodeKind::File { content, .. } = &node.kind else {
+            match decision {
+                Decision::Keep => self.summary.kept += 1,
+                Decision::Skip => match self.target.fix_metadata(parent, node) {
+                    Ok(restored) => self.outcome.restored(restored),
+                    Err(error) => return self.target_error(error),
+                },
+                Decision::Write | Decision::Replace => match self.target.write_special(parent, node) {
+                    Ok(restored) => {
+                        self.summary.others += 1;
+                        self.outcome.restored(restored);
+                    }
+                    Err(error) => return self.target_error(error),
+                },
+            }
+            return Ok(());
+        };
+        match decision {
+            Decision::Keep => {
+                self.summary.kept += 1;
+                return Ok(());
+            }
+            Decision::Skip => {
+                self.summary.files_skipped += 1;
+                match self.target.fix_metadata(parent, node) {
+                    Ok(restored) => self.outcome.restored(restored),
+                    Err(error) => return self.target_error(error),
+                }
+                if let Some(group) = &node.link_group
+                    && !self.target.claim_link_group(group)
+                {
+                    self.links.push((parent.clone(), node.clone(), path.clone()));
+                }
+                self.to_verify(parent, node, path);
+                return Ok(());
+            }
+            Decision::Write | Decision::Replace => {}
+        }
+        if let Some(group) = &node.link_group
+            && !self.target.claim_link_group(group)
+        {
+            self.links.push((parent.clone(), node.clone(), path));
+            return Ok(());
+        }
+        self.content(parent, node, content, path)
+    }
+
+    fn to_verify(&mut self, parent: &DirHandle, node: &Node, path: Vec<u8>) {
+        if self.options.verify && !self.target.options().dry_run {
+            self.verify.push((parent.clone(), node.clone(), path));
+        }
+    }
+
+    /// Asks for a file's content.
+    fn content(
+        &mut self,
+        parent: &DirHandle,
+        node: &Node,
+        content: &Content,
+        path: Vec<u8>,
+    ) -> Result<(), RestoreError> {
+        self.to_verify(parent, node, path.clone());
+        if self.target.options().dry_run {
+            self.summary.files += 1;
+            if let NodeKind::File { size, .. } = node.kind {
+                self.outcome.bytes.add(size);
+            }
+            return Ok(());
+        }
+        if let Content::Inline(extents) = content {
+            match &extents[..] {
+                [] => {
+                    match self.target.write_small_file(parent, node, &[]) {
+                        Ok(restored) => self.outcome.restored(restored),
+                        Err(error) => return self.target_error(error),
+                    }
+                    self.summary.files += 1;
+                    return Ok(());
+                }
+                [Extent::Chunk { id, length }] => {
+                    let file = OpenFile::small(parent, node, path);
+                    return self.ask(&file, 0, *id, *length).map(|asked| self.close(&file, asked));
+                }
+                _ => {}
+            }
+        }
+        let sparse = match content {
+            Content::Inline(extents) => extents.iter().any(|extent| matches!(extent, Extent::Hole { .. })),
+            // Not known before the list is read: a list's holes need the file's size set first.
+            Content::List(_) => true,
+        };
+        let room = if sparse { Room::Sparse } else { Room::Dense };
+        let file = match OpenFile::begin(self.target, parent, node, path, room) {
+            Ok(file) => file,
+            Err(error) => return self.target_error(error),
+        };
+        let mut extents = Extents::of(self.fetcher, content);
+        let mut offset = 0;
+        loop {
+            match extents.next() {
+                Ok(None) => break,
+                Ok(Some(Extent::Hole { length })) => {
+                    if let Err(error) = file.hole(offset, length) {
+                        self.window.abandon(&file);
+                        return self.target_error(error);
+                    }
+                    offset += length;
+                }
+                Ok(Some(Extent::Chunk { id, length })) => {
+                    if !self.ask(&file, offset, id, length)? {
+                        self.close(&file, false);
+                        return Ok(());
+                    }
+                    offset += u64::from(length);
+                }
+                Err(error) => {
+                    let issue =
+                        Issue { kind: IssueKind::Damaged, subject: file.path.clone(), detail: error.to_string() };
+                    self.outcome.issue(issue);
+                    self.close(&file, false);
+                    return Ok(());
+                }
+            }
+        }
+        self.close(&file, true);
+        Ok(())
+    }
+
+    /// True when the chunk was asked for; an unlisted one is an issue of its file.
+    fn ask(
+        &mut self,
+        file: &std::sync::Arc<OpenFile>,
+        offset: u64,
+        id: ChunkId,
+        length: u32,
+    ) -> Result<bool, RestoreError> {
+        match self.window.want(self.fetcher, file, offset, id, length) {
+            Ok(()) => {}
+            Err(FetchError::Index(error)) => return Err(FetchError::Index(error).into()),
+            Err(error) => {
+                let subject = file.path.clone();
+                self.outcome.issue(Issue { kind: IssueKind::Missing, subject, detail: error.to_string() });
+                return Ok(false);
+            }
+        }
+        self.monitor.advance(0, u64::from(length));
+        if self.window.bytes() >= WINDOW_BYTES || self.window.len() >= WINDOW_CHUNKS {
+            self.fetch()?;
+        }
+        Ok(true)
+    }
+
+    fn close(&mut self, file: &std::sync::Arc<OpenFile>, whole: bool) {
+        if !whole {
+            self.window.abandon(file);
+        }
+        self.window.complete(self.target, file, &self.outcome);
+    }
+
+    fn fetch(&mut self) -> Result<(), RestoreError> {
+        if self.monitor.cancelled() {
+            return Err(RestoreError::Cancelled);
+        }
+        self.window.flush(self.target, self.fetcher, self.options.threads, &self.outcome);
+        match self.outcome.fatal.lock().unwrap_or_else(PoisonError::into_inner).take() {
+            Some(error) => Err(error.into()),
+            None => Ok(()),
+        }
+    }
+
+    /// Fetches what was asked for, then links, then finishes directories, children before parents.
+    fn flush(&mut self) -> Result<(), RestoreError> {
+        self.fetch()?;
+        for (parent, node, path) in std::mem::take(&mut self.links) {
+            match self.target.link(&parent, &node) {
+                Ok(Linked::Done | Linked::Already) => self.summary.links += 1,
+                Ok(Linked::Kept) => self.summary.kept += 1,
+                Ok(Linked::NoneRestored) => self.copy(&parent, &node, path)?,
+                Err(error) if error.kind() == TargetErrorKind::Unlinkable => {
+                    self.copy(&parent, &node, path)?;
+                }
+                Err(error) => self.target_error(error)?,
+            }
+        }
+        self.fetch()?;
+        for (handle, node) in std::mem::take(&mut self.directories) {
+            match self.target.finish_directory(&handle, &node) {
+                Ok(restored) => self.outcome.restored(restored),
+                Err(error) => self.target_error(error)?,
+            }
+        }
+        Ok(())
+    }
+
+    /// A further name whose file can't be linked to gets the content itself.
+    fn copy(&mut self, parent: &DirHandle, node: &Node, path: Vec<u8>) -> Result<(), RestoreError> {
+        match &node.kind {
+            NodeKind::File { content, .. } => self.content(parent, node, &content.clone(), path),
+            _ => Ok(()),
+        }
+    }
+
+    fn target_error(&mut self, error: TargetError) -> Result<(), RestoreError> {
+        if error.stops_run() {
+            return Err(error.into());
+        }
+        let issue = error.issue();
+        self.monitor.issue(&issue);
+        self.outcome.issue(issue);
+        Ok(())
+    }
+
+    /// Reads every file back and compares each chunk with its id.
+    fn read_back(&mut self) -> Result<(), RestoreError> {
+        for (parent, node, path) in std::mem::take(&mut self.verify) {
+            if self.monitor.cancelled() {
+                return Err(RestoreError::Cancelled);
+            }
+            let NodeKind::File { content, size, .. } = &node.kind else { continue };
+            match self.compare(&parent, &node, content, *size) {
+                Ok(None) => self.summary.verified += 1,
+                Ok(Some(detail)) => {
+                    self.outcome.issue(Issue { kind: IssueKind::NotRestored, subject: path, detail });
+                }
+                Err(error) => {
+                    let detail = error.to_string();
+                    self.outcome.issue(Issue { kind: IssueKind::NotRestored, subject: path, detail });
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn compare(
+        &self,
+        parent: &DirHandle,
+        node: &Node,
+        content: &Content,
+        size: u64,
+    ) -> Result<Option<String>, RestoreError> {
+        use std::os::unix::fs::FileExt;
+        let file = self.target.open_existing(parent, &node.name)?;
+        let length = file.metadata().map_or(u64::MAX, |metadata| metadata.len());
+        if length != size {
+            return Ok(Some(format!("read back: {size} bytes expected, {length} found")));
+        }
+        let mut extents = Extents::of(self.fetcher, content);
+        let (mut offset, mut buffer) = (0, Vec::new());
+        while let Some(extent) = extents.next()? {
+            if let Extent::Chunk { id, length } = extent {
+                buffer.resize(length as usize, 0);
+                if let Err(error) = file.read_exact_at(&mut buffer, offset) {
+                    return Ok(Some(format!("read back at byte {offset}: {error}")));
+                }
+                let mut epochs = self.fetcher.repository.keyring.rings().keys();
+                let right = epochs.any(|epoch| {
+                    let ids = self.fetcher.repository.keyring.ids(*epoch);
+                    ids.is_ok_and(|ids| ids.id(ChunkKind::Data, &buffer) == id)
+                });
+                if !right {
+                    return Ok(Some(format!("read back: the bytes from {offset} on differ from the snapshot")));
+                }
+            }
+            offset += extent.length();
+        }
+        Ok(None)
+    }
+}
+
