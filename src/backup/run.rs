@@ -199,14 +199,16 @@ pub fn backup_tree(
         ..SnapshotPrivate::default()
     };
     let run = Run::open(repository, index, options, monitor)?;
-    let mut seen = Seen::open(&run, &root_path, earlier);
+    let (mut seen, mut writer) = Seen::open(&run, &root_path, earlier);
     monitor.phase(Phase::Backup, None, None);
-    let done = run.drive(|shared, blocks| produce(&mut walk, &mut seen, shared, blocks), Some(&mut seen.writer))?;
+    let done = run.drive(|shared, blocks| produce(&mut walk, &mut seen, shared, blocks), Some(&mut writer))?;
     let summary = run.conclude(done, private, SourceKind::Tree, earlier)?;
     if let Some(id) = summary.snapshot
         && !summary.pending()
+        && let Some(writer) = writer
+        && let Err(error) = writer.commit(id)
     {
-        seen.commit(id);
+        tracing::warn!(%error, "the change-detection cache was not written; the next run reads all files");
     }
     Ok(summary)
 }
@@ -223,7 +225,7 @@ pub fn backup_stream(
     mut node: Node,
     command: Vec<u8>,
     stream: &mut (dyn std::io::Read + Send),
-    finish: impl FnOnce() -> Result<(), BackupError>,
+    finish: impl FnOnce() -> Result<(), BackupError> + Send,
     earlier: &[SnapshotInfo],
     monitor: &dyn Monitor,
 ) -> Result<BackupSummary, BackupError> {
@@ -238,7 +240,7 @@ pub fn backup_stream(
             let mut worker = Worker::new(shared.engine.chunker.max());
             let mut root = node.clone();
             root.mode = 0o700;
-            let mut pass = || -> Result<(), BackupError> {
+            let pass = || -> Result<(), BackupError> {
                 let mut cancellable = Cancellable { inner: stream, monitor };
                 let progress = |bytes| monitor.advance(0, bytes);
                 let (size, content) = match worker.capture_stream(&shared.engine, &mut cancellable, &progress) {
@@ -294,20 +296,16 @@ impl std::io::Read for Cancellable<'_> {
     }
 }
 
-/// The change-detection caches of this run: the last one, read along, and the next one, written along.
+/// The last run's change-detection cache, read along; the next one's is written along.
 struct Seen {
     reader: Option<SeenReader>,
-    writer: Option<SeenWriter>,
     previous_started_at: i64,
 }
 
 impl Seen {
-    fn open(run: &Run<'_>, root_path: &[u8], earlier: &[SnapshotInfo]) -> Seen {
-        let mut seen = Seen { reader: None, writer: None, previous_started_at: 0 };
-        let Some(directory) = &run.options.seen_directory else { return seen };
-        if run.options.dry_run && !directory.exists() {
-            return seen;
-        }
+    fn open(run: &Run<'_>, root_path: &[u8], earlier: &[SnapshotInfo]) -> (Seen, Option<SeenWriter>) {
+        let mut seen = Seen { reader: None, previous_started_at: 0 };
+        let Some(directory) = &run.options.seen_directory else { return (seen, None) };
         let mut key = blake3::Hasher::new_derive_key("keepstone seen file");
         key.update(&run.repository.config.repository.0);
         for part in [run.options.dataset.as_bytes(), run.options.host.as_bytes(), root_path] {
@@ -332,21 +330,14 @@ impl Seen {
             }
             Err(reason) => tracing::debug!(%reason, "no earlier change-detection cache"),
         }
+        let mut writer = None;
         if !run.options.dry_run {
             match SeenWriter::create(&path, repository, run.started_at) {
-                Ok(writer) => seen.writer = Some(writer),
+                Ok(created) => writer = Some(created),
                 Err(error) => run.monitor.notice(&format!("changes can't be remembered for the next run: {error}")),
             }
         }
-        seen
-    }
-
-    fn commit(self, id: SnapshotId) {
-        if let Some(writer) = self.writer
-            && let Err(error) = writer.commit(id)
-        {
-            tracing::warn!(%error, "the change-detection cache was not written; the next run reads all files");
-        }
+        (seen, writer)
     }
 
     /// What the last run stored for this file, if nothing says that it changed since.

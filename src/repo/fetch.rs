@@ -197,7 +197,11 @@ impl<'a> Fetcher<'a> {
             }
         }
         let _ = id;
-        Err(if reasons.is_empty() { format!("pack {} is listed in no reached region", pack.id) } else { reasons.join("; ") })
+        Err(if reasons.is_empty() {
+            format!("pack {} is listed in no reached region", pack.id)
+        } else {
+            reasons.join("; ")
+        })
     }
 
     /// One chunk's plaintext, checked.

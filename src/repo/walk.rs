@@ -1,10 +1,10 @@
 //! Walks a snapshot's trees: entries depth first, in order of names.
 
+use super::fetch::{FetchError, Fetcher};
 use crate::format::ids::{ChunkId, ChunkKind};
 use crate::format::node::{Content, Extent, Node, NodeKind};
 use crate::format::sequence::SequenceChunk;
 use crate::limits::SEQUENCE_LEVELS_MAX;
-use super::fetch::{FetchError, Fetcher};
 
 /// Reads a sequence front to back, one chunk of each level in memory.
 struct Cursor<'f, 'a> {

@@ -540,4 +540,3 @@ impl<'a, 'f> Run<'a, 'f> {
         Ok(None)
     }
 }
-

@@ -6,7 +6,7 @@
 use super::target::{DirHandle, FileHandle, Restored, Room, Target, TargetError};
 use crate::format::ids::{ChunkId, ChunkKind};
 use crate::format::node::Node;
-use crate::index::{Place, PackEntry};
+use crate::index::{PackEntry, Place};
 use crate::repo::fetch::{FetchError, Fetcher};
 use crate::report::{Issue, IssueKind};
 use std::collections::BTreeMap;
