@@ -5,17 +5,23 @@
 //! (passphrases), `progress`, `output` and `render`. Called by `main` alone.
 
 pub mod args;
+mod backup;
 pub mod completions;
 pub mod config;
 pub mod exit;
+mod failure;
+mod init;
 pub mod man;
 pub mod output;
 pub mod parse;
 pub mod path_list;
 pub mod progress;
 pub mod render;
+mod restore;
 pub mod secret;
 pub mod signals;
+mod snapshots;
+mod workspace;
 
 use std::ffi::OsString;
 use std::process::ExitCode;
@@ -47,6 +53,10 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
 
 fn dispatch(cli: Cli) -> Result<Class, CliError> {
     match cli.command {
+        Command::Init(args) => init::run(&args, &cli.global),
+        Command::Backup(args) => backup::run(&args, &cli.global),
+        Command::Snapshots(args) => snapshots::run(&args, &cli.global),
+        Command::Restore(args) => restore::run(&args, &cli.global),
         Command::Completions(args) => completions::run(&args),
         Command::Man(args) => man::run(&args),
         _ => Err(CliError::new(Class::Failed, "this command is not part of this build")),

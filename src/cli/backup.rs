@@ -1,0 +1,210 @@
+//! `backup`: saves a snapshot of directories, of the standard input, or of a command's output.
+
+use super::args::{BackupArgs, Global};
+use super::config::{BackupSettings, BackupSource, DedupTrust};
+use super::exit::{Class, CliError};
+use super::output::Output;
+use super::render;
+use super::workspace::Workspace;
+use crate::backup::{Backup, BackupError, BackupSummary, backup_stream, backup_tree};
+use crate::compress::Compression;
+use crate::env::Clock;
+use crate::format::node::Timestamp;
+use crate::index::Index;
+use crate::pack::SpoolSpace;
+use crate::repo::SnapshotInfo;
+use crate::report::Monitor;
+use crate::source::{CommandStream, Walk, WalkOptions, stdin_stream, stream_node};
+use serde_json::json;
+use std::ffi::OsString;
+use std::time::Duration;
+
+/// Runs the command.
+///
+/// # Errors
+/// When no snapshot was saved.
+pub fn run(args: &BackupArgs, global: &Global) -> Result<Class, CliError> {
+    // The source is looked at before anything is asked for or opened: a typo costs nothing.
+    let early = super::workspace::settings(global, false)?;
+    let wanted = early.backup(args)?;
+    let walk = match &wanted.source {
+        BackupSource::Paths(paths) => Some(Walk::new(paths, walk_options(&wanted)).map_err(BackupError::Source)?),
+        _ => None,
+    };
+    drop(early);
+    let workspace = Workspace::open(global)?;
+    let (index, _) = workspace.index()?;
+    let (listing, _) = workspace.snapshots()?;
+    let options = options(&workspace, &wanted)?;
+    let summary = match (&wanted.source, walk) {
+        (BackupSource::Paths(paths), Some(walk)) => {
+            backup_tree(&workspace.repository, &index, &options, paths, walk, &listing.snapshots, &workspace.progress)?
+        }
+        (BackupSource::Command { name, command }, _) => {
+            stream(&workspace, &index, &options, name, Some(command), &listing.snapshots)?
+        }
+        (BackupSource::Stdin { name }, _) => stream(&workspace, &index, &options, name, None, &listing.snapshots)?,
+        (BackupSource::Paths(_), None) => return Err(CliError::new(Class::Failed, "the source was not walked")),
+    };
+    workspace.progress.finish();
+    show(&workspace, &wanted, &summary, global.json)?;
+    Ok(class(&workspace, &summary, options.dry_run))
+}
+
+fn class(workspace: &Workspace, summary: &BackupSummary, dry_run: bool) -> Class {
+    let mut class = Class::Success;
+    if summary.partial() {
+        class = class.worse(Class::Partial);
+    }
+    if !dry_run && (summary.pending() || (!workspace.absent.is_empty() && !summary.unchanged)) {
+        class = class.worse(Class::Pending);
+    }
+    class
+}
+
+fn walk_options(wanted: &BackupSettings) -> WalkOptions {
+    WalkOptions {
+        excludes: wanted.exclude.iter().map(OsString::from).collect(),
+        exclude_from: wanted.exclude_from.clone(),
+        ignore_files: wanted.ignore_files.iter().map(OsString::from).collect(),
+        exclude_larger_than: wanted.exclude_larger_than_bytes,
+        exclude_if_present: wanted
+            .exclude_if_present
+            .iter()
+            .map(|marker| (OsString::from(&marker.name), marker.header.as_ref().map(|text| text.as_bytes().to_vec())))
+            .collect(),
+        exclude_caches: wanted.exclude_caches,
+        one_file_system: wanted.one_file_system,
+        ..WalkOptions::default()
+    }
+}
+
+fn options(workspace: &Workspace, wanted: &BackupSettings) -> Result<Backup, CliError> {
+    let directory = workspace.cache_directory();
+    Ok(Backup {
+        dataset: wanted.dataset.clone(),
+        host: wanted.host.clone(),
+        tags: wanted.tags.iter().cloned().collect(),
+        chunk_average: wanted.chunk_size_bytes,
+        compression: Compression::Default,
+        dry_run: wanted.dry_run,
+        skip_if_unchanged: wanted.skip_if_unchanged,
+        allow_empty: wanted.allow_empty,
+        trust: match workspace.settings.dedup_trust {
+            DedupTrust::Own => crate::backup::DedupTrust::Own,
+            DedupTrust::All => crate::backup::DedupTrust::All,
+        },
+        threads: workspace.settings.threads.max(1),
+        spools: SpoolSpace::Directory(directory.clone()),
+        seen_directory: Some(directory),
+    })
+}
+
+fn stream(
+    workspace: &Workspace,
+    index: &dyn Index,
+    options: &Backup,
+    name: &str,
+    command: Option<&Vec<OsString>>,
+    earlier: &[SnapshotInfo],
+) -> Result<BackupSummary, CliError> {
+    let now_ns = crate::env::SystemClock.now_ns();
+    let now =
+        Timestamp { seconds: now_ns.div_euclid(1_000_000_000), nanoseconds: now_ns.rem_euclid(1_000_000_000) as u32 };
+    let node = stream_node(name.as_ref(), now).map_err(BackupError::Command)?;
+    let monitor: &dyn Monitor = &workspace.progress;
+    let repository = &workspace.repository;
+    match command {
+        None => {
+            let mut input = stdin_stream().map_err(BackupError::Command)?;
+            let done = || Ok(());
+            Ok(backup_stream(repository, index, options, node, Vec::new(), &mut input, done, earlier, monitor)?)
+        }
+        Some(argv) => {
+            let mut running = CommandStream::spawn(argv).map_err(BackupError::Command)?;
+            let program = argv.first().map(|program| program.as_encoded_bytes().to_vec()).unwrap_or_default();
+            let mut output = running.output().map_err(BackupError::Command)?;
+            let finish = move || running.finish().map_err(BackupError::Command);
+            Ok(backup_stream(repository, index, options, node, program, &mut output, finish, earlier, monitor)?)
+        }
+    }
+}
+
+fn show(workspace: &Workspace, wanted: &BackupSettings, summary: &BackupSummary, json: bool) -> Result<(), CliError> {
+    let elapsed = Duration::from_nanos(summary.finished_at.saturating_sub(summary.started_at).max(0) as u64);
+    let counts = &summary.counts;
+    let ratio = if summary.stored_bytes > 0 { summary.new_bytes as f64 / summary.stored_bytes as f64 } else { 1.0 };
+    let regions: Vec<_> = summary
+        .regions
+        .iter()
+        .map(|region| {
+            json!({
+                "name": region.name, "committed": region.committed, "shipped_bytes": region.shipped_bytes,
+                "failure": region.failure.as_ref().map(|(_, why)| why),
+            })
+        })
+        .chain(
+            workspace
+                .absent
+                .iter()
+                .filter(|(name, _)| summary.regions.iter().all(|region| region.name != *name))
+                .map(|(name, why)| json!({ "name": name, "committed": false, "shipped_bytes": 0, "failure": why })),
+        )
+        .collect();
+    let document = json!({
+        "snapshot": summary.snapshot.map(|id| id.to_string()),
+        "dataset": wanted.dataset, "host": wanted.host, "dry_run": wanted.dry_run, "unchanged": summary.unchanged,
+        "partial": summary.partial(),
+        "started_at": render::json_time(summary.started_at), "finished_at": render::json_time(summary.finished_at),
+        "files": counts.files, "directories": counts.directories, "others": counts.others, "bytes": counts.bytes,
+        "files_new": summary.files_new, "files_changed": summary.files_changed,
+        "files_unmodified": summary.files_unmodified,
+        "omitted": counts.omitted, "issues": counts.issues,
+        "new_chunks": summary.new_chunks, "new_bytes": summary.new_bytes, "stored_bytes": summary.stored_bytes,
+        "regions": regions,
+    });
+    Output { json }.result(&document, |out| {
+        writeln!(
+            out,
+            "Files:   {} new, {} changed, {} unmodified; {} directories, {} others",
+            render::count(summary.files_new),
+            render::count(summary.files_changed),
+            render::count(summary.files_unmodified),
+            render::count(counts.directories),
+            render::count(counts.others),
+        )?;
+        if counts.omitted + counts.issues > 0 {
+            writeln!(
+                out,
+                "Missing: {} left out on purpose, {} failed",
+                render::count(counts.omitted),
+                render::count(counts.issues)
+            )?;
+        }
+        writeln!(
+            out,
+            "Added:   {} new of {} read or known, stored as {} (ratio {ratio:.2})",
+            render::size(summary.new_bytes),
+            render::size(counts.bytes),
+            render::size(summary.stored_bytes),
+        )?;
+        for region in &summary.regions {
+            let state = match (&region.failure, region.committed) {
+                (None, true) => "committed".to_owned(),
+                (Some((_, why)), true) => format!("committed, but {}", render::printable(why)),
+                (Some((_, why)), false) => format!("NOT committed: {}", render::printable(why)),
+                (None, false) => "NOT committed".to_owned(),
+            };
+            writeln!(out, "Region '{}': {} shipped, {state}", region.name, render::size(region.shipped_bytes))?;
+        }
+        let took = render::duration(elapsed);
+        match summary.snapshot {
+            Some(id) if summary.partial() => writeln!(out, "Saved PARTIAL snapshot {id} in {took}"),
+            Some(id) => writeln!(out, "Saved snapshot {id} in {took}"),
+            None if summary.unchanged => {
+                writeln!(out, "Nothing has changed since the last snapshot; none saved ({took})")
+            }
+            None => writeln!(out, "Dry run: nothing was stored ({took})"),
+        }
+    })
+}

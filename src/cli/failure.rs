@@ -1,0 +1,194 @@
+//! Turns the library's errors into the class, message and hint that a person or a script reads.
+
+use super::exit::{Class, CliError};
+use crate::backup::BackupError;
+use crate::crypto::CryptoError;
+use crate::index::IndexError;
+use crate::pack::PackError;
+use crate::repo::RepoError;
+use crate::repo::fetch::FetchError;
+use crate::restore::RestoreError;
+use crate::restore::target::{TargetError, TargetErrorKind};
+use crate::ship::ShipError;
+use crate::source::{SourceError, StreamError};
+
+const REBUILD: &str = "run `keepstone cache rebuild`; nothing in the repository is touched by it";
+
+impl From<RepoError> for CliError {
+    fn from(error: RepoError) -> Self {
+        let text = error.to_string();
+        match error {
+            RepoError::NoRegions => CliError::usage(text)
+                .hint("name one with --region NAME=URL, in keepstone.toml under [[regions]], or in KEEPSTONE_REGIONS"),
+            RepoError::SameRegion { .. } | RepoError::DifferentRepositories { .. } => {
+                CliError::usage(text).hint("check the regions' addresses in the configuration")
+            }
+            RepoError::NotARepository { .. } => CliError::new(Class::Missing, text)
+                .hint("check its address, or make a repository there with `keepstone init`"),
+            RepoError::AlreadyARepository { .. } => {
+                CliError::usage(text).hint("`init` needs empty regions; nothing was changed")
+            }
+            RepoError::Unreachable(mut failures) => match failures.len() {
+                1 => CliError::from(failures.remove(0).1),
+                _ => CliError::new(Class::Storage, text).hint("check the network, the addresses and the credentials"),
+            },
+            RepoError::WrongPin { .. } => CliError::new(Class::Access, text)
+                .hint("don't enter a passphrase; find out who changed the region's address or its content"),
+            RepoError::WrongSecret => CliError::new(Class::Access, text)
+                .hint("try again, or name another passphrase source or --identity FILE"),
+            RepoError::NoKeyFiles | RepoError::NoSnapshot { .. } => {
+                CliError::new(Class::Missing, text).hint("`keepstone snapshots` lists what there is")
+            }
+            RepoError::Missing { .. } => CliError::new(Class::Missing, text)
+                .hint("`keepstone check` says what else is missing; another region may hold it"),
+            RepoError::TwoRosters { .. } => {
+                CliError::new(Class::Corrupt, text).hint("an owner must decide which of the two holds")
+            }
+            RepoError::Object { .. } => {
+                CliError::new(Class::Corrupt, text).hint("`keepstone scrub REGION` finds what else is damaged")
+            }
+            RepoError::Crypto { source, region, name } => {
+                CliError::new(class_of_crypto(&source), format!("{name} in region '{region}': {source}"))
+                    .hint("`keepstone check` tells which objects are affected")
+            }
+            RepoError::Key(source) => source.into(),
+            RepoError::Store { source, region } => {
+                let inner = CliError::from(source);
+                CliError { message: format!("region '{region}': {}", inner.message), ..inner }
+            }
+            RepoError::Index(source) => source.into(),
+            RepoError::Fenced { .. } => CliError::new(Class::Failed, text).hint("run the backup again"),
+            RepoError::Ambiguous { .. } => CliError::usage(text).hint("`keepstone snapshots` shows the ids"),
+            RepoError::Keys(_) => CliError::usage(text).hint("`keepstone key list` shows the slots"),
+        }
+    }
+}
+
+fn class_of_crypto(error: &CryptoError) -> Class {
+    match error {
+        CryptoError::NotPermitted { .. } | CryptoError::WrongSecret | CryptoError::Signature { .. } => Class::Access,
+        CryptoError::BadKey { .. } => Class::Usage,
+        _ => Class::Corrupt,
+    }
+}
+
+impl From<CryptoError> for CliError {
+    fn from(error: CryptoError) -> Self {
+        CliError::new(class_of_crypto(&error), error.to_string())
+    }
+}
+
+impl From<IndexError> for CliError {
+    fn from(error: IndexError) -> Self {
+        let text = error.to_string();
+        match error {
+            IndexError::Busy { .. } => CliError::new(Class::Busy, text),
+            IndexError::Segment { .. } => {
+                CliError::new(Class::Corrupt, text).hint("`keepstone check` tells what it listed")
+            }
+            _ => CliError::new(Class::Failed, text).hint(REBUILD),
+        }
+    }
+}
+
+impl From<PackError> for CliError {
+    fn from(error: PackError) -> Self {
+        let text = error.to_string();
+        match error {
+            PackError::Spool { source, .. } if source.kind() == std::io::ErrorKind::StorageFull => {
+                CliError::new(Class::Storage, text).hint("make room there, or name another place with --cache-dir")
+            }
+            PackError::Spool { .. } => CliError::new(Class::Failed, text).hint("name a usable place with --cache-dir"),
+            PackError::Store(source) => source.into(),
+            PackError::Crypto(source) => source.into(),
+            PackError::TooLarge { .. } => CliError::new(Class::Limit, text),
+            PackError::Sink(_) => CliError::new(Class::Failed, text).hint(REBUILD),
+            _ => CliError::new(Class::Corrupt, text).hint("`keepstone check --read-data` tells what else is damaged"),
+        }
+    }
+}
+
+impl From<FetchError> for CliError {
+    fn from(error: FetchError) -> Self {
+        let text = error.to_string();
+        match error {
+            FetchError::NotPermitted => CliError::new(Class::Access, text),
+            FetchError::Index(source) => source.into(),
+            FetchError::Unlisted(_) => CliError::new(Class::Missing, text)
+                .hint("a region that is not reached may hold it; `keepstone check` tells more"),
+            _ => CliError::new(Class::Corrupt, text).hint("`keepstone check --read-data` tells what else is damaged"),
+        }
+    }
+}
+
+impl From<ShipError> for CliError {
+    fn from(error: ShipError) -> Self {
+        CliError::new(Class::Storage, error.to_string())
+            .hint("no snapshot was saved; make room or restore the connection, and run it again: it goes on from there")
+    }
+}
+
+impl From<SourceError> for CliError {
+    fn from(error: SourceError) -> Self {
+        let class = if matches!(error, SourceError::Missing { .. }) { Class::Missing } else { Class::Failed };
+        CliError::new(class, error.to_string()).hint("no snapshot was saved")
+    }
+}
+
+impl From<StreamError> for CliError {
+    fn from(error: StreamError) -> Self {
+        CliError::new(Class::Failed, error.to_string()).hint("no snapshot was saved")
+    }
+}
+
+impl From<BackupError> for CliError {
+    fn from(error: BackupError) -> Self {
+        let text = error.to_string();
+        match error {
+            BackupError::Source(source) => source.into(),
+            BackupError::Command(source) => source.into(),
+            BackupError::ChunkSize(_) | BackupError::TooLong { .. } => CliError::usage(text),
+            BackupError::EmptySource { .. } | BackupError::EmptyStream { .. } => {
+                CliError::new(Class::Failed, text).hint("no snapshot was saved")
+            }
+            BackupError::Pack(source) => source.into(),
+            BackupError::Index(source) => source.into(),
+            BackupError::Repo(source) => source.into(),
+            BackupError::Ship(source) => source.into(),
+            BackupError::Crypto(source) => source.into(),
+            BackupError::Cancelled => CliError::cancelled(),
+            BackupError::Stream(_) | BackupError::WalkEndedEarly | BackupError::Cache { .. } => {
+                CliError::new(Class::Failed, text).hint("no snapshot was saved")
+            }
+        }
+    }
+}
+
+impl From<TargetError> for CliError {
+    fn from(error: TargetError) -> Self {
+        let text = error.to_string();
+        match error.kind() {
+            TargetErrorKind::Full => CliError::new(Class::Storage, text)
+                .hint("make room and run the same command again: what is right already is not written again"),
+            TargetErrorKind::ReadOnly | TargetErrorKind::Denied => {
+                CliError::new(Class::Access, text).hint("choose a target that can be written")
+            }
+            TargetErrorKind::Busy => CliError::new(Class::Busy, text).hint("wait for the other restore"),
+            _ => CliError::new(Class::Failed, text),
+        }
+    }
+}
+
+impl From<RestoreError> for CliError {
+    fn from(error: RestoreError) -> Self {
+        let text = error.to_string();
+        match error {
+            RestoreError::Fetch(source) => source.into(),
+            RestoreError::Target(source) => source.into(),
+            RestoreError::NoSuchPath(_) => CliError::new(Class::Missing, text)
+                .hint("paths are given from the snapshot's root, as `keepstone ls` shows them"),
+            RestoreError::Pattern { .. } => CliError::usage(text),
+            RestoreError::Cancelled => CliError::cancelled(),
+        }
+    }
+}

@@ -1,0 +1,109 @@
+//! `restore`: brings a snapshot, or some paths of it, into a directory.
+
+use super::args::{Global, Overwrite, RestoreArgs};
+use super::exit::{Class, CliError};
+use super::output::Output;
+use super::render;
+use super::workspace::{Workspace, filtered, selector};
+use crate::repo::fetch::Fetcher;
+use crate::repo::snapshots::select;
+use crate::report::Monitor;
+use crate::restore::target::{Overwrite as TargetOverwrite, Target, TargetOptions};
+use crate::restore::{Restore, restore};
+use serde_json::json;
+
+/// Runs the command.
+///
+/// # Errors
+/// When it can't begin or had to stop.
+pub fn run(args: &RestoreArgs, global: &Global) -> Result<Class, CliError> {
+    let selection = args.selection()?;
+    let workspace = Workspace::open(global)?;
+    if !workspace.repository.keyring.can_open_payloads() {
+        return Err(crate::repo::fetch::FetchError::NotPermitted.into());
+    }
+    let (index, _) = workspace.index()?;
+    let (listing, _) = workspace.snapshots()?;
+    let snapshots = filtered(listing.snapshots, &args.filter);
+    let info = select(&snapshots, &selector(&selection.snapshot))?;
+    let target_options = TargetOptions {
+        overwrite: match args.overwrite {
+            Overwrite::Never => TargetOverwrite::Never,
+            Overwrite::IfDifferent => TargetOverwrite::IfDifferent,
+            Overwrite::Always => TargetOverwrite::Always,
+        },
+        delete: args.delete,
+        dry_run: args.dry_run,
+        numeric_ids: args.numeric_ids,
+        sync: true,
+    };
+    let target = Target::open(&args.to, target_options)?;
+    let options = Restore {
+        paths: selection.paths.iter().map(|path| path.as_encoded_bytes().to_vec()).collect(),
+        include: args.include.clone(),
+        exclude: args.exclude.clone(),
+        verify: args.verify,
+        threads: workspace.settings.threads.max(1),
+    };
+    let monitor: &dyn Monitor = &workspace.progress;
+    let fetcher = Fetcher::new(&workspace.repository, &index, monitor, workspace.settings.memory_bytes / 8);
+    let counts = &info.snapshot.counts;
+    let totals = (counts.files + counts.directories + counts.others, counts.bytes);
+    let summary = restore(&fetcher, info.snapshot.root, &target, &options, monitor, totals)?;
+    workspace.progress.finish();
+    let copies = fetcher.take_issues();
+    let shown: Vec<_> = summary
+        .issues
+        .iter()
+        .map(|issue| {
+            json!({ "kind": issue.kind.name(), "path": render::JsonPath(&issue.subject), "detail": issue.detail })
+        })
+        .collect();
+    let document = json!({
+        "snapshot": info.id.to_string(), "target": args.to.to_string_lossy(), "dry_run": args.dry_run,
+        "files": summary.files, "files_skipped": summary.files_skipped, "kept": summary.kept,
+        "directories": summary.directories, "others": summary.others, "links": summary.links,
+        "bytes": summary.bytes, "removed": summary.removed, "verified": summary.verified,
+        "issues": shown, "damaged_copies": copies.len(),
+    });
+    Output { json: global.json }.result(&document, |out| {
+        for issue in &summary.issues {
+            writeln!(
+                out,
+                "{}: {}: {}",
+                issue.kind.name(),
+                render::escape(&issue.subject),
+                render::printable(&issue.detail)
+            )?;
+        }
+        for notice in &summary.notices {
+            writeln!(out, "note: {notice}")?;
+        }
+        let verb = if args.dry_run { "Would restore" } else { "Restored" };
+        writeln!(
+            out,
+            "{verb} {} files ({}), {} directories, {} links, {} others of snapshot {} into {}",
+            render::count(summary.files),
+            render::size(summary.bytes),
+            render::count(summary.directories),
+            render::count(summary.links),
+            render::count(summary.others),
+            &info.id.to_string()[..16],
+            render::path(&args.to),
+        )?;
+        if summary.files_skipped + summary.kept + summary.removed > 0 {
+            writeln!(
+                out,
+                "{} files were right already, {} entries kept, {} removed",
+                render::count(summary.files_skipped),
+                render::count(summary.kept),
+                render::count(summary.removed),
+            )?;
+        }
+        if args.verify {
+            writeln!(out, "Read back and found right: {} files", render::count(summary.verified))?;
+        }
+        Ok(())
+    })?;
+    Ok(if summary.issues.is_empty() { Class::Success } else { Class::Partial })
+}

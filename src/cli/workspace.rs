@@ -1,0 +1,193 @@
+//! What nearly every command begins with: settings, regions, an open repository, the local index.
+
+use super::args::Global;
+use super::config::{Environment, Settings, load};
+use super::exit::{Class, CliError};
+use super::progress::Progress;
+use super::secret::{Passphrases, Terminal};
+use super::{output, parse, render};
+use crate::crypto::slot::Unlock;
+use crate::env::{SystemClock, SystemRandom};
+use crate::format::ids::Digest;
+use crate::index::{Index, RocksIndex};
+use crate::repo::open::{Located, RegionSpec, Repository};
+use crate::repo::snapshots::{self, Listing, Selector, SnapshotInfo};
+use crate::store::open::open_store;
+use std::io::{IsTerminal, Write};
+use std::path::PathBuf;
+use std::sync::Arc;
+use zeroize::Zeroizing;
+
+/// The settings of this run.
+///
+/// # Errors
+/// When the configuration can't be used.
+pub fn settings(global: &Global, may_create: bool) -> Result<Settings, CliError> {
+    let settings = load(global, &Environment::process(), may_create)?;
+    if !global.quiet {
+        settings.warnings.iter().for_each(|warning| output::stderr_line(&format!("keepstone: {warning}")));
+    }
+    Ok(settings)
+}
+
+/// Opens the regions' stores. One that can't be opened is left for the caller to report, unless none can.
+///
+/// # Errors
+/// For an unusable address or option; when no store opens.
+pub fn stores(settings: &Settings, create: bool) -> Result<(Vec<RegionSpec>, Vec<(String, CliError)>), CliError> {
+    let (mut specs, mut failed) = (Vec::new(), Vec::new());
+    for region in &settings.regions {
+        match open_store(&region.url, &region.options, create) {
+            Ok(store) => specs.push(RegionSpec { name: region.name.clone(), store }),
+            Err(error) => {
+                let unusable = error.kind == crate::store::StoreErrorKind::Invalid;
+                let error = CliError::from(error);
+                let error = CliError { message: format!("region '{}': {}", region.name, error.message), ..error };
+                if unusable {
+                    return Err(error);
+                }
+                failed.push((region.name.clone(), error));
+            }
+        }
+    }
+    match (specs.is_empty(), failed.is_empty()) {
+        (true, false) => Err(failed.remove(0).1),
+        _ => Ok((specs, failed)),
+    }
+}
+
+/// An open repository with everything that commands share.
+pub struct Workspace {
+    /// The merged settings.
+    pub settings: Settings,
+    /// The open repository.
+    pub repository: Repository,
+    /// Regions of the configuration that this run can't use: left out on purpose, or not reached.
+    pub absent: Vec<(String, String)>,
+    /// Shows progress; begun after the last prompt.
+    pub progress: Progress,
+}
+
+fn secret(settings: &Settings) -> Result<Unlock, CliError> {
+    if settings.identities.is_empty() {
+        let mut warn = |text: &str| output::stderr_line(&format!("keepstone: {text}"));
+        let mut passphrases = Passphrases { ask: &mut Terminal, warn: &mut warn };
+        let passphrase = passphrases.existing(&settings.passphrase)?;
+        return Ok(Unlock::Passphrase(Zeroizing::new(passphrase.expose().to_owned())));
+    }
+    let mut text = Zeroizing::new(String::new());
+    for path in &settings.identities {
+        let read = std::fs::read_to_string(path).map_err(|error| CliError::file("read", path, &error))?;
+        let read = Zeroizing::new(read);
+        text.push_str(&read);
+        text.push('\n');
+    }
+    Ok(Unlock::Identities(text))
+}
+
+/// Without a pin, a person at a terminal may trust what is found; a script may not.
+fn trust(settings: &Settings, found: Digest) -> Result<(), CliError> {
+    if settings.pin.is_some() {
+        return Ok(());
+    }
+    let refused = || {
+        CliError::new(Class::Access, format!("no pin is configured, and the repository's root fingerprint is {found}"))
+            .hint("compare it with the one that `init` printed, then give it with --pin or as `pin` in keepstone.toml")
+    };
+    if !std::io::stdin().is_terminal() || !std::io::stderr().is_terminal() {
+        return Err(refused());
+    }
+    let mut stderr = std::io::stderr();
+    let _ =
+        write!(stderr, "The repository's root fingerprint is {found}.\nIs that the one that `init` printed? [y/N] ");
+    let _ = stderr.flush();
+    let mut answer = String::new();
+    std::io::stdin().read_line(&mut answer).map_err(|_| refused())?;
+    match answer.trim() {
+        "y" | "Y" | "yes" => Ok(()),
+        _ => Err(refused()),
+    }
+}
+
+impl Workspace {
+    /// Opens the repository: regions, root, pin, slot, rings.
+    ///
+    /// # Errors
+    /// Whatever stands in the way, with what to do about it.
+    pub fn open(global: &Global) -> Result<Self, CliError> {
+        let settings = settings(global, false)?;
+        let (specs, failed) = stores(&settings, false)?;
+        let located = Located::open(&specs, settings.pin.map(|pin| pin.0))?;
+        trust(&settings, located.fingerprint())?;
+        let unlock = secret(&settings)?;
+        let repository = located.unlock(&unlock, Arc::new(SystemClock), Arc::new(SystemRandom))?;
+        let mut absent: Vec<(String, String)> =
+            settings.regions_left_out.iter().map(|name| (name.clone(), "left out by --region".to_owned())).collect();
+        absent.extend(failed.into_iter().map(|(name, error)| (name, error.message)));
+        for (name, error) in &repository.unreachable {
+            absent.push((name.clone(), error.to_string()));
+        }
+        if !global.quiet {
+            for (name, why) in &absent {
+                output::stderr_line(&format!("keepstone: region '{name}' takes no part: {}", render::printable(why)));
+            }
+        }
+        let progress = Progress::start(global).map_err(|error| CliError::new(Class::Failed, error.to_string()))?;
+        Ok(Workspace { settings, repository, absent, progress })
+    }
+
+    /// The directory of this repository's caches.
+    pub fn cache_directory(&self) -> PathBuf {
+        self.settings.cache_dir.join(self.repository.config.repository.to_string())
+    }
+
+    /// The local index, brought up to what the regions list. Damaged segments are reported and make the
+    /// outcome partial at best.
+    ///
+    /// # Errors
+    /// When the index can't be made or a region can't be listed.
+    pub fn index(&self) -> Result<(RocksIndex, Class), CliError> {
+        let directory = self.cache_directory();
+        std::fs::create_dir_all(&directory).map_err(|error| CliError::file("make", &directory, &error))?;
+        let cache_bytes = self.settings.memory_bytes / 8;
+        let index = RocksIndex::open(&directory.join("index"), self.repository.config.repository, cache_bytes)?;
+        let issues = crate::repo::sync::sync(&self.repository, &index, &self.progress)?;
+        Ok((index, if issues.is_empty() { Class::Success } else { Class::Corrupt }))
+    }
+
+    /// All snapshots that count. What is damaged is shown and makes the outcome corrupt.
+    ///
+    /// # Errors
+    /// When a region can't be listed.
+    pub fn snapshots(&self) -> Result<(Listing, Class), CliError> {
+        use crate::report::Monitor;
+        let listing = snapshots::list(&self.repository)?;
+        listing.issues.iter().for_each(|issue| self.progress.issue(issue));
+        let class = if listing.issues.is_empty() { Class::Success } else { Class::Corrupt };
+        Ok((listing, class))
+    }
+}
+
+/// Applies `--dataset`, `--host`, `--tag` and `--at` (everything begun at or before that time).
+pub fn filtered(snapshots: Vec<SnapshotInfo>, filter: &super::args::Filter) -> Vec<SnapshotInfo> {
+    let fits = |info: &SnapshotInfo| {
+        filter.dataset.as_ref().is_none_or(|dataset| *dataset == info.snapshot.dataset)
+            && filter.host.as_ref().is_none_or(|host| *host == info.snapshot.host)
+            && filter.tags.iter().all(|tag| info.tags.contains(tag))
+            && filter.at_ns.is_none_or(|at| info.snapshot.started_at <= at)
+    };
+    snapshots.into_iter().filter(fits).collect()
+}
+
+/// The library's word for a snapshot argument.
+pub fn selector(reference: &parse::SnapshotRef) -> Selector {
+    match reference {
+        parse::SnapshotRef::Latest { back } => Selector::Latest(*back as usize),
+        parse::SnapshotRef::Prefix(prefix) => Selector::Prefix(prefix.as_str().to_owned()),
+    }
+}
+
+/// True when `index` holds nothing; for messages.
+pub fn is_empty(index: &dyn Index) -> bool {
+    index.pack_count() == 0
+}
