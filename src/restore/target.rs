@@ -327,11 +327,8 @@ impl Target {
     pub fn notices(&self) -> Vec<String> {
         let counts = &self.counts;
         let said = [
-            (&counts.ownership_skipped, "entries keep the owner that this process gave them: it may not change owners"),
-            (
-                &counts.set_id_dropped,
-                "entries were restored without their set-id bits or capabilities, as their owner could not be set",
-            ),
+            (&counts.ownership_skipped, "entries keep this process's owner or group: it may not change theirs"),
+            (&counts.set_id_dropped, "entries lost set-id bits or capabilities, as their owner could not be set"),
             (&counts.security_skipped, "security.* attributes can't be set by this process or on this file system"),
             (&counts.trusted_skipped, "trusted.* attributes can't be set without privileges"),
             (&counts.swept, "partial files of interrupted restores were removed"),
@@ -345,6 +342,18 @@ impl Target {
         if let Some(device) = directory.device() {
             let mut file_systems = self.file_systems.lock().expect("no panic while noting");
             file_systems.entry(device).or_insert_with(|| directory.clone());
+        }
+    }
+}
+
+impl Drop for Target {
+    /// Gives the lock back by name: closing would not, while a handle or a process just forked shares it.
+    fn drop(&mut self) {
+        if !self.options.dry_run
+            && let Ok(fd) = self.fd(&self.root)
+        {
+            // The lock ends with this process at the latest.
+            let _ = rustix::fs::flock(&fd, FlockOperation::Unlock);
         }
     }
 }

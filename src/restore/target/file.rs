@@ -243,6 +243,7 @@ impl Target {
             None => None,
         };
         self.install(parent, partial.directory.as_fd(), &partial.name, &node.name)?;
+        // It has no temporary name to remove any more.
         partial.name.clear();
         if let Some(stat) = identity {
             self.remember_link(parent, node, identity_of(&stat));

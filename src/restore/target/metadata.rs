@@ -3,7 +3,8 @@
 //! The order matters: changing the owner clears set-id bits and capabilities, setting an ACL changes mode
 //! bits, and the modification time comes last because it marks an entry as complete. Set-id bits and file
 //! capabilities are given only to entries whose owner could be restored. What merely needs privileges that
-//! this process lacks is counted for one notice; what fails otherwise is a problem of that entry.
+//! this process lacks is counted for one notice; what fails otherwise is a problem of that entry. Owners are
+//! mapped by name; the numbers inside ACLs are restored as they were stored.
 
 use std::collections::HashMap;
 use std::ffi::OsStr;
