@@ -218,14 +218,14 @@ pub fn backup_tree(
 /// # Errors
 /// When no snapshot was saved; `finish` reports a failed command, after which nothing is kept.
 #[allow(clippy::too_many_arguments)] // One call from one place; a struct would only rename them.
-pub fn backup_stream(
+pub fn backup_stream<S: std::io::Read + Send>(
     repository: &Repository,
     index: &dyn Index,
     options: &Backup,
     mut node: Node,
     command: Vec<u8>,
-    stream: &mut (dyn std::io::Read + Send),
-    finish: impl FnOnce() -> Result<(), BackupError> + Send,
+    mut stream: S,
+    finish: impl FnOnce(S) -> Result<(), BackupError> + Send,
     earlier: &[SnapshotInfo],
     monitor: &dyn Monitor,
 ) -> Result<BackupSummary, BackupError> {
@@ -240,14 +240,15 @@ pub fn backup_stream(
             let mut worker = Worker::new(shared.engine.chunker.max());
             let mut root = node.clone();
             root.mode = 0o700;
-            let pass = || -> Result<(), BackupError> {
-                let mut cancellable = Cancellable { inner: stream, monitor };
+            let stopped = &mut stream_error;
+            let pass = move |worker: &mut Worker, node: &mut Node| -> Result<(), BackupError> {
+                let mut cancellable = Cancellable { inner: &mut stream, monitor };
                 let progress = |bytes| monitor.advance(0, bytes);
                 let (size, content) = match worker.capture_stream(&shared.engine, &mut cancellable, &progress) {
                     Err(BackupError::Stream(_)) if monitor.cancelled() => return Err(BackupError::Cancelled),
                     captured => captured?,
                 };
-                finish()?;
+                finish(stream)?;
                 if size == 0 && !options.allow_empty {
                     return Err(BackupError::EmptyStream { name });
                 }
@@ -255,7 +256,7 @@ pub fn backup_stream(
                 worker.frame.flush(&shared.engine.data)?;
                 Ok(())
             };
-            match pass() {
+            match pass(&mut worker, &mut node) {
                 Ok(()) => {
                     let directory = Entry { path: Vec::new(), node: root, identity: Identity::default() };
                     let path = node.name.clone();
@@ -266,7 +267,7 @@ pub fn backup_stream(
                 Err(error) => {
                     // What was cut so far is stored: the next run of the same stream is quicker by it.
                     let flushed = worker.frame.flush(&shared.engine.data);
-                    stream_error = Some(error);
+                    *stopped = Some(error);
                     shared.stop.store(true, Ordering::Relaxed);
                     flushed?;
                 }

@@ -91,7 +91,7 @@ fn options(workspace: &Workspace, wanted: &BackupSettings) -> Result<Backup, Cli
         skip_if_unchanged: wanted.skip_if_unchanged,
         allow_empty: wanted.allow_empty,
         trust: match workspace.settings.dedup_trust {
-            DedupTrust::Own => crate::backup::DedupTrust::Own,
+            DedupTrust::Verified => crate::backup::DedupTrust::Own,
             DedupTrust::All => crate::backup::DedupTrust::All,
         },
         threads: workspace.settings.threads.max(1),
@@ -116,16 +116,15 @@ fn stream(
     let repository = &workspace.repository;
     match command {
         None => {
-            let mut input = stdin_stream().map_err(BackupError::Command)?;
-            let done = || Ok(());
-            Ok(backup_stream(repository, index, options, node, Vec::new(), &mut input, done, earlier, monitor)?)
+            let input = stdin_stream().map_err(BackupError::Command)?;
+            let done = |_| Ok(());
+            Ok(backup_stream(repository, index, options, node, Vec::new(), input, done, earlier, monitor)?)
         }
         Some(argv) => {
-            let mut running = CommandStream::spawn(argv).map_err(BackupError::Command)?;
+            let running = CommandStream::spawn(argv).map_err(BackupError::Command)?;
             let program = argv.first().map(|program| program.as_encoded_bytes().to_vec()).unwrap_or_default();
-            let mut output = running.output().map_err(BackupError::Command)?;
-            let finish = move || running.finish().map_err(BackupError::Command);
-            Ok(backup_stream(repository, index, options, node, program, &mut output, finish, earlier, monitor)?)
+            let finish = |ended: CommandStream| ended.finish().map_err(BackupError::Command);
+            Ok(backup_stream(repository, index, options, node, program, running, finish, earlier, monitor)?)
         }
     }
 }

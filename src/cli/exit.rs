@@ -167,6 +167,12 @@ impl CliError {
         self
     }
 
+    /// The same about one region.
+    pub fn in_region(mut self, region: &str) -> Self {
+        self.message = format!("region '{region}': {}", self.message);
+        self
+    }
+
     /// A wrong argument, variable or configuration value.
     pub fn usage(message: impl Into<String>) -> Self {
         CliError::new(Class::Usage, message)

@@ -52,10 +52,7 @@ impl From<RepoError> for CliError {
                     .hint("`keepstone check` tells which objects are affected")
             }
             RepoError::Key(source) => source.into(),
-            RepoError::Store { source, region } => {
-                let inner = CliError::from(source);
-                CliError { message: format!("region '{region}': {}", inner.message), ..inner }
-            }
+            RepoError::Store { source, region } => CliError::from(source).in_region(&region),
             RepoError::Index(source) => source.into(),
             RepoError::Fenced { .. } => CliError::new(Class::Failed, text).hint("run the backup again"),
             RepoError::Ambiguous { .. } => CliError::usage(text).hint("`keepstone snapshots` shows the ids"),

@@ -148,6 +148,13 @@ impl Progress {
     }
 }
 
+impl Progress {
+    /// Takes the bar or line away, so that the result stands alone.
+    pub fn finish(&self) {
+        self.shared.end_phase();
+    }
+}
+
 impl Drop for Progress {
     fn drop(&mut self) {
         if let Some((stop, thread)) = self.ticker.take() {

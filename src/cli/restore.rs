@@ -56,7 +56,8 @@ pub fn run(args: &RestoreArgs, global: &Global) -> Result<Class, CliError> {
         .issues
         .iter()
         .map(|issue| {
-            json!({ "kind": issue.kind.name(), "path": render::JsonPath(&issue.subject), "detail": issue.detail })
+            let path = render::JsonPath::from(&issue.subject[..]);
+            json!({ "kind": issue.kind.name(), "path": path.path, "path_hex": path.path_hex, "detail": issue.detail })
         })
         .collect();
     let document = json!({

@@ -17,7 +17,7 @@ pub fn run(args: &SnapshotsArgs, global: &Global) -> Result<Class, CliError> {
     let (listing, class) = workspace.snapshots()?;
     let mut snapshots = filtered(listing.snapshots, &args.filter);
     if let Some(latest) = args.latest {
-        let skip = snapshots.len().saturating_sub(latest as usize);
+        let skip = snapshots.len().saturating_sub(latest.get() as usize);
         snapshots.drain(..skip);
     }
     workspace.progress.finish();

@@ -9,7 +9,7 @@ use super::{output, parse, render};
 use crate::crypto::slot::Unlock;
 use crate::env::{SystemClock, SystemRandom};
 use crate::format::ids::Digest;
-use crate::index::{Index, RocksIndex};
+use crate::index::RocksIndex;
 use crate::repo::open::{Located, RegionSpec, Repository};
 use crate::repo::snapshots::{self, Listing, Selector, SnapshotInfo};
 use crate::store::open::open_store;
@@ -41,8 +41,7 @@ pub fn stores(settings: &Settings, create: bool) -> Result<(Vec<RegionSpec>, Vec
             Ok(store) => specs.push(RegionSpec { name: region.name.clone(), store }),
             Err(error) => {
                 let unusable = error.kind == crate::store::StoreErrorKind::Invalid;
-                let error = CliError::from(error);
-                let error = CliError { message: format!("region '{}': {}", region.name, error.message), ..error };
+                let error = CliError::from(error).in_region(&region.name);
                 if unusable {
                     return Err(error);
                 }
@@ -185,9 +184,4 @@ pub fn selector(reference: &parse::SnapshotRef) -> Selector {
         parse::SnapshotRef::Latest { back } => Selector::Latest(*back as usize),
         parse::SnapshotRef::Prefix(prefix) => Selector::Prefix(prefix.as_str().to_owned()),
     }
-}
-
-/// True when `index` holds nothing; for messages.
-pub fn is_empty(index: &dyn Index) -> bool {
-    index.pack_count() == 0
 }

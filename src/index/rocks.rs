@@ -307,6 +307,8 @@ impl Index for RocksIndex {
         {
             let mut state = self.state.write().unwrap_or_else(PoisonError::into_inner);
             state.db = None;
+            let marker = self.path.join(INGEST_MARKER);
+            std::fs::write(&marker, b"").map_err(|e| self.fail(e))?;
             let db = DB::open_cf_descriptors(&database_options(), &self.path, self.descriptors())
                 .map_err(|e| self.fail(e))?;
             self.ingest_sorted(&db, "chunks", &chunks)?;
