@@ -103,5 +103,3 @@ pub enum Event {
     /// An entry that should have been captured and could not be.
     Failed(Issue),
 }
-pub mod seen;
-pub use seen::{SeenReader, SeenRecord, SeenWriter, matches_seen};
