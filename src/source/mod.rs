@@ -8,6 +8,10 @@ mod listing;
 mod metadata;
 mod read;
 mod rules;
+mod seen;
+mod seen_record;
+#[cfg(test)]
+mod seen_tests;
 mod sources;
 mod stream;
 mod walk;
@@ -16,6 +20,7 @@ mod walk_tests;
 
 pub use read::{FileReader, ReadError, ReadOutcome, Span};
 pub use rules::WalkOptions;
+pub use seen::{SeenEntry, SeenError, SeenReader, SeenRecord, SeenStamp, SeenWriter, is_unchanged};
 pub use sources::SourceError;
 pub use stream::{CommandStream, StreamError, stdin_stream, stream_node};
 pub use walk::{DIRECTORIES_OPEN_MAX, Walk};
