@@ -23,11 +23,12 @@ use crate::repo::snapshots::{seal_private, snapshot_name};
 use crate::repo::{Repository, Session, SnapshotInfo};
 use crate::report::{Issue, Monitor, Phase};
 use crate::ship::{Destination, Shipper};
-use crate::source::{Entry, Event, Identity, SeenReader, SeenRecord, SeenWriter, Walk, matches_seen};
+use crate::source::{Entry, Event, Identity, SeenReader, SeenRecord, SeenStamp, SeenWriter, Walk, is_unchanged};
 use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::os::fd::OwnedFd;
-use std::path::PathBuf;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -192,9 +193,9 @@ pub fn backup_tree(
     if let Some(empty) = walk.empty_sources().first().filter(|_| !options.allow_empty) {
         return Err(BackupError::EmptySource { path: empty.display().to_string() });
     }
-    let root_path = std::os::unix::ffi::OsStrExt::as_bytes(walk.root().as_os_str()).to_vec();
+    let root_path = walk.root().as_os_str().as_bytes().to_vec();
     let private = SnapshotPrivate {
-        sources: sources.iter().map(|p| std::os::unix::ffi::OsStrExt::as_bytes(p.as_os_str()).to_vec()).collect(),
+        sources: sources.iter().map(|path| path.as_os_str().as_bytes().to_vec()).collect(),
         root_path: root_path.clone(),
         ..SnapshotPrivate::default()
     };
@@ -307,14 +308,17 @@ impl Seen {
     fn open(run: &Run<'_>, root_path: &[u8], earlier: &[SnapshotInfo]) -> (Seen, Option<SeenWriter>) {
         let mut seen = Seen { reader: None, previous_started_at: 0 };
         let Some(directory) = &run.options.seen_directory else { return (seen, None) };
+        // Other hosts and chunk sizes give other content for the same file.
+        let parameters = [run.options.host.as_bytes(), &(run.options.chunk_average as u64).to_le_bytes()].concat();
+        let root = Path::new(std::ffi::OsStr::from_bytes(root_path));
+        let repository = run.repository.config.repository;
+        let stamp = SeenStamp::new(repository, &run.options.dataset, root, &parameters);
         let mut key = blake3::Hasher::new_derive_key("keepstone seen file");
-        key.update(&run.repository.config.repository.0);
-        for part in [run.options.dataset.as_bytes(), run.options.host.as_bytes(), root_path] {
+        for part in [run.options.dataset.as_bytes(), root_path, &parameters] {
             key.update(&(part.len() as u64).to_le_bytes()).update(part);
         }
         let path = directory.join(format!("{}.seen", key.finalize().to_hex()));
-        let repository = run.repository.config.repository;
-        match SeenReader::open(&path, repository) {
+        match SeenReader::open(&path, &stamp) {
             Ok(reader) => {
                 // What it remembers needs no look-up while its snapshot counts in every region of the
                 // run and no pack is condemned in any.
@@ -333,7 +337,7 @@ impl Seen {
         }
         let mut writer = None;
         if !run.options.dry_run {
-            match SeenWriter::create(&path, repository, run.started_at) {
+            match SeenWriter::create(&path, &stamp, run.started_at) {
                 Ok(created) => writer = Some(created),
                 Err(error) => run.monitor.notice(&format!("changes can't be remembered for the next run: {error}")),
             }
@@ -346,7 +350,7 @@ impl Seen {
         let Some(reader) = &mut self.reader else { return Known::New };
         match reader.lookup(&entry.path) {
             None => Known::New,
-            Some(record) if matches_seen(&entry.identity, &record.identity, self.previous_started_at) => {
+            Some(record) if is_unchanged(&entry.identity, &record.identity, self.previous_started_at, false) => {
                 Known::Unmodified(record.content)
             }
             Some(_) => Known::Changed,
@@ -803,7 +807,7 @@ impl<'a> Gatherer<'a> {
                         (identity, seen.as_deref_mut().map(|seen| seen.as_mut()))
                         && let NodeKind::File { content, .. } = entry.node.kind
                     {
-                        let record = SeenRecord { path: entry.path, identity, content };
+                        let record = SeenRecord { path: &entry.path, identity: &identity, content: &content };
                         writer.append(&record).map_err(|error| BackupError::Cache {
                             directory: "the change-detection cache".to_owned(),
                             detail: error.to_string(),
