@@ -52,7 +52,7 @@ def fingerprint(root_public):
 
 
 def verify(public, signed_part, signature):
-    """True when the signature holds strictly (OBJ-10)."""
+    """True when the signature holds strictly (SIGN-4)."""
     if public in _SMALL_ORDER or signature[:32] in _SMALL_ORDER:
         return False
     try:
@@ -152,7 +152,7 @@ class Section:
         additional = repository + bytes([suite]) + u64(self.epoch) + self.id + u64(number)
         plain = aead_open(suite, key, number, additional + raw_length.to_bytes(4, "little"), sealed)
         if plain is None or not plain:
-            raise FormatError("FRAME-1", f"frame {number} of section {self.id.hex()} doesn't open")
+            raise FormatError("FRAME-4", f"frame {number} of section {self.id.hex()} doesn't open")
         return plain
 
 

@@ -20,7 +20,7 @@ MAY_SIGN = {
     "session": {OWNER, WRITER, MAINTAINER},
     "session end": {OWNER, WRITER, MAINTAINER},
     "commit": {OWNER, WRITER, MAINTAINER},
-    "snapshot": {OWNER, WRITER},
+    "snapshot": {OWNER, WRITER, MAINTAINER},
     "verdict": {OWNER, MAINTAINER},
     "tags": {OWNER, MAINTAINER},
     "condemn": {OWNER, MAINTAINER},

@@ -17,6 +17,7 @@ FRAME_SEALED_MAX = FRAME_RAW_MAX + (FRAME_RAW_MAX >> 7) + 1024
 PACK_MAX = 256 << 20
 FRAMES_MAX, CHUNKS_MAX, SECTIONS_MAX = 65536, 4 << 20, 4096
 SEGMENT_RAW_MAX = 128 << 20
+FRAME_RULES = ("FRAME-1", "FRAME-2", "FRAME-3")
 
 
 def padme(length):
@@ -30,7 +31,7 @@ def padme(length):
 
 
 def decompress(codec, data, raw_length, rules):
-    """Decodes to exactly `raw_length` bytes; `rules` names codec's and length's."""
+    """Decodes to exactly `raw_length` bytes; `rules` are those of codec, length and zstd frame."""
     if codec > 1:
         raise FormatError(rules[0], f"unknown codec {codec}")
     plain = data
@@ -39,9 +40,9 @@ def decompress(codec, data, raw_length, rules):
         try:
             plain = _bounded(decoder, data, raw_length)
         except zstandard.ZstdError as error:
-            raise FormatError(rules[1], f"zstd: {error}") from None
+            raise FormatError(rules[2], f"zstd: {error}") from None
         if not decoder.eof or decoder.unused_data:
-            raise FormatError(rules[1], "not exactly one zstd frame")
+            raise FormatError(rules[2], "not exactly one zstd frame")
     if len(plain) != raw_length:
         raise FormatError(rules[1], f"{len(plain)} bytes decoded, {raw_length} stated")
     return plain
@@ -55,7 +56,7 @@ def _bounded(decoder, data, raw_length):
         out += decoder.decompress(piece)
         at += len(piece)
     if at < len(data) and decoder.eof:
-        raise FormatError("FRAME-3", "bytes after the zstd frame")
+        raise zstandard.ZstdError("bytes after the frame")
     return bytes(out)
 
 
@@ -155,13 +156,13 @@ def decode_directory(data, sections, metadata):
 
 
 def place(frames, sections, directory_offset=None):
-    """Gives each frame its offset in the pack; DIR-6."""
+    """Gives each frame its offset in the pack; PACK-5."""
     at = HEADER + sections * SECTION_RECORD
     for frame in frames:
         frame.offset = at
         at += frame.sealed_length
     if directory_offset is not None and at != directory_offset:
-        raise FormatError("DIR-6", f"the frames end at {at}, the directory begins at {directory_offset}")
+        raise FormatError("PACK-5", f"the frames end at {at}, the directory begins at {directory_offset}")
     return at
 
 
@@ -189,10 +190,7 @@ def unwrap_segment(plain):
     raw_length = int.from_bytes(plain[:4], "little")
     if raw_length > SEGMENT_RAW_MAX:
         raise FormatError("SEG-8", f"a segment of {raw_length} bytes")
-    try:
-        return decompress(plain[4], plain[5:], raw_length, ("SEG-8", "SEG-8"))
-    except FormatError as error:
-        raise FormatError("SEG-8", error.detail) from None
+    return decompress(plain[4], plain[5:], raw_length, ("SEG-8",) * 3)
 
 
 def decode_segment(data):
