@@ -133,7 +133,9 @@ class Primitives(unittest.TestCase):
         table = b"".join(value.to_bytes(8, "little") for value in gear)
         self.assertEqual(crypto.digest(table).hex(), vector["gear_table_digest"])
         for case in vector["cases"]:
-            source = blake3(b"chunker", derive_key_context="keepstone vectors noise").digest(length=case["source_bytes"])
+            source = blake3(b"chunker", derive_key_context="keepstone vectors noise").digest(
+                length=case["source_bytes"]
+            )
             self.assertEqual(crypto.digest(source).hex(), case["source_digest"])
             self.assertEqual(crypto.chunk_lengths(source, case["average"], gear), case["chunks"])
 

@@ -13,7 +13,7 @@ from .wire import FormatError
 
 
 def arguments():
-    parser = argparse.ArgumentParser(prog="keepstone_reader", description="An independent reader of keepstone repositories.")
+    parser = argparse.ArgumentParser(prog="keepstone_reader", description="A second reader of keepstone repositories.")
     commands = parser.add_subparsers(dest="command", required=True)
     for name, about in (
         ("verify", "check every digest, name, signature, role, commitment, chunk and reference"),

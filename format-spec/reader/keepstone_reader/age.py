@@ -136,7 +136,13 @@ def _scrypt(stanza, passphrase):
         raise FormatError("KEY-2", f"scrypt work factor {arguments[1].decode()}, at most {SCRYPT_LOG_N_MAX} accepted")
     cost = 1 << int(arguments[1])
     key = hashlib.scrypt(
-        passphrase, salt=b"age-encryption.org/v1/scrypt" + salt, n=cost, r=8, p=1, maxmem=cost * 1024 + (64 << 20), dklen=32
+        passphrase,
+        salt=b"age-encryption.org/v1/scrypt" + salt,
+        n=cost,
+        r=8,
+        p=1,
+        maxmem=cost * 1024 + (64 << 20),
+        dklen=32,
     )
     return _unwrap(key, body)
 

@@ -35,9 +35,10 @@ def check_digest(data):
     """OBJ-1 and OBJ-8; gives the digest."""
     if len(data) < 32:
         raise FormatError("OBJ-1", f"{len(data)} bytes are too few for an object")
-    if digest(data[:-32]) != data[-32:]:
-        raise FormatError("OBJ-8", f"the bytes' digest is {digest(data[:-32]).hex()}, the trailer says {data[-32:].hex()}")
-    return data[-32:]
+    actual, stated = digest(data[:-32]), data[-32:]
+    if actual != stated:
+        raise FormatError("OBJ-8", f"the bytes' digest is {actual.hex()}, the trailer says {stated.hex()}")
+    return stated
 
 
 def preamble(reader):
@@ -94,9 +95,7 @@ def decode_envelope(kind, data, repository=None):
         raise FormatError("OBJ-7", "sealed payload shorter than its tag")
     if repository is not None and own_repository != repository:
         raise FormatError("OBJ-9", f"it belongs to repository {own_repository.hex()}")
-    return Envelope(
-        kind, own_repository, signer, bool(flags), epoch, salt, payload, signed_part, signature, own_digest
-    )
+    return Envelope(kind, own_repository, signer, bool(flags), epoch, salt, payload, signed_part, signature, own_digest)
 
 
 def _document(decode):

@@ -233,13 +233,13 @@ def decode_segment(data):
         references.append(chunks[last].id)
     # A whole id where the target is in the segment, eight bytes of it where it isn't.
     references = iter([take(8) if reference is None else reference for reference in references])
-    for chunk, number in zip(structural, reference_counts):
+    for chunk, number in zip(structural, reference_counts, strict=True):
         chunk.references = [next(references) for _ in range(number)]
     reader.end()
 
     if len(set(ids)) != len(ids):
         raise FormatError("SEG-5", "a pack stands twice")
-    frames, rest = zip(indexes, numbers, lengths, chunk_counts), iter(chunks)
+    frames, rest = zip(indexes, numbers, lengths, chunk_counts, strict=True), iter(chunks)
     packs = []
     for at, pack in enumerate(ids):
         entry = SegmentPack(pack, sessions[at], origins[at], sizes[at], kinds[at] == 1, sections[at])

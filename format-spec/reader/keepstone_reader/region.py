@@ -225,7 +225,9 @@ class Region:
         highest = max(parts[0] for _, parts in names)
         found = [(name, parts) for name, parts in names if parts[0] == highest]
         if len(found) > 1:
-            raise FormatError("ROSTER-4", f"{len(found)} rosters with number {int(highest, 16)}: an owner has to merge them")
+            raise FormatError(
+                "ROSTER-4", f"{len(found)} rosters of number {int(highest, 16)}: an owner must merge them"
+            )
         return self.load("roster", *found[0])
 
     def unlock(self, passphrase, identities):
@@ -353,9 +355,7 @@ class Region:
         if raw_length > 16 << 20:
             raise FormatError("LIMIT-1", f"a private part of {raw_length} bytes")
         plain = section.open_frame(self.config.suite, self.repository, key, 0, raw_length, sealed)
-        return objects.decode_snapshot_private(
-            pack.decompress(plain[0], plain[1:], raw_length, pack.FRAME_RULES)
-        )
+        return objects.decode_snapshot_private(pack.decompress(plain[0], plain[1:], raw_length, pack.FRAME_RULES))
 
     # Packs and chunks
 
@@ -508,7 +508,8 @@ class Region:
             )
             if frame is None:
                 raise FormatError("SEG-10", f"pack {location.pack.hex()} has no frame {stated.number} of that section")
-            self.frames[key] = (self.open_frame(opened, frame), self.chunk_ids(opened.header.sections[frame.section].epoch))
+            hasher = self.chunk_ids(opened.header.sections[frame.section].epoch)
+            self.frames[key] = (self.open_frame(opened, frame), hasher)
             if len(self.frames) > FRAME_CACHE:
                 self.frames.popitem(last=False)
         plain, hasher = self.frames[key]

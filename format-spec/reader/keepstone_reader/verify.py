@@ -98,18 +98,20 @@ def _compare(region, name, segment, references, problems):
         if list(map(shape, entry.frames)) != list(map(shape, opened.frames)):
             differs.append("its frames")
         elif region.can_read:
-            for mine, theirs in zip(entry.frames, opened.frames):
-                for said, found in zip(mine.chunks, theirs.chunks):
+            for mine, theirs in zip(entry.frames, opened.frames, strict=True):
+                for said, found in zip(mine.chunks, theirs.chunks, strict=True):
                     if found.id is not None and said.id != found.id:
                         differs.append(f"chunk id {said.id.hex()}")
                     elif found.id in references and not _same(said.references, references[found.id]):
                         differs.append(f"the references of chunk {said.id.hex()}")
         for what in differs:
-            problems.append((name, FormatError("SEG-10", f"pack {entry.pack.hex()}: {what} differ from what is stored")))
+            problems.append(
+                (name, FormatError("SEG-10", f"pack {entry.pack.hex()}: {what} differ from what is stored"))
+            )
 
 
 def _same(stated, found):
-    return len(stated) == len(found) and all(whole.startswith(part) for part, whole in zip(stated, found))
+    return len(stated) == len(found) and all(whole.startswith(part) for part, whole in zip(stated, found, strict=True))
 
 
 def _listed(segments):
@@ -215,4 +217,3 @@ def root_node(root, load):
     if len(nodes) != 1 or nodes[0].name != b"root" or nodes[0].kind != sequence.DIRECTORY:
         raise FormatError("TREE-7", "the root sequence is not one directory named root")
     return nodes[0]
-

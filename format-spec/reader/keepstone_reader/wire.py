@@ -181,6 +181,6 @@ class Cbor:
 
 def ascending(items, rule, what):
     """Refuses a list that is not strictly ascending."""
-    if any(low >= high for low, high in zip(items, items[1:])):
+    if any(low >= high for low, high in zip(items, items[1:], strict=False)):
         raise FormatError(rule, f"{what} not in ascending order")
     return items
