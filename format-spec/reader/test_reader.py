@@ -10,6 +10,8 @@ import unittest
 from pathlib import Path
 
 from blake3 import blake3
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
 
 from keepstone_reader import age, crypto, objects, pack, sequence, wire
 from keepstone_reader.region import AccessError, Region
@@ -342,6 +344,188 @@ class FrozenRegions(unittest.TestCase):
         restore = Restore(region, str(self.scratch / "target"))
         restore.run(snapshot)
         self.compare(self.scratch / "target")
+
+
+def cbor(value):
+    """Canonical CBOR of the subset."""
+    if isinstance(value, bool):
+        return b"\xf5" if value else b"\xf4"
+    if isinstance(value, int):
+        return head(0, value) if value >= 0 else head(1, -1 - value)
+    if isinstance(value, bytes):
+        return head(2, len(value)) + value
+    if isinstance(value, str):
+        return head(3, len(value.encode())) + value.encode()
+    if isinstance(value, list):
+        return head(4, len(value)) + b"".join(map(cbor, value))
+    return head(5, len(value)) + b"".join(cbor(key) + cbor(item) for key, item in value.items())
+
+
+def head(major, value):
+    if value < 24:
+        return bytes([major << 5 | value])
+    size = next(size for size in (1, 2, 4, 8) if value < 1 << 8 * size)
+    return bytes([major << 5 | 23 + size.bit_length()]) + value.to_bytes(size, "big")
+
+
+SLOT, REGION, SESSION = bytes([0x22]) * 16, bytes([0x66]) * 16, bytes([0x77]) * 16
+SLOT_KEY, ROOT_KEY = bytes([0x44]) * 32, bytes([0x33]) * 32
+WRITER, WRITER_KEY = bytes([0x99]) * 16, bytes([0x9A]) * 32
+
+
+class WhatCounts(unittest.TestCase):
+    """A frozen region with more objects in it, signed here."""
+
+    def setUp(self):
+        self.path = Path(tempfile.mkdtemp()) / "region"
+        self.addCleanup(shutil.rmtree, self.path.parent)
+        shutil.copytree(VECTORS / "region-1", self.path)
+        region = opened(self.path)
+        self.ring = region.rings[1]
+        (self.snapshot,) = region.counted([])
+        self.owner = region.roster.slots[SLOT]
+
+    def put(self, kind, name, payload, signer=SLOT, key=SLOT_KEY):
+        """Signs, and where the kind is sealed seals, an object; `DIGEST` in its name is filled in."""
+        sealed, salt = kind in objects.SEALED, bytes([7]) * 32
+        if sealed:
+            code = objects.CODES[kind]
+            additional = REPOSITORY + bytes([code]) + crypto.u64(1)
+            metadata_key = crypto.metadata_key(self.ring.meta, REPOSITORY, code, salt)
+            payload = ChaCha20Poly1305(metadata_key).encrypt(bytes(12), payload, additional)
+        body = b"KSTN" + bytes([objects.CODES[kind], 1, sealed, 0]) + REPOSITORY + signer
+        body += crypto.u64(1) + salt if sealed else bytes(40)
+        body += crypto.u64(len(payload)) + payload
+        body += Ed25519PrivateKey.from_private_bytes(key).sign(b"keepstone/1 signature\0" + crypto.digest(body))
+        path = self.path / name.replace("DIGEST", crypto.digest(body).hex())
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(body + crypto.digest(body))
+
+    def verdict(self, number, ruling, signer=SLOT, key=SLOT_KEY):
+        payload = cbor({1: self.snapshot, 2: number, 3: ruling, 4: 0, 5: ""})
+        name = f"verdicts/{self.snapshot.hex()}/{number:016x}-DIGEST"
+        self.put("verdict", name, payload, signer, key)
+
+    def log(self, generation, kind, *lists, region=REGION):
+        payload = cbor({1: generation, 2: region, **dict(enumerate(lists, 3))})
+        self.put(kind, f"gc/{generation:016x}/{kind}", payload)
+
+    def roster(self, number, *slots, label=""):
+        entries = [[SLOT, 1, 0, "owner", "passphrase", self.owner.kem_public, self.owner.signing_public, 0]]
+        for slot, role, state, key in slots:
+            public = crypto.signing_public(key)
+            entries.append([slot, role, state, label, "x25519", self.owner.kem_public, public, 0])
+        name = f"roster/{number:016x}-DIGEST"
+        self.put("roster", name, cbor({1: number, 2: entries}), bytes(16), ROOT_KEY)
+
+    def counts(self):
+        problems = []
+        counted = opened(self.path).counted(problems)
+        return self.snapshot in counted, [error.rule for _, error in problems]
+
+    def test_the_highest_verdict_decides(self):
+        self.verdict(2, objects.FORGET)
+        self.assertEqual(self.counts(), (False, []))
+        self.assertEqual(checked(self.path), [])
+        self.verdict(2, objects.UNFORGET)
+        self.assertEqual(self.counts(), (True, []))
+        self.verdict(3, objects.FORGET)
+        self.assertEqual(self.counts(), (False, []))
+
+    def test_a_writers_verdict_is_ignored_and_reported(self):
+        self.roster(2, (WRITER, objects.WRITER, 0, WRITER_KEY))
+        self.verdict(9, objects.FORGET, WRITER, WRITER_KEY)
+        self.assertEqual(self.counts(), (True, ["SIGN-2"]))
+        self.roster(3, (WRITER, objects.MAINTAINER, 1, WRITER_KEY))
+        self.assertEqual(self.counts(), (True, ["SIGN-3"]))
+        self.roster(4, (WRITER, objects.MAINTAINER, 0, SLOT_KEY))
+        self.assertEqual(self.counts(), (True, ["SIGN-4"]))
+        self.roster(5)
+        self.assertEqual(self.counts(), (True, ["SIGN-1"]))
+        self.roster(6, (WRITER, objects.MAINTAINER, 0, WRITER_KEY))
+        self.assertEqual(self.counts(), (False, []))
+
+    def test_two_rosters_of_one_number_are_refused(self):
+        self.roster(2, (WRITER, objects.WRITER, 0, WRITER_KEY))
+        self.roster(2, (WRITER, objects.WRITER, 0, WRITER_KEY), label="other")
+        with self.assertRaises(FormatError) as caught:
+            opened(self.path)
+        self.assertEqual(caught.exception.rule, "ROSTER-4")
+
+    def test_a_roster_that_root_did_not_sign_is_refused(self):
+        self.put("roster", f"roster/{2:016x}-DIGEST", cbor({1: 2, 2: []}), bytes(16), SLOT_KEY)
+        with self.assertRaises(FormatError) as caught:
+            opened(self.path)
+        self.assertEqual(caught.exception.rule, "SIGN-4")
+        shutil.rmtree(self.path / "roster")
+        self.put("roster", f"roster/{2:016x}-DIGEST", cbor({1: 2, 2: []}))
+        with self.assertRaises(FormatError) as caught:
+            opened(self.path)
+        self.assertEqual(caught.exception.rule, "OBJ-11")
+
+    def test_an_open_fence_puts_a_commit_in_doubt_and_a_final_decides(self):
+        self.log(1, "condemn", [])
+        self.assertEqual(self.counts(), (True, []))
+        self.log(1, "fence", [SESSION], [])
+        self.assertEqual(self.counts(), (False, []))
+        self.log(1, "final", [], [], [], [])
+        self.assertEqual(self.counts(), (True, []))
+        self.log(2, "condemn", [])
+        self.log(2, "fence", [], [])
+        self.log(2, "final", [], [], [], [SESSION])
+        self.assertEqual(self.counts(), (False, []))
+
+    def test_a_damaged_log_stops(self):
+        def stops(rule):
+            with self.assertRaises(FormatError) as caught:
+                opened(self.path).counted([])
+            self.assertEqual(caught.exception.rule, rule)
+            shutil.rmtree(self.path / "gc")
+
+        self.log(2, "condemn", [])
+        stops("GC-3")
+        self.log(1, "final", [], [], [], [])
+        stops("GC-3")
+        self.log(1, "condemn", [], region=bytes(16))
+        stops("GC-2")
+        self.put("condemn", f"gc/{1:016x}/condemn", cbor({1: 2, 2: REGION, 3: []}))
+        stops("OBJ-10")
+
+    def test_a_commit_of_another_region_does_not_count(self):
+        shutil.rmtree(self.path / "commits")
+        self.assertEqual(self.counts(), (False, []))
+        self.put("commit", f"commits/{SESSION.hex()}", cbor({1: SESSION, 2: bytes(16), 3: self.snapshot, 4: 0}))
+        self.assertEqual(self.counts(), (False, ["COUNT-3"]))
+        self.put("commit", f"commits/{SESSION.hex()}", cbor({1: SESSION, 2: REGION, 3: bytes(32), 4: 0}))
+        self.assertEqual(self.counts(), (False, ["COUNT-4"]))
+
+    def test_a_writer_may_not_state_anothers_origin(self):
+        self.roster(2, (WRITER, objects.WRITER, 0, WRITER_KEY))
+        region = opened(self.path)
+        (name,) = (self.path / "index").iterdir()
+        columns = self.columns(region, name)
+        self.put("segment", "index/DIGEST", len(columns).to_bytes(4, "little") + b"\0" + columns, WRITER, WRITER_KEY)
+        self.assertEqual([error.rule for _, error in checked(self.path)], ["SEG-9"])
+
+    def columns(self, region, name):
+        envelope = objects.decode_envelope("segment", name.read_bytes())
+        sealing = (objects.CODES["segment"], envelope.epoch, envelope.salt, 0, envelope.payload)
+        return pack.unwrap_segment(crypto.metadata_open(1, self.ring, REPOSITORY, *sealing))
+
+    def test_a_segment_that_lies_is_told_from_the_packs(self):
+        region = opened(self.path)
+        (name,) = (self.path / "index").iterdir()
+        columns = self.columns(region, name)
+        ((_, snapshot),) = region.counted([]).items()
+        lying = columns.replace(snapshot.root, bytes(32))
+        self.assertNotEqual(lying, columns)
+        name.unlink()
+        self.put("segment", "index/DIGEST", len(lying).to_bytes(4, "little") + b"\0" + lying)
+        self.assertEqual({error.rule for _, error in checked(self.path)}, {"SEG-10", "COMMIT-1"})
+        # Reading is not misled: the packs know better.
+        region, problems = opened(self.path), []
+        region.load_segments(problems)
+        self.assertTrue(region.chunk(crypto.TREE, snapshot.root))
 
 
 class Rules(unittest.TestCase):
