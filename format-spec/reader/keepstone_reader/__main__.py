@@ -25,7 +25,7 @@ def arguments():
         if name == "restore":
             command.add_argument("snapshot", help="its id, or enough of it; 'latest' for the newest")
             command.add_argument("target")
-        command.add_argument("--passphrase-file", help="first line is the passphrase; else KEEPSTONE_PASSPHRASE")
+        command.add_argument("--passphrase-file", help="holds the passphrase, and one newline at most; else KEEPSTONE_PASSPHRASE")
         command.add_argument("--identity", help="an age identity file")
         command.add_argument("--pin", help="the root's fingerprint, 64 hexadecimal digits")
         command.add_argument("--no-pin", action="store_true", help="accept any root key")
@@ -41,7 +41,7 @@ def secrets(options):
             identities = age.parse_identities(file.read())
     elif options.passphrase_file:
         with open(options.passphrase_file, "rb") as file:
-            passphrase = file.readline().rstrip(b"\r\n")
+            passphrase = file.read().removesuffix(b"\n")
     elif "KEEPSTONE_PASSPHRASE" in os.environ:
         passphrase = os.environb[b"KEEPSTONE_PASSPHRASE"]
     else:
