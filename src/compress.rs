@@ -101,6 +101,14 @@ pub fn decompress(bytes: &[u8], raw_length: usize) -> Result<Vec<u8>, Decompress
                 *slot = Some(zstd::bulk::Decompressor::new().map_err(|e| DecompressError::Zstd(e.to_string()))?);
             }
             let Some(context) = slot else { return Err(DecompressError::Zstd("no context".to_owned())) };
+            // Exactly one frame: several in a row would give one text many encodings.
+            match zstd::zstd_safe::find_frame_compressed_size(body) {
+                Ok(length) if length == body.len() => {}
+                Ok(length) => {
+                    return Err(DecompressError::Zstd(format!("{} bytes behind the frame", body.len() - length)));
+                }
+                Err(code) => return Err(DecompressError::Zstd(zstd::zstd_safe::get_error_name(code).to_owned())),
+            }
             let mut out = vec![0u8; raw_length];
             match context.decompress_to_buffer(body, &mut out[..]) {
                 Ok(length) if length == raw_length => Ok(out),
@@ -126,6 +134,10 @@ mod tests {
             assert!(decompress(&packed, text.len() + 1).is_err());
         }
         assert!(compress(&text, Compression::Default).len() < text.len() / 50);
+        let mut twice = compress(&text, Compression::Default);
+        let again = twice[1..].to_vec();
+        twice.extend_from_slice(&again);
+        assert!(matches!(decompress(&twice, 2 * text.len()), Err(DecompressError::Zstd(_))));
         assert_eq!(decompress(&[9, 1], 1), Err(DecompressError::Codec(9)));
         assert!(decompress(&[], 0).is_err());
     }

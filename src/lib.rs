@@ -10,6 +10,7 @@ pub mod format;
 pub mod index;
 pub mod limits;
 pub mod pack;
+pub mod replicate;
 pub mod repo;
 pub mod report;
 pub mod restore;

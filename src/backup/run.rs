@@ -278,6 +278,9 @@ pub fn backup_stream<S: std::io::Read + Send>(
         None,
     );
     if let Some(error) = stream_error {
+        if !options.dry_run && !matches!(error, BackupError::Cancelled) {
+            run.session.end(repository);
+        }
         return Err(error);
     }
     run.conclude(done?, private, SourceKind::Stream, earlier)
@@ -483,6 +486,7 @@ impl<'a> Run<'a> {
             hasher: keyring.ids(keyring.current_epoch())?,
             chunker: Chunker::new(&keyring.gear()?, options.chunk_average)?,
             usable: UsablePacks::new(self.index, regions, missing, self.repository.secrets.slot, options.trust),
+            monitor: self.monitor,
             dry_run: options.dry_run,
             new_bytes: crate::report::Counter::default(),
             new_chunks: crate::report::Counter::default(),

@@ -34,7 +34,15 @@ pub fn run(args: &BackupArgs, global: &Global) -> Result<Class, CliError> {
     drop(early);
     let workspace = Workspace::open(global)?;
     let (index, _) = workspace.index()?;
-    let (listing, _) = workspace.snapshots()?;
+    let (mut listing, _) = workspace.snapshots()?;
+    if workspace.repository.regions.len() > 1 && !wanted.dry_run {
+        // A region that fell behind is brought up first: what is new is then stored once for all.
+        let copied = crate::replicate::replicate(&workspace.repository, &listing.snapshots, &workspace.progress)?;
+        if copied.segments + copied.commits > 0 {
+            crate::repo::sync::sync(&workspace.repository, &index, &workspace.progress)?;
+            listing = workspace.snapshots()?.0;
+        }
+    }
     let options = options(&workspace, &wanted)?;
     let summary = match (&wanted.source, walk) {
         (BackupSource::Paths(paths), Some(walk)) => {

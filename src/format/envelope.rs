@@ -202,6 +202,11 @@ pub fn decode<'a>(kind: ObjectKind, bytes: &'a [u8]) -> Result<SignedObject<'a>,
     let signer = SlotId(reader.array()?);
     let sealing = Sealing { epoch: reader.u64()?, salt: reader.array()? };
     let sealed = flags & FLAG_SEALED != 0;
+    let seals = matches!(kind, ObjectKind::Segment | ObjectKind::Snapshot | ObjectKind::Verdict | ObjectKind::Tags);
+    if sealed != seals {
+        let found = if sealed { "sealed" } else { "not sealed" };
+        return Err(DecodeError::new("OBJ-6", format!("a {} whose payload is {found}", kind.name())));
+    }
     if !sealed && sealing != (Sealing { epoch: 0, salt: [0; 32] }) {
         return Err(DecodeError::new("OBJ-6", "epoch or salt in an object that is not sealed"));
     }

@@ -37,9 +37,19 @@ pub fn read(repository: &Repository, region: &RegionHandle) -> Result<GcLog, Rep
         }
     }
     let mut log = GcLog::default();
+    let newest = generations.keys().next_back().copied().unwrap_or(0);
     for (number, parts) in generations {
-        log.newest = log.newest.max(number);
         let has = |part: &str| parts.iter().any(|other| other == part);
+        let ordered = match (has("condemn"), has("fence"), has("final")) {
+            (true, true, true) => true,
+            (true, _, false) => number == newest,
+            _ => false,
+        };
+        if !ordered || (log.newest > 0 && number != log.newest + 1) {
+            let detail = "the log has a gap, or an entry before the one that it follows".to_owned();
+            return Err(region.object_error(&format!("gc/{number:016x}"), DecodeError::new("GC-3", detail)));
+        }
+        log.newest = number;
         let read = |part: &str, kind| -> Result<Vec<u8>, RepoError> {
             let name = format!("gc/{}/{part}", crate::format::ids::number_name(number));
             let bytes = region.get(&name)?;

@@ -244,6 +244,12 @@ impl Located {
                 }
                 let opened = open_ring(self.config.suite, self.config.repository, &ring, &secrets.kem_private)
                     .map_err(|source| region.crypto_error(&listed.name, source))?;
+                if let (Some(private), Some(public)) = (&opened.seal_private, &opened.seal_public)
+                    && crate::crypto::keyring::kem_public(private)? != *public
+                {
+                    let detail = "the halves of the payload key don't belong together";
+                    return Err(region.object_error(&listed.name, DecodeError::new("RING-4", detail)));
+                }
                 rings.insert(epoch, opened);
             }
         }
@@ -308,10 +314,11 @@ fn check_secrets(secrets: &SlotSecrets, entry: &RosterSlot, config: &Config) -> 
         && secrets.repository == config.repository
         && sign::public_key(&secrets.signing_private) == entry.signing_public
         && crate::crypto::keyring::kem_public(&secrets.kem_private)? == entry.kem_public;
-    match same {
+    let root = secrets.root_private.as_ref().is_none_or(|root| sign::public_key(root) == config.root_public_key);
+    match same && root {
         true => Ok(()),
         false => Err(RepoError::Keys(format!(
-            "the key file of slot {} holds other keys than the roster states: it was swapped",
+            "KEY-4: the key file of slot {} holds other keys than roster and config state: it was swapped",
             entry.slot
         ))),
     }
@@ -396,5 +403,7 @@ impl Repository {
 
 /// Who may sign a segment that lists packs of its own.
 pub const WRITERS: [Role; 3] = [Role::Owner, Role::Writer, Role::Maintainer];
+/// Who may sign a snapshot: it vouches for content that its signer must have read.
+pub const AUTHORS: [Role; 2] = [Role::Owner, Role::Writer];
 /// Who may sign what decides over snapshots.
 pub const DECIDERS: [Role; 2] = [Role::Owner, Role::Maintainer];

@@ -1,4 +1,4 @@
-//! A writer's session over all regions of a run, and the commit that ends it.
+//! A writer's session over the regions of a run, and the commit that ends it.
 //! Page: `format-spec/sessions.md`; the order of the steps is `ORDER-1` to `ORDER-5` there.
 
 use super::RepoError;
@@ -10,13 +10,14 @@ use crate::format::envelope::ObjectKind;
 use crate::format::ids::{PackId, SessionId, SnapshotId, number_name};
 use crate::format::session::{Commit, Session as SessionState, SessionEnd};
 use crate::ship::put_with_retries;
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 
 /// One writer's attempt at one snapshot; the same id in every region of the run.
 pub struct Session {
     /// Its id, also in the header of its packs.
     pub id: SessionId,
-    regions: Vec<SessionRegion>,
+    /// By index into the repository's regions.
+    regions: BTreeMap<usize, SessionRegion>,
 }
 
 struct SessionRegion {
@@ -31,10 +32,23 @@ impl Session {
     /// # Errors
     /// When a region can't be written or its log can't be read.
     pub fn open(repository: &Repository) -> Result<Self, RepoError> {
+        Self::open_among(repository, 0..repository.regions.len())
+    }
+
+    /// As [`Session::open`], in one region only.
+    ///
+    /// # Errors
+    /// When it can't be written or its log can't be read.
+    pub fn open_in(repository: &Repository, at: usize) -> Result<Self, RepoError> {
+        Self::open_among(repository, at..at + 1)
+    }
+
+    fn open_among(repository: &Repository, among: std::ops::Range<usize>) -> Result<Self, RepoError> {
         let id = SessionId(random_bytes(&*repository.random));
         let started_at = repository.clock.now_ns();
-        let mut regions = Vec::new();
-        for region in &repository.regions {
+        let mut regions = BTreeMap::new();
+        for at in among {
+            let region = &repository.regions[at];
             let mut state = SessionState {
                 session: id,
                 number: 0,
@@ -51,7 +65,7 @@ impl Session {
                 state.observed = log.newest;
                 put_state(repository, region, &state)?;
             }
-            regions.push(SessionRegion { observed: log.newest, missing: log.missing });
+            regions.insert(at, SessionRegion { observed: log.newest, missing: log.missing });
         }
         Ok(Session { id, regions })
     }
@@ -61,17 +75,17 @@ impl Session {
     /// # Errors
     /// When a region's log can't be read.
     pub fn rehearse(repository: &Repository) -> Result<Self, RepoError> {
-        let mut regions = Vec::new();
-        for region in &repository.regions {
+        let mut regions = BTreeMap::new();
+        for (at, region) in repository.regions.iter().enumerate() {
             let log = gclog::read(repository, region)?;
-            regions.push(SessionRegion { observed: log.newest, missing: log.missing });
+            regions.insert(at, SessionRegion { observed: log.newest, missing: log.missing });
         }
         Ok(Session { id: SessionId(random_bytes(&*repository.random)), regions })
     }
 
     /// Packs that may not be relied on in any region of the run.
     pub fn missing(&self) -> HashSet<PackId> {
-        self.regions.iter().flat_map(|region| region.missing.iter().copied()).collect()
+        self.regions.values().flat_map(|region| region.missing.iter().copied()).collect()
     }
 
     /// Says in one region that it holds the snapshot whole. Packs, segments and the snapshot itself
@@ -81,8 +95,12 @@ impl Session {
     /// [`RepoError::Fenced`] when a collector fenced the session; then the snapshot doesn't count there.
     pub fn commit(&self, repository: &Repository, at: usize, snapshot: SnapshotId) -> Result<(), RepoError> {
         let region = &repository.regions[at];
-        let commit =
-            Commit { session: self.id, region: region.info.region, snapshot, observed: self.regions[at].observed };
+        let commit = Commit {
+            session: self.id,
+            region: region.info.region,
+            snapshot,
+            observed: self.regions.get(&at).map_or(0, |region| region.observed),
+        };
         let signer = repository.signer();
         let (bytes, _) = build_signed(ObjectKind::Commit, repository.config.repository, &signer, &commit.encode());
         put_with_retries(&*region.store, &commit_name(self.id), &bytes.into()).map_err(|e| region.error(e))?;
@@ -96,7 +114,8 @@ impl Session {
     /// Ends a session that saved nothing, so that nobody waits for it. What it shipped is unprotected
     /// then, so a session that may be resumed is left open.
     pub fn end(&self, repository: &Repository) {
-        for region in &repository.regions {
+        for at in self.regions.keys() {
+            let region = &repository.regions[*at];
             let end = SessionEnd { session: self.id, region: region.info.region };
             let signer = repository.signer();
             let (bytes, _) = build_signed(ObjectKind::SessionEnd, repository.config.repository, &signer, &end.encode());

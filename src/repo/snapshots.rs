@@ -5,7 +5,7 @@
 
 use super::RepoError;
 use super::gclog;
-use super::open::{DECIDERS, RegionHandle, Repository, WRITERS};
+use super::open::{AUTHORS, DECIDERS, RegionHandle, Repository, WRITERS};
 use crate::compress::{Compression, compress, decompress};
 use crate::crypto::CryptoError;
 use crate::crypto::object;
@@ -97,7 +97,7 @@ pub fn read_snapshot(
     if signed.digest.0 != id.0 {
         return Err(decode(DecodeError::new("OBJ-10", format!("its bytes are those of {}", signed.digest))));
     }
-    repository.verify_slot(&signed, &WRITERS).map_err(|source| region.crypto_error(&name, source))?;
+    repository.verify_slot(&signed, &AUTHORS).map_err(|source| region.crypto_error(&name, source))?;
     let payload =
         object::open_payload(&repository.keyring, &signed).map_err(|source| region.crypto_error(&name, source))?;
     let snapshot = Snapshot::decode(&payload).map_err(decode)?;
