@@ -141,7 +141,8 @@ impl XattrReader {
     /// True if `/proc/self/fd` answers for `fd`; nothing can be read without it.
     pub(super) fn is_usable(fd: impl AsFd) -> bool {
         let path = format!("/proc/self/fd/{}", fd.as_fd().as_raw_fd());
-        matches!((Stat::at(rustix::fs::CWD, path.as_bytes(), true), Stat::of(fd)), (Ok(there), Ok(here)) if there.is_same(&here.identity))
+        let (there, here) = (Stat::at(rustix::fs::CWD, path.as_bytes(), true), Stat::of(fd));
+        there.is_ok_and(|there| here.is_ok_and(|here| there.is_same(&here.identity)))
     }
 
     /// Attributes of the entry `name` in `directory`, which isn't followed.
