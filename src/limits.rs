@@ -29,7 +29,7 @@ pub const SEGMENT_RAW_BYTES_MAX: usize = 128 << 20;
 /// Most packs in one segment.
 pub const SEGMENT_PACKS_MAX: usize = 65_536;
 /// A segment is written once its packs hold this many chunks.
-pub const SEGMENT_CHUNKS_TARGET: usize = 150_000;
+pub const SEGMENT_CHUNKS_TARGET: usize = 65_536;
 /// A segment is written once it holds this many packs.
 pub const SEGMENT_PACKS_TARGET: usize = 64;
 /// Most references from one structural chunk.

@@ -23,6 +23,9 @@ const KEY_PACKS: &[u8] = b"packs";
 const KEY_CHUNKS: &[u8] = b"chunks";
 const FAMILIES: [&str; 5] = ["chunks", "packs", "ordinals", "segments", "meta"];
 const PACK_CACHE_ENTRIES: usize = 2048;
+/// Files in level 0 from which on compaction is waited for; RocksDB begins one at 4 and slows writers
+/// down at 20.
+const LEVEL_0_FILES_MAX: u64 = 8;
 
 /// A RocksDB database in a directory of its own.
 pub struct RocksIndex {
@@ -185,6 +188,20 @@ impl RocksIndex {
         db.ingest_external_file_cf_opts(self.family(db, name)?, &ingest, vec![&file]).map_err(|e| self.fail(e))
     }
 
+    /// Lets compaction catch up before the database is closed: else ingested files pile up in level 0,
+    /// each look-up asks every one of them, and at last ingesting stops.
+    fn settle(&self, db: &DB) -> Result<(), IndexError> {
+        for name in FAMILIES {
+            let family = self.family(db, name)?;
+            let files = db.property_int_value_cf(family, "rocksdb.num-files-at-level0").map_err(|e| self.fail(e))?;
+            if files.unwrap_or(0) >= LEVEL_0_FILES_MAX {
+                let options = rocksdb::WaitForCompactOptions::default();
+                return db.wait_for_compact(&options).map_err(|e| self.fail(e));
+            }
+        }
+        Ok(())
+    }
+
     /// Takes the writer's place: a file of our own says who holds it, which RocksDB's LOCK doesn't.
     fn hold(&self) -> Result<Holder, IndexError> {
         Holder::acquire(&self.path).map_err(|problem| match problem {
@@ -316,6 +333,7 @@ impl Index for RocksIndex {
             self.ingest_sorted(&db, "packs", &packs)?;
             self.ingest_sorted(&db, "meta", &meta)?;
             self.ingest_sorted(&db, "segments", &segments)?;
+            self.settle(&db)?;
             drop(db);
             std::fs::remove_file(&marker).map_err(|e| self.fail(e))?;
         }
