@@ -7,6 +7,7 @@
 use super::memory::places_of;
 use super::record::{PackEntry, Place, decode_places, encode_places};
 use super::{Index, IndexError};
+use crate::env::{SystemRandom, random_bytes};
 use crate::format::ids::{ChunkId, PackId, RegionId, RepositoryId, SegmentId};
 use crate::format::segment::Segment;
 use rocksdb::{
@@ -19,6 +20,7 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 const LAYOUT: &[u8] = b"keepstone index 1";
 const KEY_STAMP: &[u8] = b"stamp";
+const KEY_INCARNATION: &[u8] = b"incarnation";
 const KEY_PACKS: &[u8] = b"packs";
 const KEY_CHUNKS: &[u8] = b"chunks";
 const FAMILIES: [&str; 5] = ["chunks", "packs", "ordinals", "segments", "meta"];
@@ -40,6 +42,8 @@ struct State {
     db: Option<DB>,
     pack_count: u32,
     chunk_count: u64,
+    /// Changes whenever the index is made anew, and with it the meaning of every ordinal.
+    incarnation: Option<Vec<u8>>,
 }
 
 fn options(name: &str, cache: &Cache) -> Options {
@@ -100,7 +104,7 @@ impl RocksIndex {
             path: path.to_owned(),
             repository,
             cache_bytes,
-            state: RwLock::new(State { db: None, pack_count: 0, chunk_count: 0 }),
+            state: RwLock::new(State { db: None, pack_count: 0, chunk_count: 0, incarnation: None }),
             packs: Mutex::new(HashMap::new()),
         };
         if index.reopen().is_err() {
@@ -147,6 +151,11 @@ impl RocksIndex {
         if db.get_cf(meta, KEY_STAMP).map_err(|e| self.fail(e))?.as_deref() != Some(&stamp[..]) {
             return Err(self.damaged("it belongs to another repository or layout"));
         }
+        let incarnation = db.get_cf(meta, KEY_INCARNATION).map_err(|e| self.fail(e))?;
+        if state.incarnation.is_some() && state.incarnation != incarnation {
+            // What this process remembers of packs by their ordinals no longer holds.
+            return Err(self.fail("another process made it anew meanwhile; run the command again"));
+        }
         let number = |key| -> Result<u64, IndexError> {
             match db.get_cf(meta, key).map_err(|e| self.fail(e))? {
                 None => Ok(0),
@@ -156,6 +165,7 @@ impl RocksIndex {
         let (packs, chunks) = (number(KEY_PACKS)?, number(KEY_CHUNKS)?);
         state.pack_count = u32::try_from(packs).map_err(|_| self.damaged("the pack count"))?;
         state.chunk_count = chunks;
+        state.incarnation = incarnation;
         state.db = Some(db);
         Ok(())
     }
@@ -344,7 +354,7 @@ impl Index for RocksIndex {
     fn clear(&self) -> Result<(), IndexError> {
         {
             let mut state = self.state.write().unwrap_or_else(PoisonError::into_inner);
-            *state = State { db: None, pack_count: 0, chunk_count: 0 };
+            *state = State { db: None, pack_count: 0, chunk_count: 0, incarnation: None };
             std::fs::create_dir_all(&self.path).map_err(|e| self.fail(e))?;
             let _holder = self.hold()?;
             for entry in std::fs::read_dir(&self.path).map_err(|e| self.fail(e))? {
@@ -357,7 +367,9 @@ impl Index for RocksIndex {
                 .map_err(|e| self.fail(e))?;
             let mut stamp = LAYOUT.to_vec();
             stamp.extend_from_slice(&self.repository.0);
-            self.ingest_sorted(&db, "meta", &BTreeMap::from([(KEY_STAMP.to_vec(), stamp)]))?;
+            let incarnation = random_bytes::<16>(&SystemRandom).to_vec();
+            let meta = BTreeMap::from([(KEY_INCARNATION.to_vec(), incarnation), (KEY_STAMP.to_vec(), stamp)]);
+            self.ingest_sorted(&db, "meta", &meta)?;
         }
         self.packs.lock().unwrap_or_else(PoisonError::into_inner).clear();
         self.reopen()
@@ -406,5 +418,127 @@ impl Holder {
         let mut holder = String::new();
         let _ = file.rewind().and_then(|()| file.read_to_string(&mut holder));
         Err(HoldProblem::Held(if holder.is_empty() { "another process".to_owned() } else { holder }))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::format::ids::{ChunkKind, SectionId, SessionId, SlotId};
+    use crate::format::segment::{SegmentChunk, SegmentFrame, SegmentPack};
+    use std::io::{Seek, Write};
+
+    const REPOSITORY: RepositoryId = RepositoryId([1; 16]);
+    const REGIONS: [RegionId; 2] = [RegionId([2; 16]), RegionId([3; 16])];
+
+    fn segment(number: u32, chunks: u32) -> (SegmentId, Segment) {
+        let id = |kind: u8, at: u32| {
+            *blake3::hash(&[&[kind][..], &number.to_le_bytes(), &at.to_le_bytes()].concat()).as_bytes()
+        };
+        let chunk =
+            |at| SegmentChunk { id: ChunkId(id(0, at)), kind: ChunkKind::Data, length: 10, references: Vec::new() };
+        let pack = SegmentPack {
+            pack: PackId(id(1, 0)),
+            size: 1 << 20,
+            session: SessionId([4; 16]),
+            origin: SlotId([5; 16]),
+            metadata: false,
+            sections: vec![SectionId([6; 16])],
+            frames: vec![SegmentFrame {
+                section: 0,
+                number: 0,
+                sealed_length: 99,
+                chunks: (0..chunks).map(chunk).collect(),
+            }],
+        };
+        (SegmentId(id(2, 0)), Segment { supersedes: Vec::new(), packs: vec![pack] })
+    }
+
+    fn all_found(index: &dyn Index, segment: &Segment) -> bool {
+        let ids: Vec<ChunkId> = segment.chunks().map(|chunk| chunk.id).collect();
+        let places = index.places(&ids).expect("readable");
+        let pack = segment.packs[0].pack;
+        places.iter().enumerate().all(|(at, places)| {
+            places.len() == 1
+                && places[0].offset == 10 * at as u32
+                && index.pack(places[0].pack).expect("there").id == pack
+        })
+    }
+
+    #[test]
+    fn segments_are_found_again_after_closing_and_know_their_regions() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let segments: Vec<_> = (0..12).map(|number| segment(number, 500)).collect();
+        {
+            let index = RocksIndex::open(directory.path(), REPOSITORY, 1 << 20).expect("opened");
+            for (id, segment) in &segments {
+                index.ingest(*id, segment, &REGIONS[..1]).expect("ingested");
+            }
+            index.ingest(segments[0].0, &segments[0].1, &REGIONS[1..]).expect("ingested");
+            index.ingest(segments[0].0, &segments[0].1, &REGIONS[1..]).expect("twice is no error");
+        }
+        let index = RocksIndex::open(directory.path(), REPOSITORY, 1 << 20).expect("opened");
+        assert!(segments.iter().all(|(_, segment)| all_found(&index, segment)));
+        assert_eq!((index.pack_count(), index.chunk_count()), (12, 6000));
+        assert_eq!(index.segments(REGIONS[0]).expect("read").len(), 12);
+        assert_eq!(index.segments(REGIONS[1]).expect("read"), HashSet::from([segments[0].0]));
+        let ordinal = index.ordinal(&segments[0].1.packs[0].pack).expect("read").expect("known");
+        assert_eq!(index.pack(ordinal).expect("there").regions, REGIONS);
+        assert_eq!(index.places(&[ChunkId([9; 32])]).expect("read"), vec![Vec::new()]);
+    }
+
+    #[test]
+    fn another_repository_or_an_unfinished_ingest_makes_it_anew() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let (id, listed) = segment(1, 10);
+        let index = RocksIndex::open(directory.path(), REPOSITORY, 1 << 20).expect("opened");
+        index.ingest(id, &listed, &REGIONS).expect("ingested");
+        drop(index);
+        std::fs::write(directory.path().join(INGEST_MARKER), b"").expect("written");
+        let index = RocksIndex::open(directory.path(), REPOSITORY, 1 << 20).expect("opened");
+        assert_eq!(index.chunk_count(), 0);
+        index.ingest(id, &listed, &REGIONS).expect("ingested");
+        drop(index);
+        let index = RocksIndex::open(directory.path(), RepositoryId([9; 16]), 1 << 20).expect("opened");
+        assert_eq!((index.chunk_count(), index.segments(REGIONS[0]).expect("read").len()), (0, 0));
+    }
+
+    #[test]
+    fn an_index_made_anew_by_another_process_is_noticed() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let index = RocksIndex::open(directory.path(), REPOSITORY, 1 << 20).expect("opened");
+        let other = RocksIndex::open(directory.path(), REPOSITORY, 1 << 20).expect("opened");
+        other.clear().expect("cleared");
+        let (id, listed) = segment(1, 10);
+        assert!(matches!(index.ingest(id, &listed, &REGIONS), Err(IndexError::Database { .. })));
+    }
+
+    #[test]
+    fn damage_anywhere_gives_an_error_or_a_new_index_but_no_wrong_place() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let (id, listed) = segment(1, 2000);
+        RocksIndex::open(directory.path(), REPOSITORY, 1 << 20)
+            .expect("opened")
+            .ingest(id, &listed, &REGIONS)
+            .expect("ingested");
+        let names: Vec<_> =
+            std::fs::read_dir(directory.path()).expect("listed").map(|e| e.expect("entry").path()).collect();
+        for name in names {
+            let whole = std::fs::read(&name).expect("read");
+            let mut file = std::fs::OpenOptions::new().write(true).open(&name).expect("opened");
+            file.seek(std::io::SeekFrom::Start(whole.len() as u64 / 2)).expect("sought");
+            file.write_all(&[0xa5; 64]).expect("written");
+            drop(file);
+            // A new index or an error are both right; finding chunks elsewhere is not.
+            if let Ok(index) = RocksIndex::open(directory.path(), REPOSITORY, 1 << 20) {
+                let ids: Vec<ChunkId> = listed.chunks().map(|chunk| chunk.id).collect();
+                if let Ok(places) = index.places(&ids) {
+                    assert!(places.iter().all(Vec::is_empty) || all_found(&index, &listed), "{}", name.display());
+                }
+                index.clear().expect("cleared");
+                index.ingest(id, &listed, &REGIONS).expect("ingested again");
+                assert!(all_found(&index, &listed));
+            }
+        }
     }
 }
