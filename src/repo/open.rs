@@ -102,7 +102,10 @@ pub struct Repository {
 }
 
 /// Reads an object signed by root and checks it; `None` when it is absent.
-fn read_root_signed(
+///
+/// # Errors
+/// When it can't be read, breaks a rule, or root didn't sign it.
+pub(crate) fn read_root_signed(
     spec: &RegionSpec,
     kind: ObjectKind,
     name: &str,
@@ -317,7 +320,7 @@ fn check_secrets(secrets: &SlotSecrets, entry: &RosterSlot, config: &Config) -> 
     }
 }
 
-pub(super) fn parse_key_name(name: &str) -> Option<(SlotId, u64)> {
+pub(crate) fn parse_key_name(name: &str) -> Option<(SlotId, u64)> {
     let (slot, file) = name.strip_prefix("keys/")?.split_once('/')?;
     Some((SlotId::from_hex(slot)?, number_from_name(file.strip_suffix(".age")?)?))
 }
