@@ -291,6 +291,7 @@ pub fn check(
     for at in 0..repository.regions.len() {
         checked.push(run.region(at)?);
     }
+    objects::compare_key_files(&run)?;
     if let Some(subset) = options.read_data {
         data::read(&run, &mut checked, subset)?;
     }

@@ -18,7 +18,7 @@ use crate::repo::RepoError;
 use crate::repo::open::{RegionHandle, RegionSpec, WRITERS, parse_key_name, read_root_signed};
 use crate::report::IssueKind;
 use crate::store::{Listed, list_sorted};
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// The first line of every age file.
 pub(super) const AGE_FIRST_LINE: &[u8] = b"age-encryption.org/v1\n";
@@ -144,6 +144,30 @@ fn key_files(run: &Run<'_>, region: &RegionHandle) -> Result<u64, CheckError> {
         }
     }
     Ok(count)
+}
+
+/// Key files carry no digest; the same name holds the same bytes in every region, so a difference shows
+/// that a copy is damaged, though not which.
+pub(super) fn compare_key_files(run: &Run<'_>) -> Result<(), CheckError> {
+    let mut first: BTreeMap<String, (&RegionHandle, Vec<u8>)> = BTreeMap::new();
+    for region in &run.repository.regions {
+        for Listed { name, .. } in list(region, "keys/")? {
+            // What can't be read was said when the region was checked.
+            let Ok(file) = region.store.get(&name, KEY_FILE_BYTES_MAX as u64) else { continue };
+            match first.get(&name) {
+                Some((other, bytes)) if *bytes != file => {
+                    let detail = |other: &str| format!("it differs from the copy in region '{other}': one is damaged");
+                    run.findings.issue(IssueKind::Damaged, &region.name, &name, detail(&other.name));
+                    run.findings.issue(IssueKind::Damaged, &other.name, &name, detail(&region.name));
+                }
+                Some(_) => {}
+                None => {
+                    first.insert(name, (region, file));
+                }
+            }
+        }
+    }
+    Ok(())
 }
 
 fn sessions(run: &Run<'_>, region: &RegionHandle) -> Result<u64, CheckError> {
