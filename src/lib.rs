@@ -1,6 +1,7 @@
 //! keepstone: a content-addressed, deduplicating, encrypted backup repository.
 
 pub mod backup;
+pub mod check;
 pub mod chunker;
 pub mod cli;
 pub mod compress;

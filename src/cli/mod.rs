@@ -6,6 +6,7 @@
 
 pub mod args;
 mod backup;
+mod check;
 pub mod completions;
 pub mod config;
 pub mod exit;
@@ -18,6 +19,7 @@ pub mod path_list;
 pub mod progress;
 pub mod render;
 mod restore;
+mod scrub;
 pub mod secret;
 pub mod signals;
 mod snapshots;
@@ -57,6 +59,8 @@ fn dispatch(cli: Cli) -> Result<Class, CliError> {
         Command::Backup(args) => backup::run(&args, &cli.global),
         Command::Snapshots(args) => snapshots::run(&args, &cli.global),
         Command::Restore(args) => restore::run(&args, &cli.global),
+        Command::Check(args) => check::run(&args, &cli.global),
+        Command::Scrub(args) => scrub::run(&args, &cli.global),
         Command::Completions(args) => completions::run(&args),
         Command::Man(args) => man::run(&args),
         _ => Err(CliError::new(Class::Failed, "this command is not part of this build")),

@@ -134,7 +134,11 @@ impl RocksIndex {
 
     /// Opens read-only and reads the counts; everything about it must be as expected.
     fn reopen(&self) -> Result<(), IndexError> {
-        let mut state = self.state.write().unwrap_or_else(PoisonError::into_inner);
+        self.reopen_into(&mut self.state.write().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// With the lock held: readers wait instead of finding it closed.
+    fn reopen_into(&self, state: &mut State) -> Result<(), IndexError> {
         state.db = None;
         // An ingest that didn't end may have left chunks of packs that got no ordinal.
         if self.path.join(INGEST_MARKER).exists() {
@@ -346,9 +350,10 @@ impl Index for RocksIndex {
             self.settle(&db)?;
             drop(db);
             std::fs::remove_file(&marker).map_err(|e| self.fail(e))?;
+            self.reopen_into(&mut state)?;
         }
         self.packs.lock().unwrap_or_else(PoisonError::into_inner).clear();
-        self.reopen()
+        Ok(())
     }
 
     fn clear(&self) -> Result<(), IndexError> {
@@ -370,9 +375,11 @@ impl Index for RocksIndex {
             let incarnation = random_bytes::<16>(&SystemRandom).to_vec();
             let meta = BTreeMap::from([(KEY_INCARNATION.to_vec(), incarnation), (KEY_STAMP.to_vec(), stamp)]);
             self.ingest_sorted(&db, "meta", &meta)?;
+            drop(db);
+            self.reopen_into(&mut state)?;
         }
         self.packs.lock().unwrap_or_else(PoisonError::into_inner).clear();
-        self.reopen()
+        Ok(())
     }
 }
 
@@ -485,6 +492,22 @@ mod tests {
         let ordinal = index.ordinal(&segments[0].1.packs[0].pack).expect("read").expect("known");
         assert_eq!(index.pack(ordinal).expect("there").regions, REGIONS);
         assert_eq!(index.places(&[ChunkId([9; 32])]).expect("read"), vec![Vec::new()]);
+    }
+
+    #[test]
+    fn readers_go_on_while_segments_are_ingested() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let index = RocksIndex::open(directory.path(), REPOSITORY, 1 << 20).expect("opened");
+        let (id, first) = segment(0, 100);
+        index.ingest(id, &first, &REGIONS).expect("ingested");
+        std::thread::scope(|scope| {
+            let reader = scope.spawn(|| (0..2000).all(|_| all_found(&index, &first)));
+            for number in 1..12 {
+                let (id, next) = segment(number, 100);
+                index.ingest(id, &next, &REGIONS).expect("ingested");
+            }
+            assert!(reader.join().expect("no panic"));
+        });
     }
 
     #[test]

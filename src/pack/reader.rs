@@ -103,6 +103,23 @@ pub fn decode_directory(pack: PackId, bytes: &[u8], keyring: &Keyring) -> Result
     let decode = |source| PackError::Decode { pack, source };
     let (body, _) = split_trailer(bytes).map_err(decode)?;
     let header = PackHeader::decode(body).map_err(decode)?;
+    let directory = open_directory(pack, &header, bytes.len() as u64, body, keyring)?;
+    Ok((header, directory))
+}
+
+/// Opens the directory of a pack of `length` bytes out of its end: `tail` holds, at least from the end
+/// of the frames on, all bytes before the trailer. So a reader of frames needs no whole pack in memory.
+///
+/// # Errors
+/// As [`decode_directory`]; `PACK-5` when the directory begins before `tail`.
+pub fn open_directory(
+    pack: PackId,
+    header: &PackHeader,
+    length: u64,
+    tail: &[u8],
+    keyring: &Keyring,
+) -> Result<Directory, PackError> {
+    let decode = |source| PackError::Decode { pack, source };
     if header.repository != keyring.repository {
         let detail = format!("it belongs to repository {}", header.repository);
         return Err(decode(DecodeError::new("OBJ-9", detail)));
@@ -111,19 +128,27 @@ pub fn decode_directory(pack: PackId, bytes: &[u8], keyring: &Keyring) -> Result
     let cipher = keyring.metadata_cipher(header.epoch, kind, &header.salt)?;
     let context = keyring.metadata_context(header.epoch, kind);
     let footer_at =
-        body.len().checked_sub(FOOTER_BYTES).ok_or_else(|| decode(DecodeError::new("PACK-1", "no footer")))?;
-    let mut footer = body[footer_at..].to_vec();
-    let length = cipher.open("a pack's footer", 1, &context, &mut footer)?;
-    let footer = Footer::decode(&footer[..length], (body.len() + TRAILER_BYTES) as u64).map_err(decode)?;
-    let range = footer.directory_offset as usize..(footer.directory_offset + footer.directory_length) as usize;
-    let mut sealed = body[range].to_vec();
-    let length = cipher.open("a pack's directory", 0, &context, &mut sealed)?;
-    let directory = Directory::decode(&sealed[..length], header.sections.len(), header.metadata).map_err(decode)?;
+        tail.len().checked_sub(FOOTER_BYTES).ok_or_else(|| decode(DecodeError::new("PACK-1", "no footer")))?;
+    let mut footer = tail[footer_at..].to_vec();
+    let footer_length = cipher.open("a pack's footer", 1, &context, &mut footer)?;
+    let footer = Footer::decode(&footer[..footer_length], length).map_err(decode)?;
+    let tail_at = length.saturating_sub((tail.len() + TRAILER_BYTES) as u64);
+    let begins_before = || decode(DecodeError::new("PACK-5", "the directory begins before the frames end"));
+    let start = footer.directory_offset.checked_sub(tail_at).ok_or_else(begins_before)?;
+    let sealed = usize::try_from(start)
+        .ok()
+        .zip(usize::try_from(start + footer.directory_length).ok())
+        .and_then(|(start, end)| tail.get(start..end))
+        .ok_or_else(|| decode(DecodeError::new("PACK-4", "the footer points outside the pack")))?;
+    let mut sealed = sealed.to_vec();
+    let plain_length = cipher.open("a pack's directory", 0, &context, &mut sealed)?;
+    let directory =
+        Directory::decode(&sealed[..plain_length], header.sections.len(), header.metadata).map_err(decode)?;
     let frames: u64 = directory.frames.iter().map(|frame| u64::from(frame.sealed_length)).sum();
     if PackHeader::length(header.sections.len()) as u64 + frames != footer.directory_offset {
         return Err(decode(DecodeError::new("PACK-5", "the frames don't end where the directory begins")));
     }
-    Ok((header, directory))
+    Ok(directory)
 }
 
 /// A shared, opened pack.

@@ -10,7 +10,7 @@ use crate::env::{Clock, Random};
 use crate::format::config::{Config, Region};
 use crate::format::envelope::{ObjectKind, SignedObject};
 use crate::format::ids::{Digest, SlotId, number_from_name};
-use crate::format::ring::{Ring, SlotSecrets};
+use crate::format::ring::{Ring, RingSecrets, SlotSecrets};
 use crate::format::roster::{Role, Roster, RosterSlot, SlotState};
 use crate::format::wire::DecodeError;
 use crate::limits::{KEY_FILE_BYTES_MAX, OBJECT_BYTES_MAX};
@@ -102,7 +102,10 @@ pub struct Repository {
 }
 
 /// Reads an object signed by root and checks it; `None` when it is absent.
-fn read_root_signed(
+///
+/// # Errors
+/// When it can't be read, breaks a rule, or root didn't sign it.
+pub(crate) fn read_root_signed(
     spec: &RegionSpec,
     kind: ObjectKind,
     name: &str,
@@ -222,6 +225,7 @@ impl Located {
     ) -> Result<Repository, RepoError> {
         let secrets = self.open_slot(unlock)?;
         let mut rings = BTreeMap::new();
+        let mut damaged: BTreeMap<u64, RepoError> = BTreeMap::new();
         for region in &self.regions {
             for listed in list_sorted(&*region.store, "ring/").map_err(|e| region.error(e))? {
                 let Some((epoch, slot)) = listed.name.strip_prefix("ring/").and_then(|name| name.split_once('/'))
@@ -232,26 +236,21 @@ impl Located {
                 if slot != secrets.slot || rings.contains_key(&epoch) {
                     continue;
                 }
-                let spec = RegionSpec { name: region.name.clone(), store: Arc::clone(&region.store) };
-                let Some((payload, _)) = read_root_signed(&spec, ObjectKind::Ring, &listed.name, Some(&self.config))?
-                else {
-                    continue;
-                };
-                let ring = Ring::decode(&payload).map_err(|source| region.object_error(&listed.name, source))?;
-                if ring.epoch != epoch || ring.slot != slot {
-                    let detail = format!("it is the ring of epoch {} for slot {}", ring.epoch, ring.slot);
-                    return Err(region.object_error(&listed.name, DecodeError::new("OBJ-10", detail)));
+                match self.read_ring(region, &listed.name, epoch, &secrets) {
+                    Ok(Some(ring)) => {
+                        rings.insert(epoch, ring);
+                    }
+                    Ok(None) => {}
+                    Err(error @ RepoError::Store { .. }) => return Err(error),
+                    // Another region's copy may be whole.
+                    Err(error) => {
+                        damaged.entry(epoch).or_insert(error);
+                    }
                 }
-                let opened = open_ring(self.config.suite, self.config.repository, &ring, &secrets.kem_private)
-                    .map_err(|source| region.crypto_error(&listed.name, source))?;
-                if let (Some(private), Some(public)) = (&opened.seal_private, &opened.seal_public)
-                    && crate::crypto::keyring::kem_public(private)? != *public
-                {
-                    let detail = "the halves of the payload key don't belong together";
-                    return Err(region.object_error(&listed.name, DecodeError::new("RING-4", detail)));
-                }
-                rings.insert(epoch, opened);
             }
+        }
+        if let Some((_, error)) = damaged.into_iter().find(|(epoch, _)| !rings.contains_key(epoch)) {
+            return Err(error);
         }
         let keyring =
             Keyring::new(self.config.repository, self.config.suite, rings).ok_or_else(|| RepoError::Missing {
@@ -262,22 +261,67 @@ impl Located {
         Ok(Repository { config, regions, unreachable, roster, keyring: Arc::new(keyring), secrets, clock, random })
     }
 
-    /// Key files by slot: the highest number of each that the roster still lists as active.
+    /// Reads a ring of the opened slot from one region; `None` when it went away.
+    fn read_ring(
+        &self,
+        region: &RegionHandle,
+        name: &str,
+        epoch: u64,
+        secrets: &SlotSecrets,
+    ) -> Result<Option<RingSecrets>, RepoError> {
+        let spec = RegionSpec::from(region);
+        let Some((payload, _)) = read_root_signed(&spec, ObjectKind::Ring, name, Some(&self.config))? else {
+            return Ok(None);
+        };
+        let ring = Ring::decode(&payload).map_err(|source| region.object_error(name, source))?;
+        if ring.epoch != epoch || ring.slot != secrets.slot {
+            let detail = format!("it is the ring of epoch {} for slot {}", ring.epoch, ring.slot);
+            return Err(region.object_error(name, DecodeError::new("OBJ-10", detail)));
+        }
+        let opened = open_ring(self.config.suite, self.config.repository, &ring, &secrets.kem_private)
+            .map_err(|source| region.crypto_error(name, source))?;
+        if let (Some(private), Some(public)) = (&opened.seal_private, &opened.seal_public)
+            && crate::crypto::keyring::kem_public(private)? != *public
+        {
+            let detail = "the halves of the payload key don't belong together";
+            return Err(region.object_error(name, DecodeError::new("RING-4", detail)));
+        }
+        Ok(Some(opened))
+    }
+
+    /// Key files by slot: the highest number of each that the roster still lists as active, from every
+    /// region that has it. Copies that differ follow one another: one of them is damaged.
     pub(super) fn key_files(&self) -> Result<Vec<(SlotId, u64, Vec<u8>)>, RepoError> {
-        let mut newest: BTreeMap<SlotId, (u64, &RegionHandle, String)> = BTreeMap::new();
+        let mut newest: BTreeMap<SlotId, (u64, Vec<&RegionHandle>)> = BTreeMap::new();
         for region in &self.regions {
             for listed in list_sorted(&*region.store, "keys/").map_err(|e| region.error(e))? {
                 let Some((slot, number)) = parse_key_name(&listed.name) else { continue };
-                let active = self.roster.slot(slot).is_some_and(|slot| slot.state == SlotState::Active);
-                if active && newest.get(&slot).is_none_or(|(known, ..)| *known < number) {
-                    newest.insert(slot, (number, region, listed.name));
+                if !self.roster.slot(slot).is_some_and(|slot| slot.state == SlotState::Active) {
+                    continue;
+                }
+                match newest.get_mut(&slot) {
+                    Some((known, _)) if *known > number => {}
+                    Some((known, regions)) if *known == number => regions.push(region),
+                    _ => {
+                        newest.insert(slot, (number, vec![region]));
+                    }
                 }
             }
         }
-        let mut files = Vec::new();
-        for (slot, (number, region, name)) in newest {
-            let file = region.store.get(&name, KEY_FILE_BYTES_MAX as u64).map_err(|e| region.error(e))?;
-            files.push((slot, number, file));
+        let mut files: Vec<(SlotId, u64, Vec<u8>)> = Vec::new();
+        for (slot, (number, regions)) in newest {
+            for region in regions {
+                let name = super::init::key_name(slot, number);
+                let file = match region.store.get(&name, KEY_FILE_BYTES_MAX as u64) {
+                    Ok(file) => file,
+                    // Too large to be one: another region's copy may be whole.
+                    Err(error) if error.kind == StoreErrorKind::Range => Vec::new(),
+                    Err(error) => return Err(region.error(error)),
+                };
+                if !files.iter().any(|(other, _, bytes)| *other == slot && *bytes == file) {
+                    files.push((slot, number, file));
+                }
+            }
         }
         Ok(files)
     }
@@ -324,41 +368,53 @@ fn check_secrets(secrets: &SlotSecrets, entry: &RosterSlot, config: &Config) -> 
     }
 }
 
-pub(super) fn parse_key_name(name: &str) -> Option<(SlotId, u64)> {
+pub(crate) fn parse_key_name(name: &str) -> Option<(SlotId, u64)> {
     let (slot, file) = name.strip_prefix("keys/")?.split_once('/')?;
     Some((SlotId::from_hex(slot)?, number_from_name(file.strip_suffix(".age")?)?))
 }
 
 /// The roster of the highest number, over all regions.
 fn read_roster(regions: &[RegionHandle], config: &Config) -> Result<Roster, RepoError> {
-    let mut best: Option<(u64, Digest, usize, String)> = None;
-    for (at, region) in regions.iter().enumerate() {
+    let mut best: Option<(u64, Digest, String, Vec<&RegionHandle>)> = None;
+    for region in regions {
         for listed in list_sorted(&*region.store, "roster/").map_err(|e| region.error(e))? {
             let name = listed.name.trim_start_matches("roster/");
             let Some((number, digest)) = name.split_once('-') else { continue };
             let (Some(number), Some(digest)) = (number_from_name(number), Digest::from_hex(digest)) else { continue };
-            match &best {
+            match &mut best {
                 Some((known, other, ..)) if *known == number && *other != digest => {
                     return Err(RepoError::TwoRosters { number });
                 }
-                Some((known, ..)) if *known >= number => {}
-                _ => best = Some((number, digest, at, listed.name.clone())),
+                Some((known, _, _, holders)) if *known == number => holders.push(region),
+                Some((known, ..)) if *known > number => {}
+                _ => best = Some((number, digest, listed.name.clone(), vec![region])),
             }
         }
     }
     let names = || regions.iter().map(|region| region.name.as_str()).collect::<Vec<_>>().join("', '");
-    let (number, digest, at, name) =
-        best.ok_or_else(|| RepoError::Missing { region: names(), name: "roster/*".to_owned() })?;
-    let region = &regions[at];
-    let spec = RegionSpec { name: region.name.clone(), store: Arc::clone(&region.store) };
-    let (payload, actual) = read_root_signed(&spec, ObjectKind::Roster, &name, Some(config))?
-        .ok_or_else(|| RepoError::Missing { region: region.name.clone(), name: name.clone() })?;
-    let roster = Roster::decode(&payload).map_err(|source| region.object_error(&name, source))?;
-    if actual != digest || roster.number != number {
-        let detail = format!("it holds roster {} of digest {actual}", roster.number);
-        return Err(region.object_error(&name, DecodeError::new("OBJ-10", detail)));
+    let missing = |region: String, name: &str| RepoError::Missing { region, name: name.to_owned() };
+    let (number, digest, name, holders) = best.ok_or_else(|| missing(names(), "roster/*"))?;
+    let mut failure = None;
+    for region in holders {
+        let read = || {
+            let (payload, actual) =
+                read_root_signed(&RegionSpec::from(region), ObjectKind::Roster, &name, Some(config))?
+                    .ok_or_else(|| missing(region.name.clone(), &name))?;
+            let roster = Roster::decode(&payload).map_err(|source| region.object_error(&name, source))?;
+            if actual != digest || roster.number != number {
+                let detail = format!("it holds roster {} of digest {actual}", roster.number);
+                return Err(region.object_error(&name, DecodeError::new("OBJ-10", detail)));
+            }
+            Ok(roster)
+        };
+        match read() {
+            Ok(roster) => return Ok(roster),
+            Err(error @ RepoError::Store { .. }) => return Err(error),
+            // The same name holds the same bytes elsewhere: another region's copy may be whole.
+            Err(error) => failure = failure.or(Some(error)),
+        }
     }
-    Ok(roster)
+    Err(failure.unwrap_or_else(|| missing(names(), &name)))
 }
 
 impl Repository {

@@ -1,0 +1,300 @@
+//! One region's structure: segments, packs, snapshots, and what these reach. No pack is read.
+
+use super::graph::{Graph, Key, Lack, key};
+use super::{CheckError, Findings, Options, RegionReport, objects};
+use crate::format::ids::{PackId, SegmentId, SnapshotId};
+use crate::format::segment::{Segment, SegmentPack};
+use crate::index::segment::segment_name;
+use crate::index::{Index, IndexError, PackEntry, Place};
+use crate::pack::reader::pack_name;
+use crate::repo::gclog;
+use crate::repo::open::{RegionHandle, Repository};
+use crate::repo::snapshots::{Listing, open_private, read_snapshot, snapshot_name};
+use crate::repo::sync::{list_segments, read_segment};
+use crate::report::{IssueKind, Phase};
+use std::collections::{BTreeSet, HashSet};
+use std::sync::{Mutex, PoisonError};
+
+/// Segments opened at once: each may take some ten megabytes while it is decoded.
+const SEGMENTS_AT_ONCE: usize = 4;
+
+/// What all parts of a check share.
+pub(super) struct Run<'a> {
+    pub(super) repository: &'a Repository,
+    pub(super) index: Option<&'a dyn Index>,
+    pub(super) options: &'a Options,
+    pub(super) findings: &'a Findings<'a>,
+    pub(super) listing: &'a Listing,
+}
+
+/// What is known of a region once its structure was checked.
+#[derive(Default)]
+pub(super) struct Checked {
+    pub(super) at: usize,
+    pub(super) report: RegionReport,
+    /// Segments that could be opened.
+    pub(super) segments: Vec<SegmentId>,
+    /// Listed packs that are present with the right size, ascending, with their sizes.
+    pub(super) packs: Vec<(PackId, u64)>,
+    /// Chunks that reading found damaged.
+    pub(super) damaged: HashSet<Key>,
+    /// Segments that the local index knows otherwise.
+    pub(super) index_differs: u64,
+    graph: Graph,
+    /// Each snapshot that counts here, with its root.
+    roots: Vec<(SnapshotId, Key)>,
+    /// Some snapshot reaches what can't be had.
+    lacking: bool,
+}
+
+/// What the threads that open segments gather.
+#[derive(Default)]
+struct Gathered {
+    graph: Graph,
+    opened: Vec<SegmentId>,
+    superseded: BTreeSet<SegmentId>,
+    /// Every listed pack.
+    listed: Vec<PackId>,
+    /// Listed packs that are absent or have another size.
+    unusable: Vec<(PackId, SegmentId, Option<u64>, u64)>,
+    chunks: u64,
+    index_differs: Vec<String>,
+}
+
+impl Run<'_> {
+    /// Threads to use, at least one.
+    pub(super) fn threads(&self) -> usize {
+        self.options.threads.max(1)
+    }
+
+    /// Checks one region.
+    pub(super) fn region(&self, at: usize) -> Result<Checked, CheckError> {
+        let region = &self.repository.regions[at];
+        let mut checked = Checked { at, ..Checked::default() };
+        checked.report.name = region.name.clone();
+        checked.report.objects = objects::verify(self, region)?;
+        self.segments(region, &mut checked)?;
+        self.snapshots(region, &mut checked)?;
+        self.walk(&mut checked);
+        Ok(checked)
+    }
+
+    fn segments(&self, region: &RegionHandle, checked: &mut Checked) -> Result<(), CheckError> {
+        // Segments are listed before packs: a pack is stored before the segment that lists it, so that
+        // a backup going on meanwhile doesn't look like a loss.
+        let mut ids: Vec<SegmentId> = list_segments(region)?.into_iter().collect();
+        ids.sort_unstable();
+        let mut stored: Vec<(PackId, u64)> = Vec::new();
+        let list = region.store.list("packs/", &mut |listed| {
+            let id = listed.name.rsplit('/').next().and_then(PackId::from_hex);
+            if let Some(id) = id.filter(|id| pack_name(id) == listed.name) {
+                stored.push((id, listed.size));
+            }
+        });
+        list.map_err(|error| region.error(error))?;
+        stored.sort_unstable();
+        // The log last: a collection that deleted packs meanwhile has written its final before.
+        let log = gclog::read(self.repository, region)?;
+
+        let known = match self.index.map(|index| index.segments(region.info.region)) {
+            Some(Ok(known)) => Some(known),
+            Some(Err(error)) => {
+                self.findings.notice(error.to_string());
+                checked.index_differs += 1;
+                None
+            }
+            None => None,
+        };
+        self.findings.monitor.phase(Phase::Check, Some(ids.len() as u64), None);
+        let gathered = Mutex::new(Gathered::default());
+        self.findings.parallel(self.threads().min(SEGMENTS_AT_ONCE), ids.len(), &|at| {
+            let id = ids[at];
+            match read_segment(self.repository, region, id) {
+                Ok(opened) => {
+                    let differs = known.as_ref().and_then(|known| self.compare(region, known, id, &opened.segment));
+                    let mut gathered = gathered.lock().unwrap_or_else(PoisonError::into_inner);
+                    gathered.index_differs.extend(differs);
+                    gathered.take(id, &opened.segment, &stored);
+                }
+                Err(error) => self.findings.note(&region.name, &segment_name(&id), error)?,
+            }
+            self.findings.monitor.advance(1, 0);
+            Ok(())
+        })?;
+        let mut gathered = gathered.into_inner().unwrap_or_else(PoisonError::into_inner);
+        gathered.graph.finish();
+        gathered.listed.sort_unstable();
+        gathered.listed.dedup();
+
+        gathered.unusable.sort_unstable();
+        for (pack, segment, found, stated) in &gathered.unusable {
+            let name = pack_name(pack);
+            match found {
+                // What a superseded segment or a finished collection speaks of may be gone.
+                None if gathered.superseded.contains(segment) || log.missing.contains(pack) => {}
+                None => {
+                    checked.report.packs_missing += 1;
+                    let detail = format!("segment {segment} lists it, {stated} bytes, and it is not there");
+                    self.findings.issue(IssueKind::Missing, &region.name, &name, detail);
+                }
+                Some(found) => {
+                    let detail = format!("it is {found} bytes long, segment {segment} says {stated}");
+                    self.findings.issue(IssueKind::Damaged, &region.name, &name, detail);
+                }
+            }
+        }
+        let unusable: HashSet<PackId> = gathered.unusable.iter().map(|(pack, ..)| *pack).collect();
+        for (pack, size) in &stored {
+            if gathered.listed.binary_search(pack).is_err() {
+                checked.report.packs_orphan += 1;
+                checked.report.orphan_bytes += size;
+            } else if !unusable.contains(pack) {
+                checked.report.pack_bytes += size;
+                checked.packs.push((*pack, *size));
+            }
+        }
+        if checked.report.packs_orphan > 0 {
+            self.findings.notice(format!(
+                "region '{}': no segment lists {} packs ({} bytes); a backup that goes on or was interrupted owns them",
+                region.name, checked.report.packs_orphan, checked.report.orphan_bytes
+            ));
+        }
+        if let Some(first) = gathered.index_differs.iter().min() {
+            checked.index_differs += gathered.index_differs.len() as u64;
+            self.findings.notice(format!(
+                "the local index differs from {} segments of region '{}' ({first}): run `keepstone cache rebuild`",
+                gathered.index_differs.len(),
+                region.name
+            ));
+        }
+        checked.report.segments = gathered.opened.len() as u64;
+        checked.report.packs = gathered.listed.len() as u64;
+        checked.report.chunks = gathered.chunks;
+        checked.segments = gathered.opened;
+        checked.graph = gathered.graph;
+        Ok(())
+    }
+
+    /// Every copy of a snapshot in this region must verify, not just some region's.
+    fn snapshots(&self, region: &RegionHandle, checked: &mut Checked) -> Result<(), CheckError> {
+        let counted: Vec<_> = self.listing.snapshots.iter().filter(|info| info.regions.contains(&checked.at)).collect();
+        self.findings.parallel(self.threads(), counted.len(), &|at| {
+            let id = counted[at].id;
+            let read = read_snapshot(self.repository, region, id).and_then(|(snapshot, _)| {
+                if self.repository.keyring.can_open_payloads() {
+                    open_private(self.repository, &snapshot)
+                        .map_err(|source| region.crypto_error(&snapshot_name(&id), source))?;
+                }
+                Ok(())
+            });
+            match read {
+                Ok(()) => Ok(()),
+                Err(error) => self.findings.note(&region.name, &snapshot_name(&id), error),
+            }
+        })?;
+        // A commit and a snapshot each.
+        checked.report.objects += 2 * counted.len() as u64;
+        checked.report.snapshots = counted.len() as u64;
+        checked.roots = counted.iter().map(|info| (info.id, key(&info.snapshot.root))).collect();
+        Ok(())
+    }
+
+    fn walk(&self, checked: &mut Checked) {
+        let name = &checked.report.name;
+        let mut marks = checked.graph.marks();
+        let mut lacking = false;
+        for (snapshot, root) in &checked.roots {
+            checked.graph.walk(*root, &mut marks, &mut |from, to, lack| {
+                lacking = true;
+                // A chunk in an absent pack is said with the pack.
+                if lack == Lack::Unlisted {
+                    let from = match from {
+                        Some(from) => format!("chunk {from:016x}…"),
+                        None => format!("snapshot {snapshot}"),
+                    };
+                    let detail = format!("{from} refers to it, and no segment that can be read lists it");
+                    self.findings.issue(IssueKind::Missing, name, &format!("chunk {to:016x}…"), detail);
+                }
+            });
+        }
+        checked.report.chunks_reached = marks.present.count();
+        checked.lacking = lacking;
+    }
+
+    /// Says which snapshots reach what is lost or damaged: known once everything was read.
+    pub(super) fn name_broken_snapshots(&self, checked: &mut Checked) {
+        if !checked.lacking && checked.damaged.is_empty() {
+            return;
+        }
+        for (snapshot, root) in &checked.roots {
+            if checked.graph.is_broken(*root, &checked.damaged) {
+                checked.report.snapshots_broken.push(*snapshot);
+                let kind = if checked.lacking { IssueKind::Missing } else { IssueKind::Damaged };
+                let detail = "it refers to chunks that are missing or damaged in this region";
+                self.findings.issue(kind, &checked.report.name, &snapshot_name(snapshot), detail);
+            }
+        }
+    }
+
+    /// What the local index says otherwise than a segment; `None` when they agree.
+    fn compare(
+        &self,
+        region: &RegionHandle,
+        known: &HashSet<SegmentId>,
+        id: SegmentId,
+        segment: &Segment,
+    ) -> Option<String> {
+        let index = self.index?;
+        // One that it doesn't know yet comes in with the next command that needs it.
+        if !known.contains(&id) {
+            return None;
+        }
+        let different = segment.packs.iter().map(|pack| compare_pack(index, region, pack));
+        match different.collect::<Result<Vec<_>, _>>() {
+            Ok(found) => found.into_iter().flatten().next(),
+            Err(error) => Some(error.to_string()),
+        }
+    }
+}
+
+fn compare_pack(index: &dyn Index, region: &RegionHandle, pack: &SegmentPack) -> Result<Option<String>, IndexError> {
+    let differs = |what: &str| Ok(Some(format!("pack {}: {what}", pack.pack)));
+    let Some(ordinal) = index.ordinal(&pack.pack)? else { return differs("it is not in it") };
+    let entry = index.pack(ordinal)?;
+    if !entry.regions.contains(&region.info.region) {
+        return differs("it is not known in this region");
+    }
+    if *entry != PackEntry::from_segment(pack, &entry.regions) {
+        return differs("its frames or lengths differ");
+    }
+    for (number, frame) in pack.frames.iter().enumerate() {
+        let ids: Vec<_> = frame.chunks.iter().map(|chunk| chunk.id).collect();
+        let mut offset = 0;
+        for (chunk, places) in frame.chunks.iter().zip(index.places(&ids)?) {
+            let place = Place { pack: ordinal, frame: number as u32, offset, length: chunk.length };
+            if !places.contains(&place) {
+                return differs(&format!("chunk {} is placed elsewhere", chunk.id));
+            }
+            offset += chunk.length;
+        }
+    }
+    Ok(None)
+}
+
+impl Gathered {
+    fn take(&mut self, id: SegmentId, segment: &Segment, stored: &[(PackId, u64)]) {
+        let mut present = Vec::with_capacity(segment.packs.len());
+        for pack in &segment.packs {
+            let found = stored.binary_search_by_key(&pack.pack, |(pack, _)| *pack).ok().map(|at| stored[at].1);
+            present.push(found == Some(pack.size));
+            if found != Some(pack.size) {
+                self.unusable.push((pack.pack, id, found, pack.size));
+            }
+            self.listed.push(pack.pack);
+        }
+        self.graph.add(segment, &present);
+        self.superseded.extend(&segment.supersedes);
+        self.chunks += segment.chunk_count() as u64;
+        self.opened.push(id);
+    }
+}
