@@ -3,6 +3,7 @@
 use super::exit::{Class, CliError};
 use crate::backup::BackupError;
 use crate::crypto::CryptoError;
+use crate::find::FindError;
 use crate::index::IndexError;
 use crate::pack::PackError;
 use crate::repo::RepoError;
@@ -157,6 +158,19 @@ impl From<BackupError> for CliError {
             BackupError::Stream(_) | BackupError::WalkEndedEarly | BackupError::Cache { .. } => {
                 CliError::new(Class::Failed, text).hint("no snapshot was saved")
             }
+        }
+    }
+}
+
+impl From<FindError> for CliError {
+    fn from(error: FindError) -> Self {
+        let text = error.to_string();
+        match error {
+            FindError::Pattern { .. } => {
+                CliError::usage(text).hint("write a glob such as '*.odt' or 'home/**/thesis*', quoted for the shell")
+            }
+            FindError::Fetch(source) => source.into(),
+            FindError::Cancelled => CliError::cancelled(),
         }
     }
 }

@@ -6,12 +6,19 @@
 
 pub mod args;
 mod backup;
+mod cache;
+mod cat;
 mod check;
 pub mod completions;
 pub mod config;
+mod diff;
+mod entry;
 pub mod exit;
 mod failure;
+mod find;
 mod init;
+mod key;
+mod ls;
 pub mod man;
 pub mod output;
 pub mod parse;
@@ -21,8 +28,11 @@ pub mod render;
 mod restore;
 mod scrub;
 pub mod secret;
+mod sheet;
 pub mod signals;
 mod snapshots;
+mod stats;
+mod tag;
 mod workspace;
 
 use std::ffi::OsString;
@@ -58,12 +68,19 @@ fn dispatch(cli: Cli) -> Result<Class, CliError> {
         Command::Init(args) => init::run(&args, &cli.global),
         Command::Backup(args) => backup::run(&args, &cli.global),
         Command::Snapshots(args) => snapshots::run(&args, &cli.global),
+        Command::Ls(args) => ls::run(&args, &cli.global),
+        Command::Find(args) => find::run(&args, &cli.global),
+        Command::Cat(args) => cat::run(&args, &cli.global),
+        Command::Diff(args) => diff::run(&args, &cli.global),
+        Command::Tag(args) => tag::run(&args, &cli.global),
         Command::Restore(args) => restore::run(&args, &cli.global),
         Command::Check(args) => check::run(&args, &cli.global),
         Command::Scrub(args) => scrub::run(&args, &cli.global),
+        Command::Key(command) => key::run(&command, &cli.global),
+        Command::Stats => stats::run(&cli.global),
+        Command::Cache(command) => cache::run(command, &cli.global),
         Command::Completions(args) => completions::run(&args),
         Command::Man(args) => man::run(&args),
-        _ => Err(CliError::new(Class::Failed, "this command is not part of this build")),
     }
 }
 

@@ -6,6 +6,7 @@
 use std::io::{self, BufWriter, StdoutLock, Write};
 
 use serde::Serialize;
+use serde_json::Value;
 
 use super::exit::CliError;
 
@@ -50,6 +51,64 @@ impl Output {
     pub fn raw(write: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> Result<(), CliError> {
         write_stdout(write)
     }
+
+    /// Writes while the result is still being worked out. What was written before a failure stays, so a
+    /// list that ends in an error is not whole, as the exit code says.
+    ///
+    /// # Errors
+    /// What `write` gives; as [`CliError::output`].
+    pub fn stream(write: impl FnOnce(&mut dyn Write) -> Result<(), CliError>) -> Result<(), CliError> {
+        let mut outcome = Ok(());
+        write_stdout(|out| {
+            outcome = write(out);
+            Ok(())
+        })?;
+        outcome
+    }
+}
+
+/// Writes one JSON document with a long list in it, element by element.
+pub struct JsonList {
+    first: bool,
+}
+
+impl JsonList {
+    /// Begins the document with the fields of `head`, an object, and the list `key`.
+    ///
+    /// # Errors
+    /// When it can't be written.
+    pub fn begin(out: &mut dyn Write, head: &Value, key: &str) -> io::Result<Self> {
+        write!(out, "{{{}", fields(head))?;
+        write!(out, "{}:[", Value::from(key))?;
+        Ok(JsonList { first: true })
+    }
+
+    /// Adds an element.
+    ///
+    /// # Errors
+    /// When it can't be written.
+    pub fn push(&mut self, out: &mut dyn Write, element: &Value) -> io::Result<()> {
+        out.write_all(if self.first { b"\n" } else { b",\n" })?;
+        self.first = false;
+        serde_json::to_writer(out, element)?;
+        Ok(())
+    }
+
+    /// Ends the list, and the document with the fields of `tail`, an object.
+    ///
+    /// # Errors
+    /// When it can't be written.
+    pub fn end(self, out: &mut dyn Write, tail: &Value) -> io::Result<()> {
+        let tail = fields(tail);
+        let tail = tail.strip_suffix(',').map_or_else(String::new, |tail| format!(",{tail}"));
+        writeln!(out, "]{tail}}}")
+    }
+}
+
+/// An object's fields, each with a comma behind it.
+fn fields(object: &Value) -> String {
+    let Some(object) = object.as_object() else { return String::new() };
+    object.iter().map(|(key, value)| format!("{}:{value},", Value::from(key.as_str()))).collect()
 }
 
 fn write_stdout(write: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> Result<(), CliError> {

@@ -17,7 +17,7 @@ use std::time::Duration;
 use jiff::tz::TimeZone;
 use serde::Serialize;
 
-use crate::format::node::NodeKind;
+use crate::format::node::{NodeKind, Timestamp};
 
 /// Characters that a terminal acts on, or that change how the text around them is shown.
 fn is_unsafe(c: char) -> bool {
@@ -95,6 +95,16 @@ impl From<&[u8]> for JsonPath {
             Ok(path) => JsonPath { path: path.to_owned(), path_hex: None },
             Err(_) => JsonPath { path: String::from_utf8_lossy(bytes).into_owned(), path_hex: Some(hex(bytes)) },
         }
+    }
+}
+
+/// Adds raw bytes to a JSON object as [`JsonPath`] does, under a name of their own: `key`, and
+/// `key_hex` where they are not UTF-8.
+pub fn put_bytes(object: &mut serde_json::Value, key: &str, bytes: &[u8]) {
+    let JsonPath { path, path_hex } = JsonPath::from(bytes);
+    object[key] = path.into();
+    if let Some(hex) = path_hex {
+        object[format!("{key}_hex")] = hex.into();
     }
 }
 
@@ -192,6 +202,16 @@ pub fn json_time(at_ns: i64) -> String {
     match jiff::Timestamp::from_nanosecond(i128::from(at_ns)) {
         Ok(at) => at.to_string(),
         Err(_) => format!("{at_ns} ns"),
+    }
+}
+
+/// A file's time, in the local zone to the second, or in UTC for JSON; one outside the years -9999 to
+/// 9999 as seconds since the Unix epoch: `@-1000000000000`.
+pub fn file_time(at: Timestamp, json: bool) -> String {
+    match jiff::Timestamp::new(at.seconds, i32::try_from(at.nanoseconds).unwrap_or(0)) {
+        Ok(at) if json => at.to_string(),
+        Ok(at) => at.to_zoned(TimeZone::system()).strftime("%Y-%m-%d %H:%M:%S").to_string(),
+        Err(_) => format!("@{}", at.seconds),
     }
 }
 

@@ -9,9 +9,13 @@ use super::{output, parse, render};
 use crate::crypto::slot::Unlock;
 use crate::env::{SystemClock, SystemRandom};
 use crate::format::ids::Digest;
-use crate::index::RocksIndex;
+use crate::index::{Index, IndexError, RocksIndex};
+use crate::repo::RepoError;
+use crate::repo::fetch::{FetchError, Fetcher};
 use crate::repo::open::{Located, RegionSpec, Repository};
 use crate::repo::snapshots::{self, Listing, Selector, SnapshotInfo};
+use crate::repo::sync::sync;
+use crate::report::Monitor;
 use crate::store::open::open_store;
 use std::io::{IsTerminal, Write};
 use std::path::PathBuf;
@@ -149,9 +153,45 @@ impl Workspace {
         let directory = self.cache_directory();
         std::fs::create_dir_all(&directory).map_err(|error| CliError::file("make", &directory, &error))?;
         let cache_bytes = self.settings.memory_bytes / 8;
-        let index = RocksIndex::open(&directory.join("index"), self.repository.config.repository, cache_bytes)?;
-        let issues = crate::repo::sync::sync(&self.repository, &index, &self.progress)?;
+        let index = RocksIndex::open(&self.index_directory(), self.repository.config.repository, cache_bytes)?;
+        let issues = match sync(&self.repository, &index, &self.progress) {
+            Err(RepoError::Index(error @ (IndexError::Database { .. } | IndexError::Damaged { .. }))) => {
+                self.progress.notice(&format!("{error}: that is done now"));
+                index.clear()?;
+                sync(&self.repository, &index, &self.progress)
+            }
+            outcome => outcome,
+        }?;
         Ok((index, if issues.is_empty() { Class::Success } else { Class::Corrupt }))
+    }
+
+    /// The directory of the local index.
+    pub fn index_directory(&self) -> PathBuf {
+        self.cache_directory().join("index")
+    }
+
+    /// The snapshot that the arguments name.
+    ///
+    /// # Errors
+    /// When none or several fit, or a region can't be listed.
+    pub fn snapshot(
+        &self,
+        reference: &parse::SnapshotRef,
+        filter: &super::args::Filter,
+    ) -> Result<SnapshotInfo, CliError> {
+        let snapshots = filtered(self.snapshots()?.0.snapshots, filter);
+        Ok(snapshots::select(&snapshots, &selector(reference))?.clone())
+    }
+
+    /// Reads chunks with this run's share of memory.
+    ///
+    /// # Errors
+    /// When this slot can't read payloads.
+    pub fn fetcher<'a>(&'a self, index: &'a RocksIndex) -> Result<Fetcher<'a>, CliError> {
+        if !self.repository.keyring.can_open_payloads() {
+            return Err(FetchError::NotPermitted.into());
+        }
+        Ok(Fetcher::new(&self.repository, index, &self.progress, self.settings.memory_bytes / 8))
     }
 
     /// All snapshots that count. What is damaged is shown and makes the outcome corrupt.
@@ -159,7 +199,6 @@ impl Workspace {
     /// # Errors
     /// When a region can't be listed.
     pub fn snapshots(&self) -> Result<(Listing, Class), CliError> {
-        use crate::report::Monitor;
         let listing = snapshots::list(&self.repository)?;
         listing.issues.iter().for_each(|issue| self.progress.issue(issue));
         let class = if listing.issues.is_empty() { Class::Success } else { Class::Corrupt };

@@ -70,6 +70,10 @@ impl Index for MemoryIndex {
         self.state().chunks.len() as u64
     }
 
+    fn chunk_bytes(&self) -> u64 {
+        self.state().chunks.values().filter_map(|places| places.first()).map(|place| u64::from(place.length)).sum()
+    }
+
     fn segments(&self, region: RegionId) -> Result<HashSet<SegmentId>, IndexError> {
         Ok(self.state().segments.get(&region).cloned().unwrap_or_default())
     }

@@ -84,6 +84,9 @@ pub trait Index: Send + Sync {
     /// How many chunks there are, about.
     fn chunk_count(&self) -> u64;
 
+    /// Plaintext bytes of these chunks, each counted once.
+    fn chunk_bytes(&self) -> u64;
+
     /// The segments known of a region.
     ///
     /// # Errors

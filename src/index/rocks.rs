@@ -18,11 +18,12 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
-const LAYOUT: &[u8] = b"keepstone index 1";
+const LAYOUT: &[u8] = b"keepstone index 2";
 const KEY_STAMP: &[u8] = b"stamp";
 const KEY_INCARNATION: &[u8] = b"incarnation";
 const KEY_PACKS: &[u8] = b"packs";
 const KEY_CHUNKS: &[u8] = b"chunks";
+const KEY_CHUNK_BYTES: &[u8] = b"chunk bytes";
 const FAMILIES: [&str; 5] = ["chunks", "packs", "ordinals", "segments", "meta"];
 const PACK_CACHE_ENTRIES: usize = 2048;
 /// Files in level 0 from which on compaction is waited for; RocksDB begins one at 4 and slows writers
@@ -44,6 +45,11 @@ struct State {
     chunk_count: u64,
     /// Changes whenever the index is made anew, and with it the meaning of every ordinal.
     incarnation: Option<Vec<u8>>,
+    chunk_bytes: u64,
+}
+
+impl State {
+    const CLOSED: State = State { db: None, pack_count: 0, chunk_count: 0, chunk_bytes: 0, incarnation: None };
 }
 
 fn options(name: &str, cache: &Cache) -> Options {
@@ -100,13 +106,7 @@ impl RocksIndex {
     /// # Errors
     /// When even a new one can't be made there.
     pub fn open(path: &Path, repository: RepositoryId, cache_bytes: usize) -> Result<Self, IndexError> {
-        let index = RocksIndex {
-            path: path.to_owned(),
-            repository,
-            cache_bytes,
-            state: RwLock::new(State { db: None, pack_count: 0, chunk_count: 0, incarnation: None }),
-            packs: Mutex::new(HashMap::new()),
-        };
+        let index = Self::closed(path, repository, cache_bytes);
         if index.reopen().is_err() {
             // Another process may be in the middle of an ingest: wait for it, then look again.
             std::fs::create_dir_all(path).map_err(|e| index.fail(e))?;
@@ -117,6 +117,36 @@ impl RocksIndex {
             }
         }
         Ok(index)
+    }
+
+    /// Opens the index as it is, and changes nothing.
+    ///
+    /// # Errors
+    /// When it is absent, damaged, of another layout or of another repository.
+    pub fn inspect(path: &Path, repository: RepositoryId, cache_bytes: usize) -> Result<Self, IndexError> {
+        let index = Self::closed(path, repository, cache_bytes);
+        index.reopen()?;
+        Ok(index)
+    }
+
+    /// Makes an empty index in the place of whatever is there, which is not opened.
+    ///
+    /// # Errors
+    /// When it can't be made there.
+    pub fn create(path: &Path, repository: RepositoryId, cache_bytes: usize) -> Result<Self, IndexError> {
+        let index = Self::closed(path, repository, cache_bytes);
+        index.clear()?;
+        Ok(index)
+    }
+
+    fn closed(path: &Path, repository: RepositoryId, cache_bytes: usize) -> Self {
+        RocksIndex {
+            path: path.to_owned(),
+            repository,
+            cache_bytes,
+            state: RwLock::new(State::CLOSED),
+            packs: Mutex::new(HashMap::new()),
+        }
     }
 
     fn fail(&self, detail: impl ToString) -> IndexError {
@@ -166,10 +196,11 @@ impl RocksIndex {
                 Some(bytes) => Ok(u64::from_le_bytes(bytes[..].try_into().map_err(|_| self.damaged("a count"))?)),
             }
         };
-        let (packs, chunks) = (number(KEY_PACKS)?, number(KEY_CHUNKS)?);
+        let (packs, chunks, chunk_bytes) = (number(KEY_PACKS)?, number(KEY_CHUNKS)?, number(KEY_CHUNK_BYTES)?);
         state.pack_count = u32::try_from(packs).map_err(|_| self.damaged("the pack count"))?;
         state.chunk_count = chunks;
         state.incarnation = incarnation;
+        state.chunk_bytes = chunk_bytes;
         state.db = Some(db);
         Ok(())
     }
@@ -274,6 +305,10 @@ impl Index for RocksIndex {
         self.state.read().unwrap_or_else(PoisonError::into_inner).chunk_count
     }
 
+    fn chunk_bytes(&self) -> u64 {
+        self.state.read().unwrap_or_else(PoisonError::into_inner).chunk_bytes
+    }
+
     fn segments(&self, region: RegionId) -> Result<HashSet<SegmentId>, IndexError> {
         let state = self.state.read().unwrap_or_else(PoisonError::into_inner);
         let db = state.db.as_ref().ok_or_else(|| self.fail("it is closed"))?;
@@ -316,11 +351,14 @@ impl Index for RocksIndex {
         }
         // A chunk that is in several packs keeps all its places.
         let ids: Vec<ChunkId> = fresh.keys().copied().collect();
-        let mut chunk_count = self.chunk_count();
+        let (mut chunk_count, mut chunk_bytes) = (self.chunk_count(), self.chunk_bytes());
         let mut chunks = BTreeMap::new();
         for batch in ids.chunks(4096) {
             for (id, mut known) in batch.iter().zip(self.places(batch)?) {
-                chunk_count += u64::from(known.is_empty());
+                if known.is_empty() {
+                    chunk_count += 1;
+                    chunk_bytes += fresh[id].first().map_or(0, |place| u64::from(place.length));
+                }
                 known.extend_from_slice(&fresh[id]);
                 known.sort_unstable();
                 known.dedup();
@@ -333,6 +371,7 @@ impl Index for RocksIndex {
         let meta = BTreeMap::from([
             (KEY_PACKS.to_vec(), u64::from(pack_count).to_le_bytes().to_vec()),
             (KEY_CHUNKS.to_vec(), chunk_count.to_le_bytes().to_vec()),
+            (KEY_CHUNK_BYTES.to_vec(), chunk_bytes.to_le_bytes().to_vec()),
             (KEY_STAMP.to_vec(), stamp),
         ]);
         {
@@ -360,13 +399,18 @@ impl Index for RocksIndex {
         {
             let mut state = self.state.write().unwrap_or_else(PoisonError::into_inner);
             *state = State { db: None, pack_count: 0, chunk_count: 0, incarnation: None };
+            *state = State::CLOSED;
             std::fs::create_dir_all(&self.path).map_err(|e| self.fail(e))?;
             let _holder = self.hold()?;
             for entry in std::fs::read_dir(&self.path).map_err(|e| self.fail(e))? {
                 let entry = entry.map_err(|e| self.fail(e))?;
-                if entry.file_name() != HOLDER_FILE {
-                    std::fs::remove_file(entry.path()).map_err(|e| self.fail(e))?;
+                let is_directory = entry.file_type().map_err(|e| self.fail(e))?.is_dir();
+                match entry.path() {
+                    _ if entry.file_name() == HOLDER_FILE => Ok(()),
+                    directory if is_directory => std::fs::remove_dir_all(directory),
+                    file => std::fs::remove_file(file),
                 }
+                .map_err(|e| self.fail(e))?;
             }
             let db = DB::open_cf_descriptors(&database_options(), &self.path, self.descriptors())
                 .map_err(|e| self.fail(e))?;

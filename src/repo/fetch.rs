@@ -169,26 +169,25 @@ impl<'a> Fetcher<'a> {
     }
 
     /// One frame's plaintext, from the cache or from the first region whose copy opens.
-    fn frame(&self, id: ChunkId, place: &Place) -> Result<(Arc<Vec<u8>>, Arc<PackEntry>, usize), String> {
-        let pack = self.index.pack(place.pack).map_err(|error| error.to_string())?;
-        let regions = self.regions_of(&pack);
+    fn frame(&self, pack: &PackEntry, place: &Place) -> Result<(Arc<Vec<u8>>, usize), String> {
+        let regions = self.regions_of(pack);
         let position = place.frame as usize;
         let cached = self.frames.lock().unwrap_or_else(PoisonError::into_inner).get((place.pack, place.frame));
         if let (Some(bytes), Some(region)) = (cached, regions.first()) {
-            return Ok((bytes, pack, *region));
+            return Ok((bytes, *region));
         }
         let mut reasons = Vec::new();
         for region in regions {
             let Some(frame) = pack.frames.get(position) else { break };
             let read = self
                 .read_range(region, pack.id, frame.offset, u64::from(frame.sealed_length))
-                .and_then(|sealed| self.open_frame(region, &pack, position, sealed));
+                .and_then(|sealed| self.open_frame(region, pack, position, sealed));
             match read {
                 Ok(bytes) => {
                     let bytes = Arc::new(bytes);
                     let mut frames = self.frames.lock().unwrap_or_else(PoisonError::into_inner);
                     frames.insert((place.pack, place.frame), Arc::clone(&bytes));
-                    return Ok((bytes, pack, region));
+                    return Ok((bytes, region));
                 }
                 Err(error) => {
                     self.note(&self.repository.regions[region].name, pack.id, &error);
@@ -196,7 +195,6 @@ impl<'a> Fetcher<'a> {
                 }
             }
         }
-        let _ = id;
         Err(if reasons.is_empty() {
             format!("pack {} is listed in no reached region", pack.id)
         } else {
@@ -218,7 +216,9 @@ impl<'a> Fetcher<'a> {
         }
         let mut reasons = Vec::new();
         for place in &places {
-            let found = self.frame(id, place).and_then(|(frame, pack, region)| {
+            // A damaged index is the index's failure, not the pack's.
+            let pack = self.index.pack(place.pack)?;
+            let found = self.frame(&pack, place).and_then(|(frame, region)| {
                 let range = place.offset as usize..(place.offset + place.length) as usize;
                 let bytes = frame.get(range).ok_or_else(|| format!("pack {}: a frame too short", pack.id))?.to_vec();
                 let entry = pack.frames.get(place.frame as usize).ok_or("no such frame")?;

@@ -3,7 +3,7 @@
 
 use super::RepoError;
 use super::init::{build_ring, build_roster, key_name};
-use super::open::{Repository, parse_key_name};
+use super::open::{RegionHandle, Repository, parse_key_name};
 use crate::crypto::keyring::KemKeyPair;
 use crate::crypto::sign;
 use crate::crypto::slot::{Wrapping, wrap};
@@ -158,18 +158,22 @@ impl Repository {
         Ok(refused)
     }
 
-    /// This slot's newest key file, for the emergency sheet.
+    /// A slot's newest key file, with its name, for the emergency sheet.
     ///
     /// # Errors
-    /// When there is none or it can't be read.
-    pub fn key_file(&self) -> Result<Vec<u8>, RepoError> {
-        let slot = self.secrets.slot;
+    /// When no reached region has one or it can't be read.
+    pub fn key_file(&self, slot: SlotId) -> Result<(String, Vec<u8>), RepoError> {
+        let mut newest: Option<(u64, &RegionHandle, String)> = None;
         for region in &self.regions {
-            let listed = list_sorted(&*region.store, &format!("keys/{slot}/")).map_err(|e| region.error(e))?;
-            if let Some(newest) = listed.last() {
-                return region.get(&newest.name);
+            for listed in list_sorted(&*region.store, &format!("keys/{slot}/")).map_err(|e| region.error(e))? {
+                let Some((_, number)) = parse_key_name(&listed.name) else { continue };
+                if newest.as_ref().is_none_or(|(known, ..)| *known < number) {
+                    newest = Some((number, region, listed.name));
+                }
             }
         }
-        Err(RepoError::NoKeyFiles)
+        let (_, region, name) = newest.ok_or(RepoError::NoKeyFiles)?;
+        let file = region.get(&name)?;
+        Ok((name, file))
     }
 }

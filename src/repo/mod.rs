@@ -3,11 +3,13 @@
 //! Typed states: a [`Located`] repository is verified against root and pin but locked; a
 //! [`Repository`] holds the ring.
 
+pub mod content;
 pub mod fetch;
 pub mod gclog;
 pub mod init;
 pub mod keys;
 pub mod open;
+pub mod pairs;
 pub mod session;
 pub mod snapshots;
 pub mod sync;

@@ -109,3 +109,38 @@ pub fn sync(repository: &Repository, index: &dyn Index, monitor: &dyn Monitor) -
     }
     Ok(issues)
 }
+
+/// How far the local index is up to date with one region.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct IndexStatus {
+    /// The region's name.
+    pub region: String,
+    /// Segments that the region lists.
+    pub listed: u64,
+    /// Of these, how many the index knows.
+    pub known: u64,
+    /// Segments that the index knows and the region no longer lists: it will be made anew.
+    pub stale: u64,
+}
+
+impl IndexStatus {
+    /// True when the next run has nothing to do for this region.
+    pub fn is_current(&self) -> bool {
+        self.known == self.listed && self.stale == 0
+    }
+}
+
+/// Compares the index with every reached region, without changing it.
+///
+/// # Errors
+/// When a region can't be listed or the index can't be read.
+pub fn status(repository: &Repository, index: &dyn Index) -> Result<Vec<IndexStatus>, RepoError> {
+    let one = |region: &RegionHandle| {
+        let listed = list_segments(region)?;
+        let known = index.segments(region.info.region)?;
+        let both = known.intersection(&listed).count() as u64;
+        let (listed, stale) = (listed.len() as u64, known.len() as u64 - both);
+        Ok(IndexStatus { region: region.name.clone(), listed, known: both, stale })
+    };
+    repository.regions.iter().map(one).collect()
+}

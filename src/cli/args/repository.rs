@@ -114,6 +114,10 @@ pub struct KeyAddArgs {
     /// Read the new passphrase from this file
     #[arg(long, value_name = "FILE")]
     pub new_passphrase_file: Option<PathBuf>,
+
+    /// Name the slot, for `key list`
+    #[arg(long, value_name = "NAME", value_parser = parse::label, default_value = "owner")]
+    pub label: String,
 }
 
 /// What a slot may do.
