@@ -62,7 +62,14 @@ pub fn replicate(
             lacking.len(),
             pending.len()
         ));
-        let session = Session::open_in(repository, at)?;
+        let session = match Session::open_in(repository, at) {
+            Ok(session) => session,
+            Err(error) => {
+                // The region can't be written now: it stays behind, and the others go on.
+                note(&mut done, monitor, to.name.clone().into_bytes(), &error);
+                continue;
+            }
+        };
         let dead = session.missing();
         let mut whole = true;
         for id in lacking {

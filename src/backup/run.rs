@@ -199,7 +199,7 @@ pub fn backup_tree(
         root_path: root_path.clone(),
         ..SnapshotPrivate::default()
     };
-    let run = Run::open(repository, index, options, monitor)?;
+    let mut run = Run::open(repository, index, options, monitor)?;
     let (mut seen, mut writer) = Seen::open(&run, &root_path, earlier);
     monitor.phase(Phase::Backup, None, None);
     let done = run.drive(|shared, blocks| produce(&mut walk, &mut seen, shared, blocks), Some(&mut writer))?;
@@ -232,7 +232,7 @@ pub fn backup_stream<S: std::io::Read + Send>(
 ) -> Result<BackupSummary, BackupError> {
     check_labels(options)?;
     let private = SnapshotPrivate { sources: vec![node.name.clone()], command, ..SnapshotPrivate::default() };
-    let run = Run::open(repository, index, options, monitor)?;
+    let mut run = Run::open(repository, index, options, monitor)?;
     monitor.phase(Phase::Backup, None, None);
     let name = String::from_utf8_lossy(&node.name).into_owned();
     let mut stream_error = None;
@@ -458,10 +458,11 @@ impl<'a> Run<'a> {
 
     /// Runs producer, workers, tree builder and finisher to their end.
     fn drive(
-        &self,
+        &mut self,
         produce: impl FnOnce(&Shared<'_>, &mut Blocks<'_, '_>) -> Result<(), BackupError> + Send,
         mut seen: Option<&mut Option<SeenWriter>>,
     ) -> Result<(Gathered, Shipper, u64, u64, u64), BackupError> {
+        let failed = std::mem::take(&mut self.session.failed);
         let options = self.options;
         let keyring = &self.repository.keyring;
         let (pack_sender, pack_receiver) =
@@ -475,7 +476,10 @@ impl<'a> Run<'a> {
             PackWriter::new(Arc::clone(keyring), random, spools, self.session.id, metadata, options.compression, sink)
         };
         let in_flight = Arc::new(InFlight::new());
-        let regions = self.repository.regions.iter().map(|region| region.info.region).collect();
+        // A region that took no session gets nothing, so what it lacks need not be stored for it.
+        let out = |at: &usize| failed.iter().any(|(failed, _)| failed == at);
+        let taking = (0..self.repository.regions.len()).filter(|at| !out(at));
+        let regions = taking.map(|at| self.repository.regions[at].info.region).collect();
         let missing: HashSet<_> = self.session.missing();
         let engine = Engine {
             index: self.index,
@@ -495,6 +499,7 @@ impl<'a> Run<'a> {
         drop(pack_sender);
         let upload_threads = if options.threads == 0 { 0 } else { 2 * self.repository.regions.len().min(2) };
         let shipper = Shipper::new(self.destinations(), upload_threads, UPLOADS_WAITING);
+        failed.into_iter().for_each(|(at, error)| shipper.fail(at, error));
         let finisher = Finisher::new(self.repository, self.index, in_flight, &shipper, self.session.id);
         let shared = Shared { engine, monitor: self.monitor, stop: AtomicBool::new(false), failure: Mutex::new(None) };
         let hasher = shared.engine.hasher.clone();
@@ -541,13 +546,18 @@ impl<'a> Run<'a> {
         let mut blocks = Blocks { number: 0, send: &mut step, files: [0; 3] };
         let produced = produce(shared, &mut blocks);
         let files = blocks.files;
-        produced?;
-        worker.frame.flush(&shared.engine.data)?;
-        gather.finish(shared)?;
-        close_writers(&shared.engine)?;
-        packs.try_iter().try_for_each(|pack| finisher.accept(pack))?;
-        finisher.flush()?;
-        Ok((files, finisher.pack_bytes))
+        let note = |result: Result<(), BackupError>| result.unwrap_or_else(|error| shared.fail(error));
+        note(produced);
+        note(worker.frame.flush(&shared.engine.data).map_err(BackupError::from));
+        if !shared.stopped() {
+            note(gather.finish(shared));
+        }
+        // Also after a failure or a stop: what is finished is shipped, and the next run finds it.
+        note(close_writers(&shared.engine));
+        note(packs.try_iter().try_for_each(|pack| finisher.accept(pack)));
+        note(finisher.flush());
+        // The first failure is the one to tell; the others may only be what it led to.
+        shared.take_failure().map_or(Ok((files, finisher.pack_bytes)), Err)
     }
 
     fn drive_threads(

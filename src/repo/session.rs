@@ -10,6 +10,7 @@ use crate::format::envelope::ObjectKind;
 use crate::format::ids::{PackId, SessionId, SnapshotId, number_name};
 use crate::format::session::{Commit, Session as SessionState, SessionEnd};
 use crate::ship::put_with_retries;
+use crate::store::StoreError;
 use std::collections::{BTreeMap, HashSet};
 
 /// One writer's attempt at one snapshot; the same id in every region of the run.
@@ -18,19 +19,22 @@ pub struct Session {
     pub id: SessionId,
     /// By index into the repository's regions.
     regions: BTreeMap<usize, SessionRegion>,
+    /// Regions that could not be written, by index into the repository's: they take no part.
+    pub failed: Vec<(usize, StoreError)>,
 }
 
+#[derive(Default)]
 struct SessionRegion {
     observed: u64,
     missing: HashSet<PackId>,
 }
 
 impl Session {
-    /// Opens a session in every reached region: its first state, **then** the log, then the state that
-    /// says what was observed. A collector that condemns later sees an open session.
+    /// Opens a session in every reached region. One whose store fails, full or gone since it was
+    /// reached, takes no part, and the others go on without it.
     ///
     /// # Errors
-    /// When a region can't be written or its log can't be read.
+    /// When no region can be written, or one's log is damaged.
     pub fn open(repository: &Repository) -> Result<Self, RepoError> {
         Self::open_among(repository, 0..repository.regions.len())
     }
@@ -46,28 +50,19 @@ impl Session {
     fn open_among(repository: &Repository, among: std::ops::Range<usize>) -> Result<Self, RepoError> {
         let id = SessionId(random_bytes(&*repository.random));
         let started_at = repository.clock.now_ns();
-        let mut regions = BTreeMap::new();
+        let (mut regions, mut failed) = (BTreeMap::new(), Vec::new());
         for at in among {
-            let region = &repository.regions[at];
-            let mut state = SessionState {
-                session: id,
-                number: 0,
-                region: region.info.region,
-                observed: 0,
-                needs: Vec::new(),
-                adopts: Vec::new(),
-                started_at,
-            };
-            put_state(repository, region, &state)?;
-            let log = gclog::read(repository, region)?;
-            if log.newest > 0 {
-                state.number = 1;
-                state.observed = log.newest;
-                put_state(repository, region, &state)?;
+            match SessionRegion::open(repository, &repository.regions[at], id, started_at) {
+                Ok(opened) => drop(regions.insert(at, opened)),
+                Err(RepoError::Store { source, .. }) => failed.push((at, source)),
+                Err(error) => return Err(error),
             }
-            regions.insert(at, SessionRegion { observed: log.newest, missing: log.missing });
         }
-        Ok(Session { id, regions })
+        if regions.is_empty() {
+            let named = failed.into_iter().map(|(at, error)| (repository.regions[at].name.clone(), error));
+            return Err(RepoError::Unreachable(named.collect()));
+        }
+        Ok(Session { id, regions, failed })
     }
 
     /// As [`Session::open`], writing nothing: for a dry run.
@@ -80,7 +75,7 @@ impl Session {
             let log = gclog::read(repository, region)?;
             regions.insert(at, SessionRegion { observed: log.newest, missing: log.missing });
         }
-        Ok(Session { id: SessionId(random_bytes(&*repository.random)), regions })
+        Ok(Session { id: SessionId(random_bytes(&*repository.random)), regions, failed: Vec::new() })
     }
 
     /// Packs that may not be relied on in any region of the run.
@@ -124,6 +119,35 @@ impl Session {
                 tracing::warn!(%error, "the session's end was not written");
             }
         }
+    }
+}
+
+impl SessionRegion {
+    /// The session's first state, **then** the log, then the state that says what was observed. A
+    /// collector that condemns later sees an open session.
+    fn open(
+        repository: &Repository,
+        region: &RegionHandle,
+        session: SessionId,
+        started_at: i64,
+    ) -> Result<Self, RepoError> {
+        let mut state = SessionState {
+            session,
+            number: 0,
+            region: region.info.region,
+            observed: 0,
+            needs: Vec::new(),
+            adopts: Vec::new(),
+            started_at,
+        };
+        put_state(repository, region, &state)?;
+        let log = gclog::read(repository, region)?;
+        if log.newest > 0 {
+            state.number = 1;
+            state.observed = log.newest;
+            put_state(repository, region, &state)?;
+        }
+        Ok(SessionRegion { observed: log.newest, missing: log.missing })
     }
 }
 

@@ -1,3 +1,8 @@
 //! Integration tests: the library against real services and the whole program.
 
+mod backup;
+mod facts;
+mod faults;
+mod fixture;
+mod property;
 mod s3;
