@@ -9,7 +9,7 @@ use super::{output, parse, render};
 use crate::crypto::slot::Unlock;
 use crate::env::{SystemClock, SystemRandom};
 use crate::format::ids::Digest;
-use crate::index::RocksIndex;
+use crate::index::LocalIndex;
 use crate::repo::open::{Located, RegionSpec, Repository};
 use crate::repo::snapshots::{self, Listing, Selector, SnapshotInfo};
 use crate::store::open::open_store;
@@ -30,11 +30,14 @@ pub fn settings(global: &Global, may_create: bool) -> Result<Settings, CliError>
     Ok(settings)
 }
 
+/// Regions whose store can't be opened, by name, and why.
+pub type Unopened = Vec<(String, CliError)>;
+
 /// Opens the regions' stores. One that can't be opened is left for the caller to report, unless none can.
 ///
 /// # Errors
 /// For an unusable address or option; when no store opens.
-pub fn stores(settings: &Settings, create: bool) -> Result<(Vec<RegionSpec>, Vec<(String, CliError)>), CliError> {
+pub fn stores(settings: &Settings, create: bool) -> Result<(Vec<RegionSpec>, Unopened), CliError> {
     let (mut specs, mut failed) = (Vec::new(), Vec::new());
     for region in &settings.regions {
         match open_store(&region.url, &region.options, create) {
@@ -145,11 +148,16 @@ impl Workspace {
     ///
     /// # Errors
     /// When the index can't be made or a region can't be listed.
-    pub fn index(&self) -> Result<(RocksIndex, Class), CliError> {
+    pub fn index(&self) -> Result<(LocalIndex, Class), CliError> {
         let directory = self.cache_directory();
         std::fs::create_dir_all(&directory).map_err(|error| CliError::file("make", &directory, &error))?;
-        let cache_bytes = self.settings.memory_bytes / 8;
-        let index = RocksIndex::open(&directory.join("index"), self.repository.config.repository, cache_bytes)?;
+        #[cfg(feature = "rocksdb")]
+        let index = {
+            let cache_bytes = self.settings.memory_bytes / 8;
+            LocalIndex::open(&directory.join("index"), self.repository.config.repository, cache_bytes)?
+        };
+        #[cfg(not(feature = "rocksdb"))]
+        let index = LocalIndex::new();
         let issues = crate::repo::sync::sync(&self.repository, &index, &self.progress)?;
         Ok((index, if issues.is_empty() { Class::Success } else { Class::Corrupt }))
     }

@@ -16,6 +16,13 @@ pub use record::{FrameEntry, PackEntry, Place};
 #[cfg(feature = "rocksdb")]
 pub use rocks::RocksIndex;
 
+/// The index that a command uses: on disk, unless the program is built without a database.
+#[cfg(feature = "rocksdb")]
+pub type LocalIndex = RocksIndex;
+/// The index that a command uses: on disk, unless the program is built without a database.
+#[cfg(not(feature = "rocksdb"))]
+pub type LocalIndex = MemoryIndex;
+
 use crate::format::ids::{ChunkId, PackId, RegionId, SegmentId};
 use crate::format::segment::Segment;
 use std::collections::HashSet;

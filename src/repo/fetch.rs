@@ -59,15 +59,20 @@ pub struct Fetcher<'a> {
     issues: Mutex<Vec<Issue>>,
 }
 
+/// A pack's ordinal and a frame's position in it.
+type FrameKey = (u32, u32);
+/// A frame's plaintext, its pack, and the region that it can be read from.
+type OpenedFrame = (Arc<Vec<u8>>, Arc<PackEntry>, usize);
+
 #[derive(Default)]
 struct FrameCache {
-    frames: VecDeque<((u32, u32), Arc<Vec<u8>>)>,
+    frames: VecDeque<(FrameKey, Arc<Vec<u8>>)>,
     bytes: usize,
     bytes_max: usize,
 }
 
 impl FrameCache {
-    fn get(&mut self, key: (u32, u32)) -> Option<Arc<Vec<u8>>> {
+    fn get(&mut self, key: FrameKey) -> Option<Arc<Vec<u8>>> {
         let at = self.frames.iter().position(|(known, _)| *known == key)?;
         let found = self.frames.remove(at)?;
         let bytes = Arc::clone(&found.1);
@@ -75,7 +80,7 @@ impl FrameCache {
         Some(bytes)
     }
 
-    fn insert(&mut self, key: (u32, u32), bytes: Arc<Vec<u8>>) {
+    fn insert(&mut self, key: FrameKey, bytes: Arc<Vec<u8>>) {
         self.bytes += bytes.len();
         self.frames.push_back((key, bytes));
         while self.bytes > self.bytes_max && self.frames.len() > 1 {
@@ -169,7 +174,7 @@ impl<'a> Fetcher<'a> {
     }
 
     /// One frame's plaintext, from the cache or from the first region whose copy opens.
-    fn frame(&self, id: ChunkId, place: &Place) -> Result<(Arc<Vec<u8>>, Arc<PackEntry>, usize), String> {
+    fn frame(&self, id: ChunkId, place: &Place) -> Result<OpenedFrame, String> {
         let pack = self.index.pack(place.pack).map_err(|error| error.to_string())?;
         let regions = self.regions_of(&pack);
         let position = place.frame as usize;
