@@ -3,6 +3,7 @@
 pub mod backup;
 pub mod check;
 pub mod chunker;
+#[cfg(feature = "rocksdb")]
 pub mod cli;
 pub mod compress;
 pub mod crypto;

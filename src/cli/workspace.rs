@@ -34,11 +34,14 @@ pub fn settings(global: &Global, may_create: bool) -> Result<Settings, CliError>
     Ok(settings)
 }
 
+/// Regions whose store can't be opened, by name, and why.
+pub type Unopened = Vec<(String, CliError)>;
+
 /// Opens the regions' stores. One that can't be opened is left for the caller to report, unless none can.
 ///
 /// # Errors
 /// For an unusable address or option; when no store opens.
-pub fn stores(settings: &Settings, create: bool) -> Result<(Vec<RegionSpec>, Vec<(String, CliError)>), CliError> {
+pub fn stores(settings: &Settings, create: bool) -> Result<(Vec<RegionSpec>, Unopened), CliError> {
     let (mut specs, mut failed) = (Vec::new(), Vec::new());
     for region in &settings.regions {
         match open_store(&region.url, &region.options, create) {

@@ -398,7 +398,6 @@ impl Index for RocksIndex {
     fn clear(&self) -> Result<(), IndexError> {
         {
             let mut state = self.state.write().unwrap_or_else(PoisonError::into_inner);
-            *state = State { db: None, pack_count: 0, chunk_count: 0, incarnation: None };
             *state = State::CLOSED;
             std::fs::create_dir_all(&self.path).map_err(|e| self.fail(e))?;
             let _holder = self.hold()?;

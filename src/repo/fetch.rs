@@ -61,13 +61,13 @@ pub struct Fetcher<'a> {
 
 #[derive(Default)]
 struct FrameCache {
-    frames: VecDeque<((u32, u32), Arc<Vec<u8>>)>,
+    frames: VecDeque<(FrameKey, Arc<Vec<u8>>)>,
     bytes: usize,
     bytes_max: usize,
 }
 
 impl FrameCache {
-    fn get(&mut self, key: (u32, u32)) -> Option<Arc<Vec<u8>>> {
+    fn get(&mut self, key: FrameKey) -> Option<Arc<Vec<u8>>> {
         let at = self.frames.iter().position(|(known, _)| *known == key)?;
         let found = self.frames.remove(at)?;
         let bytes = Arc::clone(&found.1);
@@ -75,7 +75,7 @@ impl FrameCache {
         Some(bytes)
     }
 
-    fn insert(&mut self, key: (u32, u32), bytes: Arc<Vec<u8>>) {
+    fn insert(&mut self, key: FrameKey, bytes: Arc<Vec<u8>>) {
         self.bytes += bytes.len();
         self.frames.push_back((key, bytes));
         while self.bytes > self.bytes_max && self.frames.len() > 1 {

@@ -58,6 +58,7 @@ impl<'f, 'a> Nodes<'f, 'a> {
     ///
     /// # Errors
     /// When a tree chunk can't be read: the rest of the directory is then unknown.
+    #[allow(clippy::should_implement_trait, reason = "an iterator would let a failure pass for the end")]
     pub fn next(&mut self) -> Result<Option<Node>, FetchError> {
         loop {
             if let Some(node) = self.here.next() {
@@ -93,6 +94,7 @@ impl<'f, 'a> Extents<'f, 'a> {
     ///
     /// # Errors
     /// When a list chunk can't be read.
+    #[allow(clippy::should_implement_trait, reason = "an iterator would let a failure pass for the end")]
     pub fn next(&mut self) -> Result<Option<Extent>, FetchError> {
         loop {
             if let Some(extent) = self.here.next() {

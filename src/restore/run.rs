@@ -305,7 +305,7 @@ impl<'a, 'f> Run<'a, 'f> {
                 {
                     self.links.push((parent.clone(), node.clone(), path.clone()));
                 }
-                self.to_verify(parent, node, path);
+                self.verify_later(parent, node, path);
                 return Ok(());
             }
             Decision::Write | Decision::Replace => {}
@@ -319,7 +319,7 @@ impl<'a, 'f> Run<'a, 'f> {
         self.content(parent, node, content, path)
     }
 
-    fn to_verify(&mut self, parent: &DirHandle, node: &Node, path: Vec<u8>) {
+    fn verify_later(&mut self, parent: &DirHandle, node: &Node, path: Vec<u8>) {
         if self.options.verify && !self.target.options().dry_run {
             self.verify.push((parent.clone(), node.clone(), path));
         }
@@ -333,7 +333,7 @@ impl<'a, 'f> Run<'a, 'f> {
         content: &Content,
         path: Vec<u8>,
     ) -> Result<(), RestoreError> {
-        self.to_verify(parent, node, path.clone());
+        self.verify_later(parent, node, path.clone());
         if self.target.options().dry_run {
             self.summary.files += 1;
             if let NodeKind::File { size, .. } = node.kind {

@@ -1,0 +1,57 @@
+# What a person or a machine does with the project; each target does its own set-up. `make help` lists them.
+
+PREFIX ?= /usr/local
+FUZZ_SECONDS ?= 30
+CARGO ?= cargo
+XDG_CACHE_HOME ?= $(HOME)/.cache
+# Outside the checkout: RocksDB takes long to compile, and a fresh clone shouldn't compile it again.
+CARGO_TARGET_DIR ?= $(XDG_CACHE_HOME)/keepstone/target
+export CARGO CARGO_TARGET_DIR
+
+PROGRAM = $(CARGO_TARGET_DIR)/release/keepstone
+
+.PHONY: help build demo test lint fuzz install clean
+
+help:
+	@echo 'make demo [DIR=directory]     back a directory up into two regions, change it, restore it, check it'
+	@echo 'make test                     every test'
+	@echo 'make lint                     formatting, lints, structure'
+	@echo 'make fuzz [FUZZ_SECONDS=30]   fuzz every decoder, so many seconds each'
+	@echo 'make build                    the program: $(PROGRAM)'
+	@echo 'make install [PREFIX=/usr/local] [DESTDIR=]'
+	@echo 'make clean                    remove what was compiled'
+
+build:
+	@tests/setup.sh build
+	$(CARGO) build --release --locked
+
+demo: build
+	@tests/demo.sh $(PROGRAM) $(if $(DIR),'$(DIR)')
+
+test:
+	@tests/setup.sh test
+	@tests/run.sh
+
+# All in the release profile, in which RocksDB is compiled anyway.
+lint:
+	@tests/setup.sh build
+	$(CARGO) fmt --check
+	$(CARGO) clippy --release --locked --all-targets -- -D warnings
+	$(CARGO) clippy --release --locked --lib --no-default-features -- -D warnings
+	$(CARGO) test --release --locked --test tidy
+
+fuzz:
+	@tests/setup.sh build
+	@tests/fuzz.sh $(FUZZ_SECONDS)
+
+install: build
+	install -D -m 755 '$(PROGRAM)' '$(DESTDIR)$(PREFIX)/bin/keepstone'
+	install -d '$(DESTDIR)$(PREFIX)/share/man/man1' '$(DESTDIR)$(PREFIX)/share/bash-completion/completions' \
+		'$(DESTDIR)$(PREFIX)/share/zsh/site-functions' '$(DESTDIR)$(PREFIX)/share/fish/vendor_completions.d'
+	'$(PROGRAM)' man '$(DESTDIR)$(PREFIX)/share/man/man1'
+	'$(PROGRAM)' completions bash > '$(DESTDIR)$(PREFIX)/share/bash-completion/completions/keepstone'
+	'$(PROGRAM)' completions zsh > '$(DESTDIR)$(PREFIX)/share/zsh/site-functions/_keepstone'
+	'$(PROGRAM)' completions fish > '$(DESTDIR)$(PREFIX)/share/fish/vendor_completions.d/keepstone.fish'
+
+clean:
+	$(CARGO) clean
