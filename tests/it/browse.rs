@@ -312,6 +312,21 @@ fn tags_are_added_removed_and_set() {
 }
 
 #[test]
+fn the_newest_snapshots_are_those_of_each_dataset() {
+    let place = Place::new();
+    place.write("a", b"1");
+    let source = place.path("source").into_os_string();
+    for dataset in ["one", "two", "one"] {
+        place.ok(&["-q".as_ref(), "backup".as_ref(), "--dataset".as_ref(), dataset.as_ref(), source.as_os_str()]);
+    }
+    let listed = place.json(&["snapshots", "--latest"]);
+    let datasets: Vec<&str> =
+        listed.as_array().expect("a list").iter().map(|info| info["dataset"].as_str().expect("text")).collect();
+    assert_eq!(datasets, ["two", "one"]);
+    assert_eq!(place.json(&["snapshots", "--latest", "2"]).as_array().expect("a list").len(), 3);
+}
+
+#[test]
 fn a_key_opens_from_when_it_is_added_until_it_is_removed() {
     let place = Place::new();
     place.write("a", b"1");
