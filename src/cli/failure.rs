@@ -37,9 +37,11 @@ impl From<RepoError> for CliError {
                 .hint("don't enter a passphrase; find out who changed the region's address or its content"),
             RepoError::WrongSecret => CliError::new(Class::Access, text)
                 .hint("try again, or name another passphrase source or --identity FILE"),
-            RepoError::NoKeyFiles | RepoError::NoSnapshot { .. } => {
+            RepoError::NoSnapshot { .. } => {
                 CliError::new(Class::Missing, text).hint("`keepstone snapshots` lists what there is")
             }
+            RepoError::NoKeyFiles => CliError::new(Class::Missing, text)
+                .hint("put the key file of an emergency sheet back under keys/ in a region, as the sheet says"),
             RepoError::Missing { .. } => CliError::new(Class::Missing, text)
                 .hint("`keepstone check` says what else is missing; another region may hold it"),
             RepoError::TwoRosters { .. } => {

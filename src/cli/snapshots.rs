@@ -7,6 +7,7 @@ use super::render::{self, Align, Table};
 use super::workspace::{Workspace, filtered};
 use crate::repo::SnapshotInfo;
 use serde_json::{Value, json};
+use std::collections::HashMap;
 
 /// Runs the command.
 ///
@@ -17,8 +18,15 @@ pub fn run(args: &SnapshotsArgs, global: &Global) -> Result<Class, CliError> {
     let (listing, class) = workspace.snapshots()?;
     let mut snapshots = filtered(listing.snapshots, &args.filter);
     if let Some(latest) = args.latest {
-        let skip = snapshots.len().saturating_sub(latest.get() as usize);
-        snapshots.drain(..skip);
+        // Newest last: counted from the end, each host and dataset by itself.
+        let mut seen: HashMap<(String, String), u32> = HashMap::new();
+        snapshots.reverse();
+        snapshots.retain(|info| {
+            let count = seen.entry((info.snapshot.host.clone(), info.snapshot.dataset.clone())).or_default();
+            *count += 1;
+            *count <= latest.get()
+        });
+        snapshots.reverse();
     }
     workspace.progress.finish();
     let documents: Vec<Value> = snapshots.iter().map(|info| document(&workspace, info)).collect();

@@ -209,10 +209,38 @@ impl RocksIndex {
         db.cf_handle(name).ok_or_else(|| self.damaged(format!("no column family '{name}'")))
     }
 
+    /// Reads; when that fails, opens the database again and reads once more: another process may have
+    /// compacted it since, and with that removed files that this one had not opened yet.
+    fn retried<T>(&self, read: impl Fn() -> Result<T, IndexError>) -> Result<T, IndexError> {
+        read().or_else(|error| match error {
+            IndexError::Database { .. } => self.reopen().and_then(|()| read()),
+            error => Err(error),
+        })
+    }
+
     fn get(&self, name: &str, key: &[u8]) -> Result<Option<Vec<u8>>, IndexError> {
+        self.retried(|| {
+            let state = self.state.read().unwrap_or_else(PoisonError::into_inner);
+            let db = state.db.as_ref().ok_or_else(|| self.fail("it is closed"))?;
+            db.get_cf(self.family(db, name)?, key).map_err(|e| self.fail(e))
+        })
+    }
+
+    fn places_now(&self, ids: &[ChunkId]) -> Result<Vec<Vec<Place>>, IndexError> {
         let state = self.state.read().unwrap_or_else(PoisonError::into_inner);
         let db = state.db.as_ref().ok_or_else(|| self.fail("it is closed"))?;
-        db.get_cf(self.family(db, name)?, key).map_err(|e| self.fail(e))
+        if state.chunk_count == 0 {
+            return Ok(vec![Vec::new(); ids.len()]);
+        }
+        let family = self.family(db, "chunks")?;
+        let found = db.batched_multi_get_cf(family, ids.iter().map(|id| &id.0[..]), false);
+        found
+            .into_iter()
+            .map(|value| match value.map_err(|e| self.fail(e))? {
+                None => Ok(Vec::new()),
+                Some(bytes) => decode_places(&bytes).map_err(|e| self.damaged(e)),
+            })
+            .collect()
     }
 
     fn ingest_sorted(&self, db: &DB, name: &str, records: &BTreeMap<Vec<u8>, Vec<u8>>) -> Result<(), IndexError> {
@@ -258,20 +286,7 @@ impl RocksIndex {
 
 impl Index for RocksIndex {
     fn places(&self, ids: &[ChunkId]) -> Result<Vec<Vec<Place>>, IndexError> {
-        let state = self.state.read().unwrap_or_else(PoisonError::into_inner);
-        let db = state.db.as_ref().ok_or_else(|| self.fail("it is closed"))?;
-        if state.chunk_count == 0 {
-            return Ok(vec![Vec::new(); ids.len()]);
-        }
-        let family = self.family(db, "chunks")?;
-        let found = db.batched_multi_get_cf(family, ids.iter().map(|id| &id.0[..]), false);
-        found
-            .into_iter()
-            .map(|value| match value.map_err(|e| self.fail(e))? {
-                None => Ok(Vec::new()),
-                Some(bytes) => decode_places(&bytes).map_err(|e| self.damaged(e)),
-            })
-            .collect()
+        self.retried(|| self.places_now(ids))
     }
 
     fn pack(&self, ordinal: u32) -> Result<Arc<PackEntry>, IndexError> {

@@ -17,7 +17,7 @@ use crate::cli::parse::{self, SnapshotRef};
 Examples:
   $ keepstone snapshots
   $ keepstone snapshots --dataset db --at 2026-11-01 --latest 3
-  $ keepstone snapshots --json | jq -r '.snapshots[].id'")]
+  $ keepstone snapshots --json | jq -r '.[].id'")]
 pub struct SnapshotsArgs {
     /// Only the newest N of each host and dataset
     #[arg(long, value_name = "N", num_args = 0..=1, require_equals = false, default_missing_value = "1")]
@@ -36,7 +36,13 @@ Examples:
   $ keepstone ls latest~1 home/anna --recursive --long
 
 Control characters and bytes that are not UTF-8 are shown as escapes (\\n, \\x1b, \\xff), and
-a backslash as two; --json gives every name exactly.")]
+a backslash as two; --json gives every name exactly.
+
+JSON: {snapshot, path, entries}; of an entry: path, type (file, directory, symlink,
+character-device, block-device, fifo), mode (a number), permissions, mtime, uid, gid, and where
+there are any user, group, size and inconsistent (files), target (symlinks), major and minor
+(devices), xattrs (names), link_group (the first name of a file that has several).
+A document that doesn't end is one whose reading failed, as the exit code says.")]
 pub struct LsArgs {
     /// `latest`, `latest~N`, or 4 or more digits of an id
     pub snapshot: SnapshotRef,
@@ -66,7 +72,13 @@ pub struct LsArgs {
 Examples:
   $ keepstone find '*.odt'
   $ keepstone find 'home/anna/**/thesis*' --dataset default --at '2 weeks ago'
-  $ keepstone find -i 'invoice*' latest latest~1")]
+  $ keepstone find -i 'invoice*' latest latest~1
+
+A '*' or '?' never stands for '/', '**' stands for any number of directories, and a '/' at the
+end restricts the pattern to directories. --ignore-case is about ASCII letters.
+
+JSON: {searched, failed, entries}; entries are as those of `ls`, each with snapshots, the ids
+that hold this version of it; failed lists snapshots that could not be read whole.")]
 pub struct FindArgs {
     /// A glob: without '/' it is matched against names, with '/' against whole paths
     pub pattern: OsString,
@@ -112,7 +124,14 @@ pub struct CatArgs {
 #[command(after_help = "\
 Examples:
   $ keepstone diff latest~1 latest
-  $ keepstone diff 3f2a 91cc home/anna --metadata")]
+  $ keepstone diff 3f2a 91cc home/anna --metadata
+
+Content is compared by its chunks' ids, without reading it: a file that was stored with another
+chunk size counts as modified.
+
+JSON: {before, after, path, changes, summary}; of a change: path, change (added, removed,
+modified, type, metadata), before and after: the entry on each side as `ls` shows it, or null.
+Of the summary: added, removed, modified, type, metadata, bytes_before, bytes_after.")]
 pub struct DiffArgs {
     /// The older snapshot: `latest`, `latest~N`, or 4 or more digits of an id
     #[arg(value_name = "A")]
@@ -142,7 +161,9 @@ pub struct DiffArgs {
 Examples:
   $ keepstone tag latest --add before-upgrade
   $ keepstone tag 3f2a --remove nightly --add keep
-  $ keepstone tag 3f2a --set monthly"
+  $ keepstone tag 3f2a --set monthly
+
+JSON: {snapshot, tags, tags_before, changed}"
 )]
 pub struct TagArgs {
     /// `latest`, `latest~N`, or 4 or more digits of an id

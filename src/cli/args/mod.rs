@@ -175,6 +175,11 @@ pub enum Command {
     #[command(subcommand, arg_required_else_help = true)]
     Key(KeyCommand),
     /// Show how much is stored, and what deduplication and compression save
+    #[command(after_help = "\
+JSON: snapshots, logical_bytes (all snapshots' files), chunks and chunk_bytes (distinct ones), packs,
+stored_bytes, data and metadata ({packs, bytes, frames, raw_bytes, sealed_bytes}), compression_ratio
+(raw over sealed), dedup_ratio (logical over chunk_bytes), total_ratio (logical over stored), regions
+({name, objects, bytes, kinds}), datasets ({name, snapshots, logical_bytes, newest_bytes, newest_at}).")]
     Stats,
     #[command(subcommand, arg_required_else_help = true)]
     Cache(CacheCommand),

@@ -85,6 +85,9 @@ pub struct ScrubArgs {
 #[allow(missing_docs, reason = "a comment on a variant would hide the longer help of its arguments")]
 pub enum KeyCommand {
     /// List the slots: who can open the repository, and how
+    #[command(after_help = "\
+JSON: {slots}; of a slot: slot, role, state (active, removed, revoked), label, wrapping (passphrase,
+x25519), created_at, in_use, post_quantum.")]
     List,
     Add(KeyAddArgs),
     Remove(KeyRemoveArgs),
@@ -155,7 +158,8 @@ pub struct KeyPasswdArgs {
 /// Print an emergency sheet: what to keep on paper to open the repository years from now
 ///
 /// It holds the regions' addresses, the fingerprint, the slot's encrypted key file and the steps of
-/// a restore. It is no use without the slot's passphrase or identity: keep that elsewhere.
+/// a restore. It is no use without the slot's passphrase or identity: keep that elsewhere. Made anew
+/// after `key passwd`, it goes with the new passphrase; older sheets go with the old one.
 #[derive(Clone, Debug, Args)]
 pub struct KeyExportArgs {
     /// 4 or more digits of the slot's id; without it, the slot that opened the repository
@@ -168,6 +172,10 @@ pub enum CacheCommand {
     /// Throw the local index away and build it again from the regions
     Rebuild,
     /// Show where the local index is, its size, and how far it is up to date
+    #[command(after_help = "\
+JSON: path, bytes, index_bytes, state (absent, unusable, usable), current, rebuilt; where it is
+unusable, problem; where it is usable, packs, chunks, chunk_bytes and regions ({name,
+segments_listed, segments_known, segments_stale, current}). `cache rebuild` gives the same.")]
     Info,
 }
 
