@@ -333,9 +333,9 @@ impl<'a> PackReading<'a> {
                 None => Some("the segment states a section that the pack doesn't have".to_owned()),
                 Some(_) if chunk.kind.is_structural() => match decode_chunk(chunk.kind, bytes) {
                     Err(error) => Some(format!("{}: {error}", chunk.id)),
-                    Ok(decoded) => self.references_differ(&references(&decoded), &chunk.references).then(|| {
-                        format!("{}: it refers to other chunks than the segment states", chunk.id)
-                    }),
+                    Ok(decoded) => self
+                        .references_differ(&references(&decoded), &chunk.references)
+                        .then(|| format!("{}: it refers to other chunks than the segment states", chunk.id)),
                 },
                 Some(_) => None,
             };
@@ -384,8 +384,8 @@ fn differs(directory: &Directory, pack: &SegmentPack) -> Option<String> {
         return Some(format!("its directory has {own} frames, the segment states {stated}"));
     }
     for (position, (own, stated)) in directory.frames.iter().zip(&pack.frames).enumerate() {
-        let same_place = (own.section, own.number, own.sealed_length)
-            == (stated.section, stated.number, stated.sealed_length);
+        let same_place =
+            (own.section, own.number, own.sealed_length) == (stated.section, stated.number, stated.sealed_length);
         let same_chunks = own.chunks.len() == stated.chunks.len()
             && own.chunks.iter().zip(&stated.chunks).all(|(a, b)| (a.kind, a.length) == (b.kind, b.length));
         if !same_place || !same_chunks {

@@ -240,7 +240,8 @@ mod tests {
     #[test]
     fn one_good_copy_is_enough() {
         let mut graph = Graph::default();
-        let copies = |number| Segment { supersedes: Vec::new(), packs: vec![pack(number, false, vec![(7, Vec::new())])] };
+        let copies =
+            |number| Segment { supersedes: Vec::new(), packs: vec![pack(number, false, vec![(7, Vec::new())])] };
         graph.add(&copies(1), &[false]);
         graph.add(&copies(2), &[true]);
         graph.finish();

@@ -90,8 +90,7 @@ fn parse_known(name: &str) -> Option<Named> {
         }
         "packs" => {
             let id = digest(pair?.1)?;
-            (pack_name(&crate::format::ids::PackId(id)) == name)
-                .then_some(Named::Object(ObjectKind::Pack, Some(id)))
+            (pack_name(&crate::format::ids::PackId(id)) == name).then_some(Named::Object(ObjectKind::Pack, Some(id)))
         }
         "index" => Some(Named::Object(ObjectKind::Segment, Some(digest(rest)?))),
         "snapshots" => Some(Named::Object(ObjectKind::Snapshot, Some(digest(rest)?))),
@@ -247,8 +246,7 @@ impl Scrub<'_> {
 
     fn digested(&self, listed: &Listed, kind: ObjectKind, named: Option<[u8; 32]>) -> Result<(), Fault> {
         let damaged = |detail: String| Err(Fault::Damaged(detail));
-        let Some(body) = listed.size.checked_sub(TRAILER_BYTES as u64).filter(|body| *body >= HEAD_BYTES as u64)
-        else {
+        let Some(body) = listed.size.checked_sub(TRAILER_BYTES as u64).filter(|body| *body >= HEAD_BYTES as u64) else {
             return damaged(format!("OBJ-1: {} bytes are too few for an object", listed.size));
         };
         let mut hasher = blake3::Hasher::new();
@@ -298,7 +296,9 @@ impl Scrub<'_> {
         for (prefix, (count, first)) in unknown {
             self.findings.notice(match prefix {
                 "probe" => format!("{count} objects under probe/ are left of an init's probe; they can be deleted"),
-                _ => format!("{count} objects under '{prefix}' have names that this version doesn't know ({first}): not checked"),
+                _ => format!(
+                    "{count} objects under '{prefix}' have names that this version doesn't know ({first}): not checked"
+                ),
             });
         }
     }

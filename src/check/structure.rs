@@ -177,8 +177,7 @@ impl Run<'_> {
 
     /// Every copy of a snapshot in this region must verify, not just some region's.
     fn snapshots(&self, region: &RegionHandle, checked: &mut Checked) -> Result<(), CheckError> {
-        let counted: Vec<_> =
-            self.listing.snapshots.iter().filter(|info| info.regions.contains(&checked.at)).collect();
+        let counted: Vec<_> = self.listing.snapshots.iter().filter(|info| info.regions.contains(&checked.at)).collect();
         self.findings.parallel(self.threads(), counted.len(), &|at| {
             let id = counted[at].id;
             let read = read_snapshot(self.repository, region, id).and_then(|(snapshot, _)| {

@@ -6,10 +6,11 @@
 #[path = "../support/mod.rs"]
 mod support;
 
-use keepstone::check::{CheckReport, Options, Subset, check, scrub};
+use keepstone::check::{CheckError, CheckReport, Options, Subset, check, scrub};
 use keepstone::format::ids::SnapshotId;
-use keepstone::report::Silent;
-use keepstone::store::Store;
+use keepstone::report::{IssueKind, Monitor, Silent};
+use keepstone::store::faults::{Fault, FaultyStore, Operation, Trigger};
+use keepstone::store::{Store, StoreErrorKind};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use support::{World, bytes, files, names, overwrite, source_tree, write};
@@ -39,9 +40,8 @@ const ACTIONS: [Action; 8] = [
 ];
 
 /// Prefixes of the kinds.
-const KINDS: [&str; 10] = [
-    "config", "region", "roster/", "ring/", "keys/", "packs/", "index/", "sessions/", "snapshots/", "commits/",
-];
+const KINDS: [&str; 10] =
+    ["config", "region", "roster/", "ring/", "keys/", "packs/", "index/", "sessions/", "snapshots/", "commits/"];
 
 struct Sample {
     world: World,
@@ -72,15 +72,15 @@ fn checked(world: &World, read_data: bool) -> Result<CheckReport, String> {
     check(&repository, None, &options, &Silent).map_err(|error| error.to_string())
 }
 
-/// Does it to the first object of a kind in a store; gives the name, or `None` when nothing changes.
-fn damage(store: &dyn Store, foreign: &dyn Store, kind: &str, action: Action) -> Option<String> {
+/// Does it to the first object of a kind in a store; gives its name.
+fn damage(store: &dyn Store, foreign: &dyn Store, kind: &str, action: Action) -> String {
     let listed = names(store, kind);
     let name = listed.first().expect("there is one of each kind").clone();
     let whole = bytes(store, &name);
     let changed = match action {
         Action::Delete => {
             store.delete(&name).expect("deleted");
-            return Some(name);
+            return name;
         }
         Action::Truncate => whole[..whole.len() - 1].to_vec(),
         Action::Empty => Vec::new(),
@@ -97,7 +97,7 @@ fn damage(store: &dyn Store, foreign: &dyn Store, kind: &str, action: Action) ->
     };
     assert_ne!(changed, whole);
     overwrite(store, &name, changed);
-    Some(name)
+    name
 }
 
 /// True where only comparing the whole repository, or nothing at all, shows it.
@@ -145,7 +145,7 @@ fn every_damage_is_named_and_no_wrong_byte_is_restored() {
             let case = format!("{action:?} {kind}");
             let world = sample.world.fork();
             let (near, foreign) = (world.store("near").clone(), sample.foreign.store("near"));
-            let Some(name) = damage(&near, foreign, kind, action) else { continue };
+            let name = damage(&near, foreign, kind, action);
 
             let scrubbed = scrub("near", &near, 1, &Silent).expect("a memory store answers");
             let seen = scrubbed.issues_total > 0;
@@ -168,18 +168,17 @@ fn every_damage_is_named_and_no_wrong_byte_is_restored() {
                             }
                         }
                         Ok(report) => {
-                            let named = report
-                                .issues
-                                .iter()
-                                .any(|issue| String::from_utf8_lossy(&issue.subject).contains(name.trim_end_matches(".age")));
+                            let named = report.issues.iter().any(|issue| {
+                                String::from_utf8_lossy(&issue.subject).contains(name.trim_end_matches(".age"))
+                            });
                             let undetectable = match (kind, action) {
                                 // Nothing refers to a session's state, or to a lone region's commit.
                                 ("sessions/", Action::Delete) => true,
                                 ("commits/", Action::Delete) => alone || report.is_pending(),
                                 // Only reading shows damage inside a pack that keeps its length.
                                 ("packs/", Action::Flip(_)) => !read_data,
-                                // Named as keys/<slot>/*.age.
-                                ("keys/", Action::Delete) => !report.is_sound(),
+                                // Told as roster/<n>-* and keys/<slot>/*.age, or as what is not listed any more.
+                                ("roster/" | "keys/" | "index/", Action::Delete) => !report.is_sound(),
                                 _ => false,
                             };
                             if !named && !undetectable {
@@ -196,14 +195,7 @@ fn every_damage_is_named_and_no_wrong_byte_is_restored() {
 }
 
 /// Restores the last snapshot: every file is right, or is an issue, or nothing is restored at all.
-fn restored_is_right(
-    sample: &Sample,
-    world: &World,
-    case: &str,
-    alone: bool,
-    kind: &str,
-    failures: &mut Vec<String>,
-) {
+fn restored_is_right(sample: &Sample, world: &World, case: &str, alone: bool, kind: &str, failures: &mut Vec<String>) {
     let target = tempfile::tempdir().expect("a temporary directory");
     let last = *sample.snapshots.last().expect("two");
     match world.restore(last, target.path()) {
@@ -292,6 +284,55 @@ fn a_part_of_the_data_is_read_and_all_parts_are_everything() {
         read += report.regions[0].packs_read;
     }
     assert_eq!(read, names(sample.world.store("near"), "packs/").len() as u64);
+}
+
+#[test]
+fn a_slot_without_payload_keys_checks_the_structure_only() {
+    use keepstone::crypto::keyring::Keyring;
+    let sample = sample();
+    let mut repository = sample.world.open().expect("opens");
+    let mut rings = repository.keyring.rings().clone();
+    rings.values_mut().for_each(|ring| ring.seal_private = None);
+    let keyring = Keyring::new(repository.config.repository, repository.config.suite, rings);
+    repository.keyring = std::sync::Arc::new(keyring.expect("a ring"));
+    let report = check(&repository, None, &Options::default(), &Silent).expect("checked");
+    assert!(report.is_sound() && report.regions[0].chunks_reached > 0, "{report:?}");
+    let options = Options { read_data: Some(Subset::All), threads: 1 };
+    let refused = check(&repository, None, &options, &Silent);
+    assert!(matches!(refused, Err(CheckError::NotPermitted)));
+}
+
+#[test]
+fn a_store_that_stops_answering_is_never_sound() {
+    let sample = sample();
+    let failing = |kind| {
+        let store = FaultyStore::new(sample.world.store("near").fork());
+        store.inject(Trigger::on(Operation::GetRange).under("packs/").nth(2), Fault::Fail(kind));
+        scrub("near", &store, 1, &Silent)
+    };
+    assert!(matches!(failing(StoreErrorKind::Unavailable), Err(CheckError::Store { .. })));
+    // A medium that can't read one object is that object's damage; the others are checked.
+    let report = failing(StoreErrorKind::Other).expect("the rest is scrubbed");
+    assert_eq!((report.issues_total, report.issues[0].kind), (1, IssueKind::Unreadable));
+    // What reads come back as counts, not what is stored.
+    let store = FaultyStore::new(sample.world.store("near").fork());
+    store.inject(Trigger::on(Operation::GetRange).under("index/").nth(1), Fault::FlipBit(77));
+    assert_eq!(scrub("near", &store, 1, &Silent).expect("scrubbed").issues_total, 1);
+}
+
+#[test]
+fn a_stop_is_an_error() {
+    struct Stopped;
+    impl Monitor for Stopped {
+        fn cancelled(&self) -> bool {
+            true
+        }
+    }
+    let sample = sample();
+    let stopped = scrub("near", sample.world.store("near"), 1, &Stopped);
+    assert!(matches!(stopped, Err(CheckError::Cancelled)));
+    let repository = sample.world.open().expect("opens");
+    assert!(matches!(check(&repository, None, &Options::default(), &Stopped), Err(CheckError::Cancelled)));
 }
 
 #[test]

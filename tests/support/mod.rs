@@ -164,9 +164,10 @@ pub fn specs(regions: &[(String, MemoryStore)]) -> Vec<RegionSpec> {
     regions.iter().map(|(name, store)| RegionSpec { name: name.clone(), store: Arc::new(store.clone()) }).collect()
 }
 
-/// Names of all objects under a prefix, sorted.
-pub fn names(store: &dyn Store, prefix: &str) -> Vec<String> {
-    list_sorted(store, prefix).expect("a memory store lists").into_iter().map(|listed| listed.name).collect()
+/// Names of all objects that begin so, sorted.
+pub fn names(store: &dyn Store, beginning: &str) -> Vec<String> {
+    let listed = list_sorted(store, "").expect("a memory store lists").into_iter();
+    listed.map(|listed| listed.name).filter(|name| name.starts_with(beginning)).collect()
 }
 
 /// An object's bytes.
