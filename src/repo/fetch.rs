@@ -6,6 +6,7 @@
 use super::open::Repository;
 use crate::format::ids::{ChunkId, ChunkKind, PackId};
 use crate::format::sequence::{SequenceChunk, decode_chunk};
+use crate::format::wire::DecodeError;
 use crate::index::{FrameEntry, Index, IndexError, PackEntry, Place};
 use crate::pack::reader::pack_name;
 use crate::pack::{PackError, PackReader, read_header};
@@ -36,7 +37,7 @@ pub enum FetchError {
         /// The chunk.
         id: ChunkId,
         /// The rule.
-        source: crate::format::wire::DecodeError,
+        source: DecodeError,
     },
     /// This slot can't read payloads.
     #[error("this key slot can't read payloads: restore with an owner's key")]
@@ -177,10 +178,22 @@ impl<'a> Fetcher<'a> {
     }
 
     /// A chunk's bytes out of its opened frame, checked.
-    fn take(&self, frame: &OpenedFrame, pack: PackId, kind: ChunkKind, id: ChunkId, place: &Place) -> Option<Vec<u8>> {
+    fn take(
+        &self,
+        frame: &OpenedFrame,
+        pack: PackId,
+        kind: ChunkKind,
+        id: ChunkId,
+        place: &Place,
+    ) -> Result<Vec<u8>, PackError> {
         let start = place.offset as usize;
-        let bytes = frame.bytes.get(start..start.checked_add(place.length as usize)?)?;
-        self.check(pack, frame.epoch, id, kind, bytes).ok().map(|()| bytes.to_vec())
+        let range = start..start.saturating_add(place.length as usize);
+        let bytes = frame.bytes.get(range).ok_or_else(|| PackError::Decode {
+            pack,
+            source: DecodeError::new("SEG-3", format!("frame {} is too short", place.frame)),
+        })?;
+        self.check(pack, frame.epoch, id, kind, bytes)?;
+        Ok(bytes.to_vec())
     }
 
     /// A chunk at one place, from the cache or from the first region whose copy is whole: a frame that
@@ -191,7 +204,7 @@ impl<'a> Fetcher<'a> {
         let frame = pack.frames.get(position).ok_or_else(|| format!("pack {} has no frame {position}", pack.id))?;
         let key = (place.pack, place.frame);
         let cached = self.frames.lock().unwrap_or_else(PoisonError::into_inner).get(key);
-        if let Some(bytes) = cached.and_then(|opened| self.take(&opened, pack.id, kind, id, place)) {
+        if let Some(Ok(bytes)) = cached.map(|opened| self.take(&opened, pack.id, kind, id, place)) {
             return Ok(bytes);
         }
         let mut reasons = Vec::new();
@@ -200,14 +213,7 @@ impl<'a> Fetcher<'a> {
                 let sealed = self.read_range(region, pack.id, frame.offset, u64::from(frame.sealed_length))?;
                 let bytes = Arc::new(self.open_frame(region, &pack, position, sealed)?);
                 let opened = OpenedFrame { bytes, epoch: self.epoch_of(region, &pack, frame)? };
-                let start = place.offset as usize;
-                let range = start..start.saturating_add(place.length as usize);
-                let bytes = opened.bytes.get(range).ok_or_else(|| PackError::Decode {
-                    pack: pack.id,
-                    source: crate::format::wire::DecodeError::new("SEG-3", format!("frame {position} is too short")),
-                })?;
-                self.check(pack.id, opened.epoch, id, kind, bytes)?;
-                let bytes = bytes.to_vec();
+                let bytes = self.take(&opened, pack.id, kind, id, place)?;
                 self.frames.lock().unwrap_or_else(PoisonError::into_inner).insert(key, opened);
                 Ok(bytes)
             };
