@@ -8,7 +8,7 @@ use super::structure::Run;
 use crate::crypto::keyring::open_ring;
 use crate::crypto::object;
 use crate::format::envelope::ObjectKind;
-use crate::format::ids::{Digest, RegionId, SessionId, SlotId, number_from_name};
+use crate::format::ids::{Digest, RegionId, SessionId, SlotId, number_from_name, number_name};
 use crate::format::ring::Ring;
 use crate::format::roster::{Roster, SlotState};
 use crate::format::session::{Session, SessionEnd};
@@ -67,7 +67,8 @@ fn rosters(run: &Run<'_>, region: &RegionHandle) -> Result<u64, CheckError> {
     let current = run.repository.roster.number;
     match newest {
         0 if count == 0 => {
-            run.findings.issue(IssueKind::Missing, &region.name, "roster/*", "no roster: this region can't be opened")
+            let name = format!("roster/{}-*", number_name(current));
+            run.findings.issue(IssueKind::Missing, &region.name, &name, "no roster: this region can't be opened");
         }
         newest if newest < current => run.findings.difference(format!(
             "region '{}' holds key roster {newest}, the newest is {current}: a change of keys did not reach it",
@@ -110,7 +111,7 @@ fn rings(run: &Run<'_>, region: &RegionHandle) -> Result<u64, CheckError> {
     for slot in repository.roster.slots.iter().filter(|slot| slot.state == SlotState::Active) {
         for epoch in repository.keyring.rings().keys() {
             if !found.contains(&(*epoch, slot.slot)) {
-                let name = format!("ring/{}/{}", crate::format::ids::number_name(*epoch), slot.slot);
+                let name = format!("ring/{}/{}", number_name(*epoch), slot.slot);
                 let detail = format!("slot {} ({}) can't open this region without it", slot.slot, slot.label);
                 run.findings.issue(IssueKind::Missing, &region.name, &name, detail);
             }

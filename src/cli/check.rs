@@ -163,7 +163,8 @@ fn show(report: &CheckReport, unchecked: &[&(String, String)], read: bool, json:
             writeln!(out, "Region '{name}' was NOT checked: {}", render::printable(reason))?;
         }
         match report.issues_total {
-            0 => writeln!(out, "No damage was found in what was checked"),
+            0 if read => writeln!(out, "No damage was found in what was checked"),
+            0 => writeln!(out, "No damage was found; packs were not read, --read-data does"),
             total => writeln!(out, "{} objects or references are damaged or missing", render::count(total)),
         }
     })

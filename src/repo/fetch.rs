@@ -6,6 +6,7 @@
 use super::open::Repository;
 use crate::format::ids::{ChunkId, ChunkKind, PackId};
 use crate::format::sequence::{SequenceChunk, decode_chunk};
+use crate::format::wire::DecodeError;
 use crate::index::{FrameEntry, Index, IndexError, PackEntry, Place};
 use crate::pack::reader::pack_name;
 use crate::pack::{PackError, PackReader, read_header};
@@ -36,7 +37,7 @@ pub enum FetchError {
         /// The chunk.
         id: ChunkId,
         /// The rule.
-        source: crate::format::wire::DecodeError,
+        source: DecodeError,
     },
     /// This slot can't read payloads.
     #[error("this key slot can't read payloads: restore with an owner's key")]
@@ -53,34 +54,42 @@ pub struct Fetcher<'a> {
     /// Finds chunks.
     pub index: &'a dyn Index,
     monitor: &'a dyn Monitor,
-    packs: Mutex<HashMap<PackId, Arc<PackReader>>>,
+    /// By region and pack: a header that is another one in one region must not spoil the others.
+    packs: Mutex<HashMap<(usize, PackId), Arc<PackReader>>>,
     frames: Mutex<FrameCache>,
     /// Copies that could not be used, each once.
     issues: Mutex<Vec<Issue>>,
 }
 
+/// A frame's plaintext and the epoch of its section.
+#[derive(Clone)]
+struct OpenedFrame {
+    bytes: Arc<Vec<u8>>,
+    epoch: u64,
+}
+
 #[derive(Default)]
 struct FrameCache {
-    frames: VecDeque<(FrameKey, Arc<Vec<u8>>)>,
+    frames: VecDeque<((u32, u32), OpenedFrame)>,
     bytes: usize,
     bytes_max: usize,
 }
 
 impl FrameCache {
-    fn get(&mut self, key: FrameKey) -> Option<Arc<Vec<u8>>> {
+    fn get(&mut self, key: (u32, u32)) -> Option<OpenedFrame> {
         let at = self.frames.iter().position(|(known, _)| *known == key)?;
         let found = self.frames.remove(at)?;
-        let bytes = Arc::clone(&found.1);
+        let frame = found.1.clone();
         self.frames.push_back(found);
-        Some(bytes)
+        Some(frame)
     }
 
-    fn insert(&mut self, key: FrameKey, bytes: Arc<Vec<u8>>) {
-        self.bytes += bytes.len();
-        self.frames.push_back((key, bytes));
+    fn insert(&mut self, key: (u32, u32), frame: OpenedFrame) {
+        self.bytes += frame.bytes.len();
+        self.frames.push_back((key, frame));
         while self.bytes > self.bytes_max && self.frames.len() > 1 {
             if let Some((_, old)) = self.frames.pop_front() {
-                self.bytes -= old.len();
+                self.bytes -= old.bytes.len();
             }
         }
     }
@@ -123,7 +132,7 @@ impl<'a> Fetcher<'a> {
 
     /// The opened header of a pack, from one region.
     fn reader(&self, region: usize, pack: PackId) -> Result<Arc<PackReader>, PackError> {
-        if let Some(reader) = self.packs.lock().unwrap_or_else(PoisonError::into_inner).get(&pack) {
+        if let Some(reader) = self.packs.lock().unwrap_or_else(PoisonError::into_inner).get(&(region, pack)) {
             return Ok(Arc::clone(reader));
         }
         let header = read_header(&*self.repository.regions[region].store, pack)?;
@@ -132,7 +141,7 @@ impl<'a> Fetcher<'a> {
         if packs.len() >= OPEN_PACKS_MAX {
             packs.clear();
         }
-        packs.insert(pack, Arc::clone(&reader));
+        packs.insert((region, pack), Arc::clone(&reader));
         Ok(reader)
     }
 
@@ -168,37 +177,57 @@ impl<'a> Fetcher<'a> {
         Ok(reader.header.sections.get(frame.section as usize).map_or(0, |section| section.epoch))
     }
 
-    /// One frame's plaintext, from the cache or from the first region whose copy opens.
-    fn frame(&self, pack: &PackEntry, place: &Place) -> Result<(Arc<Vec<u8>>, usize), String> {
-        let regions = self.regions_of(pack);
+    /// A chunk's bytes out of its opened frame, checked.
+    fn take(
+        &self,
+        frame: &OpenedFrame,
+        pack: PackId,
+        kind: ChunkKind,
+        id: ChunkId,
+        place: &Place,
+    ) -> Result<Vec<u8>, PackError> {
+        let start = place.offset as usize;
+        let range = start..start.saturating_add(place.length as usize);
+        let bytes = frame.bytes.get(range).ok_or_else(|| PackError::Decode {
+            pack,
+            source: DecodeError::new("SEG-3", format!("frame {} is too short", place.frame)),
+        })?;
+        self.check(pack, frame.epoch, id, kind, bytes)?;
+        Ok(bytes.to_vec())
+    }
+
+    /// A chunk at one place, from the cache or from the first region whose copy is whole: a frame that
+    /// opens but holds another chunk is no better than one that doesn't open.
+    fn chunk_at(&self, kind: ChunkKind, id: ChunkId, pack: &PackEntry, place: &Place) -> Result<Vec<u8>, String> {
         let position = place.frame as usize;
-        let cached = self.frames.lock().unwrap_or_else(PoisonError::into_inner).get((place.pack, place.frame));
-        if let (Some(bytes), Some(region)) = (cached, regions.first()) {
-            return Ok((bytes, *region));
+        let frame = pack.frames.get(position).ok_or_else(|| format!("pack {} has no frame {position}", pack.id))?;
+        let key = (place.pack, place.frame);
+        let cached = self.frames.lock().unwrap_or_else(PoisonError::into_inner).get(key);
+        if let Some(Ok(bytes)) = cached.map(|opened| self.take(&opened, pack.id, kind, id, place)) {
+            return Ok(bytes);
         }
         let mut reasons = Vec::new();
-        for region in regions {
-            let Some(frame) = pack.frames.get(position) else { break };
-            let read = self
-                .read_range(region, pack.id, frame.offset, u64::from(frame.sealed_length))
-                .and_then(|sealed| self.open_frame(region, pack, position, sealed));
-            match read {
-                Ok(bytes) => {
-                    let bytes = Arc::new(bytes);
-                    let mut frames = self.frames.lock().unwrap_or_else(PoisonError::into_inner);
-                    frames.insert((place.pack, place.frame), Arc::clone(&bytes));
-                    return Ok((bytes, region));
-                }
+        for region in self.regions_of(pack) {
+            let read = || -> Result<Vec<u8>, PackError> {
+                let sealed = self.read_range(region, pack.id, frame.offset, u64::from(frame.sealed_length))?;
+                let bytes = Arc::new(self.open_frame(region, pack, position, sealed)?);
+                let opened = OpenedFrame { bytes, epoch: self.epoch_of(region, pack, frame)? };
+                let bytes = self.take(&opened, pack.id, kind, id, place)?;
+                self.frames.lock().unwrap_or_else(PoisonError::into_inner).insert(key, opened);
+                Ok(bytes)
+            };
+            match read() {
+                Ok(bytes) => return Ok(bytes),
                 Err(error) => {
-                    self.note(&self.repository.regions[region].name, pack.id, &error);
-                    reasons.push(format!("region '{}': {error}", self.repository.regions[region].name));
+                    let name = &self.repository.regions[region].name;
+                    self.note(name, pack.id, &error);
+                    reasons.push(format!("region '{name}': {error}"));
                 }
             }
         }
-        Err(if reasons.is_empty() {
-            format!("pack {} is listed in no reached region", pack.id)
-        } else {
-            reasons.join("; ")
+        Err(match reasons.is_empty() {
+            true => format!("pack {} is listed in no reached region", pack.id),
+            false => reasons.join("; "),
         })
     }
 
@@ -216,21 +245,9 @@ impl<'a> Fetcher<'a> {
         }
         let mut reasons = Vec::new();
         for place in &places {
-            // A damaged index is the index's failure, not the pack's.
+            // An index that can't be read says nothing about the pack.
             let pack = self.index.pack(place.pack)?;
-            let found = self.frame(&pack, place).and_then(|(frame, region)| {
-                let range = place.offset as usize..(place.offset + place.length) as usize;
-                let bytes = frame.get(range).ok_or_else(|| format!("pack {}: a frame too short", pack.id))?.to_vec();
-                let entry = pack.frames.get(place.frame as usize).ok_or("no such frame")?;
-                self.epoch_of(region, &pack, entry)
-                    .and_then(|epoch| self.check(pack.id, epoch, id, kind, &bytes))
-                    .map_err(|error| {
-                        self.note(&self.repository.regions[region].name, pack.id, &error);
-                        error.to_string()
-                    })?;
-                Ok(bytes)
-            });
-            match found {
+            match self.chunk_at(kind, id, &pack, place) {
                 Ok(bytes) => return Ok(bytes),
                 Err(reason) => reasons.push(reason),
             }

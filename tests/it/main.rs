@@ -1,9 +1,9 @@
 //! Integration tests: the library against real services and the whole program.
 
 mod backup;
+mod browse;
 mod facts;
 mod faults;
 mod fixture;
 mod property;
-mod browse;
 mod s3;
