@@ -69,9 +69,13 @@ fn everything(root: &Path) {
             std::os::unix::fs::lchown(root.join(name), Some(uid), Some(gid)).unwrap();
         }
     }
-    for (name, seconds, nanoseconds) in
-        [("plain", 1, 999_999_999), ("empty", -5, 1), ("link", 4_000_000_000, 123_456_789), ("b", 77, 7), ("fifo", 0, 0)]
-    {
+    for (name, seconds, nanoseconds) in [
+        ("plain", 1, 999_999_999),
+        ("empty", -5, 1),
+        ("link", 4_000_000_000, 123_456_789),
+        ("b", 77, 7),
+        ("fifo", 0, 0),
+    ] {
         touch(&root.join(name), seconds, nanoseconds);
     }
     touch(root, 1_234_567_890, 42);

@@ -1,8 +1,14 @@
 //! Integration tests: the library against real services and the whole program.
 
 mod backup;
+mod cli;
 mod facts;
 mod faults;
 mod fixture;
+mod frozen;
+mod memory;
+mod program;
 mod property;
+mod restore;
 mod s3;
+mod streams;

@@ -9,8 +9,14 @@ use std::path::{Path, PathBuf};
 
 #[derive(Clone, Debug)]
 enum Thing {
-    File { parts: Vec<Part>, mode: u32 },
-    Directory { below: Vec<(OsString, Thing)>, mode: u32 },
+    File {
+        parts: Vec<Part>,
+        mode: u32,
+    },
+    Directory {
+        below: Vec<(OsString, Thing)>,
+        mode: u32,
+    },
     Symlink(OsString),
     /// A further name of some earlier file.
     Again(usize),
@@ -19,7 +25,11 @@ enum Thing {
 #[derive(Clone, Debug)]
 enum Part {
     /// So many bytes from an offset of one of a few streams: many files share them.
-    Noise { stream: u8, from: u16, length: u32 },
+    Noise {
+        stream: u8,
+        from: u16,
+        length: u32,
+    },
     Zeros(u32),
     Hole(u32),
 }
@@ -40,8 +50,8 @@ fn part() -> impl Strategy<Value = Part> {
 }
 
 fn thing() -> impl Strategy<Value = Thing> {
-    let file = (proptest::collection::vec(part(), 0..5), 0..0o1000u32)
-        .prop_map(|(parts, mode)| Thing::File { parts, mode });
+    let file =
+        (proptest::collection::vec(part(), 0..5), 0..0o1000u32).prop_map(|(parts, mode)| Thing::File { parts, mode });
     let leaf = prop_oneof![
         6 => file,
         1 => name().prop_map(Thing::Symlink),
