@@ -7,6 +7,7 @@ use super::render::{self, Align, Table};
 use super::workspace::{Workspace, filtered};
 use crate::repo::SnapshotInfo;
 use serde_json::{Value, json};
+use std::collections::BTreeMap;
 
 /// Runs the command.
 ///
@@ -17,8 +18,14 @@ pub fn run(args: &SnapshotsArgs, global: &Global) -> Result<Class, CliError> {
     let (listing, class) = workspace.snapshots()?;
     let mut snapshots = filtered(listing.snapshots, &args.filter);
     if let Some(latest) = args.latest {
-        let skip = snapshots.len().saturating_sub(latest.get() as usize);
-        snapshots.drain(..skip);
+        let mut taken: BTreeMap<(String, String), u32> = BTreeMap::new();
+        let newest_first = snapshots.into_iter().rev().filter(|info| {
+            let count = taken.entry((info.snapshot.host.clone(), info.snapshot.dataset.clone())).or_default();
+            *count += 1;
+            *count <= latest.get()
+        });
+        snapshots = newest_first.collect();
+        snapshots.reverse();
     }
     workspace.progress.finish();
     let documents: Vec<Value> = snapshots.iter().map(|info| document(&workspace, info)).collect();

@@ -130,7 +130,7 @@ fn the_wrong_key_or_pin_is_refused() {
     program.run(["--identity", "absent", "snapshots"]).expect(12);
     std::fs::write(program.path("junk"), "not an identity").unwrap();
     let junk = program.run(["--identity", "junk", "snapshots"]);
-    assert!(matches!(junk.code, Some(2 | 10)), "{:?} {}", junk.code, junk.stderr);
+    assert!(junk.expect(2).stderr.contains("identity file"));
     // Without any pin a script is refused, too.
     std::fs::write(program.path("bare.toml"), "").unwrap();
     let region = program.region("one");
@@ -156,7 +156,7 @@ fn a_missing_region_leaves_snapshots_pending() {
     // A file or an empty directory in its place is no region either.
     std::fs::write(program.path("two"), "a file").unwrap();
     let with_file = program.run(["backup", "source"]);
-    assert!(matches!(with_file.code, Some(3 | 14)), "{:?} {}", with_file.code, with_file.stderr);
+    assert_eq!(with_file.code, Some(2), "an address that can't be one is not a region that is down");
     assert_eq!(std::fs::read(program.path("two")).unwrap(), b"a file");
     std::fs::remove_file(program.path("two")).unwrap();
 

@@ -30,10 +30,10 @@ fn names(root: &Path) -> Vec<String> {
 #[test]
 fn single_paths_and_patterns_are_restored_alone() {
     let program = filled();
-    program.restore("one", &["latest", "home/anna/letter"]).expect(0);
-    assert_eq!(names(&program.path("one")), ["home/anna/letter"]);
-    program.restore("two", &["latest", "home/anna", "etc"]).expect(0);
-    assert_eq!(names(&program.path("two")), ["etc/conf", "home/anna/letter", "home/anna/photo.jpg"]);
+    program.restore("single", &["latest", "home/anna/letter"]).expect(0);
+    assert_eq!(names(&program.path("single")), ["home/anna/letter"]);
+    program.restore("several", &["latest", "home/anna", "etc"]).expect(0);
+    assert_eq!(names(&program.path("several")), ["etc/conf", "home/anna/letter", "home/anna/photo.jpg"]);
     // Both names of a file, apart: the second one is linked or copied, never lost.
     program.restore("both", &["latest", "home/conf", "etc/conf"]).expect(0);
     assert_eq!(read_to_string(program.path("both/home/conf")).unwrap(), "x = 1");
