@@ -67,7 +67,7 @@ impl From<RepoError> for CliError {
 fn class_of_crypto(error: &CryptoError) -> Class {
     match error {
         CryptoError::NotPermitted { .. } | CryptoError::WrongSecret | CryptoError::Signature { .. } => Class::Access,
-        CryptoError::BadKey { .. } => Class::Usage,
+        CryptoError::BadKey { .. } | CryptoError::Identity { .. } => Class::Usage,
         _ => Class::Corrupt,
     }
 }

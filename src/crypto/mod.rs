@@ -53,6 +53,12 @@ pub enum CryptoError {
     /// Neither passphrase nor identity opens the key file.
     #[error("the key file is not opened by this passphrase or identity")]
     WrongSecret,
+    /// The identity file that was given is none.
+    #[error("the identity file is unusable: {detail}")]
+    Identity {
+        /// What is wrong with it.
+        detail: String,
+    },
     /// The key file is damaged or not one.
     #[error("the key file is unusable: {detail}")]
     KeyFile {

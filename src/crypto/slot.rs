@@ -59,8 +59,8 @@ pub fn wrap(secrets: &SlotSecrets, wrapping: &Wrapping) -> Result<Vec<u8>, Crypt
 /// Opens a key file.
 ///
 /// # Errors
-/// [`CryptoError::WrongSecret`] when the secret is not the right one; [`CryptoError::KeyFile`] when the
-/// file is damaged, asks for more work than [`SCRYPT_LOG_N_MAX`] allows, or isn't an age file.
+/// [`CryptoError::WrongSecret`] when the secret is not the right one; [`CryptoError::Identity`] when it can't
+/// be one; [`CryptoError::KeyFile`] when the file is damaged, asks for more work than [`SCRYPT_LOG_N_MAX`] allows, or isn't an age file.
 pub fn unwrap(file: &[u8], unlock: &Unlock) -> Result<SlotSecrets, CryptoError> {
     let damaged = |error: &dyn std::fmt::Display| CryptoError::KeyFile { detail: error.to_string() };
     let decryptor = age::Decryptor::new_buffered(file).map_err(|e| damaged(&e))?;
@@ -93,7 +93,7 @@ pub fn unwrap(file: &[u8], unlock: &Unlock) -> Result<SlotSecrets, CryptoError> 
 /// The identities in an age identity file.
 ///
 /// # Errors
-/// [`CryptoError::KeyFile`] when a line is neither a comment nor an X25519 identity, or none is there.
+/// [`CryptoError::Identity`] when a line is neither a comment nor an X25519 identity, or none is there.
 fn parse_identities(text: &str) -> Result<Vec<age::x25519::Identity>, CryptoError> {
     let mut identities = Vec::new();
     for (number, line) in text.lines().enumerate() {
@@ -101,13 +101,13 @@ fn parse_identities(text: &str) -> Result<Vec<age::x25519::Identity>, CryptoErro
         if line.is_empty() || line.starts_with('#') {
             continue;
         }
-        let identity = line.parse::<age::x25519::Identity>().map_err(|detail| CryptoError::KeyFile {
-            detail: format!("line {} of the identity file: {detail}", number + 1),
-        })?;
+        let identity = line
+            .parse::<age::x25519::Identity>()
+            .map_err(|detail| CryptoError::Identity { detail: format!("line {}: {detail}", number + 1) })?;
         identities.push(identity);
     }
     if identities.is_empty() {
-        return Err(CryptoError::KeyFile { detail: "the identity file holds no identity".to_owned() });
+        return Err(CryptoError::Identity { detail: "it holds none".to_owned() });
     }
     Ok(identities)
 }

@@ -191,6 +191,10 @@ impl Located {
                 Ok(None) => {
                     return Err(RepoError::Missing { region: spec.name.clone(), name: "region".to_owned() });
                 }
+                Err(RepoError::Store { source, .. }) => {
+                    unreachable.push((spec.name.clone(), source));
+                    continue;
+                }
                 Err(error) => return Err(error),
             };
             let info = Region::decode(&payload).map_err(|source| object("region", source))?;
@@ -203,8 +207,19 @@ impl Located {
             }
             regions.push(RegionHandle { name: spec.name.clone(), store: Arc::clone(&spec.store), info });
         }
-        let Some((config, _)) = found else { return Err(RepoError::Unreachable(unreachable)) };
-        let roster = read_roster(&regions, &config)?;
+        let Some((config, _)) = found.filter(|_| !regions.is_empty()) else {
+            return Err(RepoError::Unreachable(unreachable));
+        };
+        let roster = loop {
+            match read_roster(&regions, &config) {
+                // It went away since: the others have the same roster.
+                Err(RepoError::Store { region, source }) if regions.len() > 1 => {
+                    regions.retain(|other| other.name != region);
+                    unreachable.push((region, source));
+                }
+                read => break read?,
+            }
+        };
         Ok(Located { config, regions, unreachable, roster })
     }
 

@@ -249,6 +249,11 @@ impl<'a, 'f> Run<'a, 'f> {
             }
             self.directories.extend(above.into_iter().rev());
         }
+        // A target made for these paths gets the root's metadata; one that was there is not the root's.
+        let target = self.target.root();
+        if target.decision() == Decision::Write {
+            self.directories.push((target, root));
+        }
         Ok(())
     }
 

@@ -42,7 +42,7 @@ pub use self::file::{FileHandle, Room};
 pub use self::special::Linked;
 
 use self::beneath::{Opener, check_name, identity_of, modified_at, stat_name, type_of};
-use self::directory::OpenDirectories;
+use self::directory::{OpenDirectories, UNFINISHED_MODE, unless_unfinished};
 use self::metadata::{Current, Owners, Privileges, Subject};
 use self::special::{Links, is_same_special};
 use crate::env::{SystemRandom, random_bytes};
@@ -165,7 +165,7 @@ impl Target {
             Err(Errno::NOTDIR) => return Err(TargetError::Occupied { path: raw_path, found: "entry" }),
             Err(error) => return Err(failed("open", error)),
         };
-        let (decision, fd) = match opened {
+        let (mut decision, fd) = match opened {
             Some((fd, true)) => (Decision::Write, Some(fd)),
             Some((fd, false)) if options.overwrite == Overwrite::Never => (Decision::Keep, Some(fd)),
             Some((fd, false)) => (Decision::Skip, Some(fd)),
@@ -183,6 +183,7 @@ impl Target {
                 }
             }
             let stat = rustix::fs::fstat(&fd).map_err(|error| failed("stat", error))?;
+            decision = unless_unfinished(decision, &stat);
             root_fd = Some((fd, identity_of(&stat)));
         }
         let descriptors = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
@@ -371,7 +372,7 @@ fn open_path(path: &Path, dry_run: bool) -> Result<Option<(OwnedFd, bool)>, Errn
             component => component.as_os_str(),
         };
         // Parents as any program makes them; the target itself is closed to others until it is finished.
-        let mode = if components.peek().is_some() { 0o777 } else { 0o700 };
+        let mode = if components.peek().is_some() { 0o777 } else { UNFINISHED_MODE };
         fd = loop {
             match rustix::fs::openat(&fd, name, pass, Mode::empty()) {
                 Err(Errno::NOENT) if dry_run => return Ok(None),

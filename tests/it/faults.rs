@@ -251,8 +251,8 @@ fn a_region_that_dies_while_it_is_written_leaves_the_snapshot_pending() {
 #[test]
 fn a_region_that_dies_while_it_is_opened_is_left_out() {
     let (source, world) = (source(), World::new(2));
-    // The regions are read one after the other: config, then region.
-    for number in 1..=2 {
+    // Its config, its region object, then both regions' rosters.
+    for number in 1..=4 {
         let world = world.fork();
         world.stores[0].inject(Trigger::any().nth(number), Fault::Crash);
         let summary = world.backup(&[0, 1], source.path(), 0).unwrap();

@@ -129,12 +129,16 @@ impl World {
     }
 
     pub fn with(regions: usize, suite: Suite) -> World {
+        World::with_random(regions, suite, Arc::new(SystemRandom))
+    }
+
+    pub fn with_random(regions: usize, suite: Suite, random: Arc<dyn Random>) -> World {
         let (identity, recipient) = identity();
         let fuse = Arc::new(AtomicI64::new(NEVER));
         let store = |_| Arc::new(FaultyStore::new(Recorder::new(MemoryStore::new(), Arc::clone(&fuse))));
         let stores: Vec<_> = (0..regions).map(store).collect();
         let clock = Arc::new(StepClock::starting_at(1_700_000_000));
-        let mut world = World { stores, identity, pin: [0; 32], clock, random: Arc::new(SystemRandom), fuse };
+        let mut world = World { stores, identity, pin: [0; 32], clock, random, fuse };
         let options = InitOptions { suite, wrapping: Wrapping::Recipient(recipient), label: "test".into() };
         let made = init(&world.specs(&world.all()), &options, &*world.clock, &*world.random).unwrap();
         world.pin = made.fingerprint.0;
@@ -302,4 +306,4 @@ pub fn write(root: &Path, name: &str, bytes: &[u8]) -> PathBuf {
     path
 }
 
-pub use crate::facts::{assert_same, facts};
+pub use crate::facts::assert_same;

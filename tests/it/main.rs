@@ -2,8 +2,14 @@
 
 mod backup;
 mod browse;
+mod cli;
 mod facts;
 mod faults;
 mod fixture;
+mod frozen;
+mod memory;
+mod program;
 mod property;
+mod restore;
 mod s3;
+mod streams;

@@ -21,8 +21,11 @@ use super::{Decision, Overwrite, Restored, Target};
 use crate::format::node::{Node, NodeKind};
 use crate::limits::TREE_DEPTH_MAX;
 
-/// Mode of a directory while its entries are restored: nobody else may look before its owner is set.
-const UNFINISHED_MODE: u32 = 0o700;
+/// Mode of a directory while its entries are restored: nobody else may look before its owner is set. The
+/// sticky bit, which means nothing without access for others, tells one that an interrupted restore left.
+pub(super) const UNFINISHED_MODE: u32 = 0o1700;
+/// What its owner needs to restore entries in it.
+const OWNER_ACCESS: u32 = 0o700;
 /// How often an entry that reappears in a directory's place is removed before giving up.
 const REPLACE_ATTEMPTS: usize = 3;
 
@@ -178,7 +181,8 @@ impl OpenDirectories {
 impl Target {
     /// Makes the directory `node` in `parent`, or enters the one that is there; safe from several threads.
     ///
-    /// A new one has mode 0700 until [`Target::finish_directory`]. A link or other entry in its place is
+    /// A new one has mode 01700 until [`Target::finish_directory`]; one that is found with that mode was left
+    /// by an interrupted restore and is finished, [`Overwrite::Never`] or not. A link or other entry in its place is
     /// removed, but for [`Overwrite::Never`]. Partial files of interrupted restores are swept from an
     /// existing one. In a dry run nothing is made or changed.
     ///
@@ -207,7 +211,7 @@ impl Target {
         let stat =
             rustix::fs::fstat(&fd).map_err(|error| TargetError::io("stat", parent.path_of(&node.name), error))?;
         let fd = Arc::new(fd);
-        let directory = child(Some(identity_of(&stat)), decision, None);
+        let directory = child(Some(identity_of(&stat)), unless_unfinished(decision, &stat), None);
         self.open_directories.keep(&directory, fd.clone());
         if !directory.is_fresh() {
             self.sweep(&directory, fd.as_fd())?;
@@ -292,9 +296,9 @@ impl Target {
 
     fn give_owner_access(&self, directory: &Subject<'_>) -> Result<(), Errno> {
         let stat = directory.stat()?;
-        let withheld = stat.st_mode & UNFINISHED_MODE != UNFINISHED_MODE;
+        let withheld = stat.st_mode & OWNER_ACCESS != OWNER_ACCESS;
         if withheld && stat.st_uid == self.privileges.uid && type_of(&stat) == FileType::Directory {
-            directory.chmod(stat.st_mode & 0o7777 | UNFINISHED_MODE)?;
+            directory.chmod(stat.st_mode & 0o7777 | OWNER_ACCESS)?;
         }
         Ok(())
     }
@@ -367,6 +371,12 @@ impl Target {
         }
         Ok(())
     }
+}
+
+/// A directory that an interrupted restore made is not somebody's to be kept as it is.
+pub(super) fn unless_unfinished(decision: Decision, stat: &rustix::fs::Stat) -> Decision {
+    let unfinished = stat.st_mode & 0o7777 == UNFINISHED_MODE;
+    if decision == Decision::Keep && unfinished { Decision::Skip } else { decision }
 }
 
 fn replaced(directory: &DirHandle) -> TargetError {

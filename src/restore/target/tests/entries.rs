@@ -23,7 +23,7 @@ fn every_kind_round_trips() {
     let directory_node = directory_node(b"directory");
     let directory = target.enter_directory(&target.root(), &directory_node).unwrap();
     assert_eq!(directory.decision(), Decision::Write);
-    assert_eq!(fs::metadata(path.join("directory")).unwrap().mode() & 0o7777, 0o700);
+    assert_eq!(fs::metadata(path.join("directory")).unwrap().mode() & 0o7777, 0o1700);
 
     let small = file_node(b"small", 5);
     assert!(clean(target.write_small_file(&directory, &small, b"small")));

@@ -1,0 +1,351 @@
+//! The built program from the outside: exit codes, JSON, signals, and what it leaves behind.
+
+use crate::fixture::{assert_same, noise};
+use crate::program::{Ended, Program, id, signal};
+use rustix::process::Signal;
+use std::os::unix::fs::PermissionsExt;
+use std::process::Stdio;
+
+#[test]
+fn a_tree_goes_in_and_comes_back() {
+    let program = Program::new();
+    program.write("a/b", b"content");
+    program.write("big", &noise(1, 3_000_000));
+    let first = program.backup(&["--tag", "x", "--host", "h"]);
+    for field in [
+        "snapshot",
+        "dataset",
+        "host",
+        "dry_run",
+        "unchanged",
+        "partial",
+        "started_at",
+        "finished_at",
+        "files",
+        "directories",
+        "others",
+        "bytes",
+        "files_new",
+        "files_changed",
+        "files_unmodified",
+        "omitted",
+        "issues",
+        "new_chunks",
+        "new_bytes",
+        "stored_bytes",
+        "regions",
+    ] {
+        assert!(first.get(field).is_some(), "no {field} in {first}");
+    }
+    assert_eq!(first["files"], 2);
+    assert_eq!(first["bytes"], 3_000_007);
+    assert_eq!(first["regions"].as_array().unwrap().len(), 2);
+    let second = program.backup(&[]);
+    assert_eq!(second["new_chunks"], 0, "{second}");
+    let restored = program.restore("out", &["latest"]).expect(0).json();
+    for field in [
+        "snapshot",
+        "target",
+        "dry_run",
+        "files",
+        "files_skipped",
+        "kept",
+        "directories",
+        "others",
+        "links",
+        "bytes",
+        "removed",
+        "verified",
+        "issues",
+        "damaged_copies",
+    ] {
+        assert!(restored.get(field).is_some(), "no {field} in {restored}");
+    }
+    assert_eq!(restored["snapshot"], second["snapshot"]);
+    assert_same(&program.source(), &program.path("out"));
+    let listed = program.snapshots(&[]);
+    assert_eq!(listed.len(), 2);
+    assert_eq!(listed[0]["tags"][0], "x");
+    assert_eq!(listed[0]["regions"].as_array().unwrap().len(), 2);
+    program.assert_tidy();
+
+    // Each region restores by itself, and so does a host without a cache.
+    for region in ["one", "two"] {
+        std::fs::remove_dir_all(program.path("cache")).unwrap();
+        let to = format!("from {region}");
+        program.run(["--region", region, "restore", "latest", "--to", &to, "--verify"]).expect(0);
+        assert_same(&program.source(), &program.path(&to));
+    }
+}
+
+#[test]
+fn what_is_wrong_with_the_source_is_told_and_nothing_is_saved() {
+    let program = Program::new();
+    let ended = program.run(["--json", "backup", "no/such/path"]).expect(12);
+    assert_eq!(ended.error()["class"], "missing");
+    assert_eq!(ended.error()["code"], 12);
+    std::fs::create_dir(program.source()).unwrap();
+    let source = program.source().display().to_string();
+    program.run(["backup", &source]).expect(1);
+    assert!(program.snapshots(&[]).is_empty());
+    let saved = program.backup(&["--allow-empty"]);
+    assert_eq!(saved["files"], 0);
+    program.restore("out", &["latest"]).expect(0);
+    assert_same(&program.source(), &program.path("out"));
+    program.run(["backup"]).expect(2);
+    program.run(["frobnicate"]).expect(2);
+}
+
+#[test]
+fn what_cannot_be_read_makes_the_snapshot_partial() {
+    let program = Program::nobody();
+    program.write("fine", b"fine");
+    let closed = program.write("closed", b"closed");
+    program.write("closed directory/inside", b"inside");
+    let directory = program.path("source/closed directory");
+    for path in [&closed, &directory] {
+        std::fs::set_permissions(path, PermissionsExt::from_mode(0o000)).unwrap();
+    }
+    let saved = program.backup_ending(4, &[]);
+    assert_eq!((&saved["partial"], &saved["issues"]), (&true.into(), &2.into()));
+    assert_eq!(program.snapshots(&[])[0]["partial"], true);
+    let restored = program.restore("out", &["latest"]);
+    assert_eq!(std::fs::read(program.path("out/fine")).unwrap(), b"fine");
+    assert!(!program.path("out/closed").exists());
+    restored.expect(0);
+    // With nothing new, a partial snapshot is no reason to skip the next one.
+    assert!(program.backup_ending(4, &["--skip-if-unchanged"])["snapshot"].is_string());
+}
+
+#[test]
+fn the_wrong_key_or_pin_is_refused() {
+    let program = Program::new();
+    program.write("a", b"a");
+    std::fs::write(program.path("other"), crate::fixture::identity().0).unwrap();
+    let refused = Ended::new(program.command(["--json", "snapshots", "--identity", "other"]).output().unwrap());
+    // The environment's identity gives way to the one named.
+    assert_eq!(refused.expect(10).error()["class"], "access");
+    let pin = "00".repeat(32);
+    program.run(["--pin", &pin, "snapshots"]).expect(10);
+    program.run(["--identity", "absent", "snapshots"]).expect(12);
+    std::fs::write(program.path("junk"), "not an identity").unwrap();
+    let junk = program.run(["--identity", "junk", "snapshots"]);
+    assert!(junk.expect(2).stderr.contains("identity file"));
+    // Without any pin a script is refused, too.
+    std::fs::write(program.path("bare.toml"), "").unwrap();
+    let region = program.region("one");
+    program.run(["--config", "bare.toml", "--region", &region, "snapshots"]).expect(10);
+}
+
+#[test]
+fn a_missing_region_leaves_snapshots_pending() {
+    let program = Program::new();
+    program.write("a", &noise(1, 100_000));
+    program.backup(&[]);
+    std::fs::rename(program.path("two"), program.path("elsewhere")).unwrap();
+    program.write("b", &noise(2, 100_000));
+    let saved = program.backup_ending(3, &[]);
+    let regions = saved["regions"].as_array().unwrap();
+    assert_eq!(regions.len(), 2, "{saved}");
+    let two = regions.iter().find(|region| region["name"] == "two").unwrap();
+    assert!(two["committed"] == false && two["failure"].is_string());
+    assert!(!program.path("two").exists(), "a backup makes no region");
+    program.restore("out", &["latest"]).expect(0);
+    assert_same(&program.source(), &program.path("out"));
+
+    // A file or an empty directory in its place is no region either.
+    std::fs::write(program.path("two"), "a file").unwrap();
+    let with_file = program.run(["backup", "source"]);
+    assert_eq!(with_file.code, Some(2), "an address that can't be one is not a region that is down");
+    assert_eq!(std::fs::read(program.path("two")).unwrap(), b"a file");
+    std::fs::remove_file(program.path("two")).unwrap();
+
+    std::fs::rename(program.path("elsewhere"), program.path("two")).unwrap();
+    program.backup(&[]);
+    for region in ["one", "two"] {
+        std::fs::remove_dir_all(program.path("cache")).unwrap();
+        let to = format!("out {region}");
+        program.run(["--region", region, "restore", "latest", "--to", &to]).expect(0);
+        assert_same(&program.source(), &program.path(&to));
+    }
+    for region in ["one", "two"] {
+        std::fs::remove_dir_all(program.path(region)).unwrap();
+    }
+    let gone = program.run(["backup", "source"]);
+    assert!(matches!(gone.code, Some(12 | 14)), "{:?} {}", gone.code, gone.stderr);
+}
+
+#[test]
+fn init_never_takes_over_a_region() {
+    let program = Program::new();
+    let recipient = std::fs::read_to_string(program.path("recipient")).unwrap();
+    let before = program.listing("one");
+    let region = program.region("one");
+    program.run(["--config", "new.toml", "--region", &region, "init", "--recipient", &recipient]).expect(2);
+    assert_eq!(before, program.listing("one"));
+    std::fs::write(program.path("file"), "x").unwrap();
+    let region = program.region("file");
+    let ended = program.run(["--config", "new.toml", "--region", &region, "init", "--recipient", &recipient]);
+    assert!(ended.code != Some(0), "{}", ended.stdout);
+}
+
+#[test]
+fn a_dry_run_leaves_every_region_as_it_is() {
+    let program = Program::new();
+    program.write("a", &noise(1, 100_000));
+    let before = (program.listing("one"), program.listing("two"));
+    let dry = program.backup(&["--dry-run"]);
+    assert!(dry["snapshot"].is_null() && dry["dry_run"] == true);
+    assert!(dry["new_bytes"].as_u64().unwrap() >= 100_000);
+    assert_eq!(before, (program.listing("one"), program.listing("two")));
+    let real = program.backup(&[]);
+    assert_eq!(real["new_bytes"], dry["new_bytes"]);
+    let before = (program.listing("one"), program.listing("two"));
+    program.restore("out", &["latest", "--dry-run"]).expect(0);
+    assert!(!program.path("out").exists());
+    program.snapshots(&[]);
+    assert_eq!(before, (program.listing("one"), program.listing("two")));
+}
+
+#[test]
+fn snapshots_are_filtered_and_named() {
+    let program = Program::new();
+    program.write("a", b"one");
+    let first = program.backup(&["--dataset", "d1", "--host", "h1", "--tag", "t1", "--tag", "t2"]);
+    std::thread::sleep(std::time::Duration::from_millis(1100));
+    let between = jiff::Timestamp::now().to_string();
+    program.write("a", b"two");
+    let second = program.backup(&["--dataset", "d1", "--host", "h2", "--tag", "t1"]);
+    program.write("a", b"three");
+    let third = program.backup(&["--dataset", "d2", "--host", "h1"]);
+    let listed = |arguments: &[&str]| -> Vec<String> {
+        program.snapshots(arguments).iter().map(|snapshot| snapshot["id"].as_str().unwrap().to_owned()).collect()
+    };
+    let (first, second, third) = (id(&first), id(&second), id(&third));
+    let all = [first.clone(), second.clone(), third.clone()];
+    assert_eq!(listed(&[]), all);
+    assert_eq!(listed(&["--dataset", "d1"]), all[..2]);
+    assert_eq!(listed(&["--host", "h1"]), [first.clone(), third.clone()]);
+    assert_eq!(listed(&["--tag", "t1"]), all[..2]);
+    assert_eq!(listed(&["--tag", "t1", "--tag", "t2"]), all[..1]);
+    assert_eq!(listed(&["--at", &between]), all[..1]);
+    assert_eq!(listed(&["--dataset", "d1", "--host", "h1"]), all[..1]);
+    assert!(listed(&["--tag", "nothing"]).is_empty());
+    assert_eq!(listed(&["--dataset", "d1", "--latest", "1"]).len(), 2, "the newest of each host and dataset");
+
+    let content = |arguments: &[&str]| -> String {
+        let target = tempfile::tempdir_in(program.home.path()).unwrap();
+        let to = target.path().join("t").display().to_string();
+        program.restore(&to, arguments).expect(0);
+        std::fs::read_to_string(target.path().join("t/a")).unwrap()
+    };
+    assert_eq!(content(&["latest"]), "three");
+    assert_eq!(content(&["latest~1"]), "two");
+    assert_eq!(content(&["latest~2"]), "one");
+    assert_eq!(content(&["latest", "--dataset", "d1"]), "two");
+    assert_eq!(content(&["--at", &between]), "one");
+    assert_eq!(content(&[&first[..12]]), "one");
+    program.restore("out", &["latest~3"]).expect(12);
+    program.restore("out", &["ffffffffffff"]).expect(12);
+    program.restore("out", &["latest", "--dataset", "d3"]).expect(12);
+
+    let unchanged = program.backup(&["--dataset", "d2", "--host", "h1", "--skip-if-unchanged"]);
+    assert!(unchanged["unchanged"] == true && unchanged["snapshot"].is_null());
+    assert_eq!(listed(&[]), all);
+}
+
+#[test]
+fn ctrl_c_keeps_what_was_shipped() {
+    let program = Program::new();
+    program.write("large", &noise(7, 300 << 20));
+    let mut child = program.command(["--json", "backup", "source"]).spawn().unwrap();
+    Program::wait_until(&mut child, || program.bytes("one") > 70 << 20);
+    signal(&child, Signal::INT);
+    let ended = Ended::new(child.wait_with_output().unwrap()).expect(130);
+    assert_eq!(ended.error()["class"], "cancelled");
+    assert!(program.snapshots(&[]).is_empty());
+    program.assert_tidy();
+    let saved = program.backup(&[]);
+    let stored = saved["stored_bytes"].as_u64().unwrap();
+    assert!(stored < 260 << 20, "{stored} bytes were stored again");
+    program.restore("out", &["latest"]).expect(0);
+    assert_same(&program.source(), &program.path("out"));
+}
+
+#[test]
+fn killed_at_any_moment_both_commands_go_on() {
+    let program = Program::new();
+    for at in 0..60u64 {
+        program.write(&format!("{}/{at}", at % 6), &noise(at, 3 << 20));
+    }
+    program.write("large", &noise(7, 100 << 20));
+    let mut child = program.command(["backup", "source"]).spawn().unwrap();
+    Program::wait_until(&mut child, || program.bytes("two") > 40 << 20);
+    child.kill().unwrap();
+    child.wait().unwrap();
+    assert!(program.snapshots(&[]).is_empty());
+    program.backup(&[]);
+
+    let mut child = program.command(["restore", "latest", "--to", "out"]).spawn().unwrap();
+    Program::wait_until(&mut child, || program.bytes("out") > 80 << 20);
+    child.kill().unwrap();
+    child.wait().unwrap();
+    assert!(program.bytes("out") < 280 << 20, "it was killed before its end");
+    let resumed = program.restore("out", &["latest"]).expect(0).json();
+    assert!(resumed["bytes"].as_u64().unwrap() < 280 << 20, "it went on: {resumed}");
+    assert_same(&program.source(), &program.path("out"));
+}
+
+#[test]
+fn a_passphrase_is_taken_from_everywhere_and_shown_nowhere() {
+    let secret = "correct horse battery staple";
+    let program = Program::bare();
+    let (one, two) = (program.region("one"), program.region("two"));
+    let mut shown = String::new();
+    let mut run = |code: i32, arguments: &[&str], variables: &[(&str, &str)]| {
+        let mut command = program.command(arguments);
+        command.env_remove("KEEPSTONE_IDENTITY").env("KEEPSTONE_LOG", "trace");
+        let ended = Ended::new(command.envs(variables.iter().copied()).output().unwrap()).expect(code);
+        shown.push_str(&ended.stdout);
+        shown.push_str(&ended.stderr);
+    };
+    run(0, &["--region", &one, "--region", &two, "init"], &[("KEEPSTONE_NEW_PASSPHRASE", secret)]);
+    program.write("a", b"a");
+    run(0, &["--json", "backup", "source"], &[("KEEPSTONE_PASSPHRASE", secret)]);
+    std::fs::write(program.path("file"), format!("{secret}\n")).unwrap();
+    std::fs::set_permissions(program.path("file"), PermissionsExt::from_mode(0o600)).unwrap();
+    run(0, &["--passphrase-file", "file", "snapshots"], &[]);
+    run(0, &["--passphrase-command", "cat file", "restore", "latest", "--to", "out", "-vv"], &[]);
+    run(10, &["--json", "snapshots"], &[("KEEPSTONE_PASSPHRASE", "correct horse battery")]);
+    run(10, &["snapshots"], &[]);
+    assert!(!shown.contains("battery"), "the passphrase was shown");
+    assert_same(&program.source(), &program.path("out"));
+    // Nor does it lie anywhere on disk but in the file that the user made.
+    let stored = ["one", "two", "cache"].map(|name| program.listing(name));
+    for path in stored.into_iter().flatten().map(|(path, _)| path).chain([program.path("keepstone.toml")]) {
+        let bytes = std::fs::read(&path).unwrap();
+        assert!(!bytes.windows(7).any(|window| window == b"battery"), "in {}", path.display());
+    }
+}
+
+#[test]
+fn names_that_would_cheat_a_terminal_are_escaped() {
+    let program = Program::new();
+    program.write("\x1b[31mred", b"x");
+    program.write("gone", b"x");
+    let ended = program.run(["backup", "source", "-v"]).expect(0);
+    assert!(!ended.stdout.contains('\x1b') && !ended.stderr.contains("\x1b[31mred"));
+    let restored = program.run(["restore", "latest", "absent \x1b[31m", "--to", "out"]).expect(12);
+    assert!(!restored.stderr.contains("\x1b[31m"));
+}
+
+#[test]
+fn a_closed_output_ends_quietly() {
+    let program = Program::new();
+    program.write("a", b"a");
+    program.backup(&[]);
+    let mut child = program.command(["snapshots"]).stdout(Stdio::piped()).spawn().unwrap();
+    drop(child.stdout.take());
+    let ended = Ended::new(child.wait_with_output().unwrap());
+    assert!(!ended.stderr.contains("panicked"), "{}", ended.stderr);
+}

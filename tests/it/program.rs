@@ -1,0 +1,211 @@
+//! The built program in a home of its own: configuration, cache, identity and two local regions.
+
+use crate::fixture::identity;
+use serde_json::Value;
+use std::collections::BTreeMap;
+use std::ffi::OsStr;
+use std::path::PathBuf;
+use std::process::{Child, Command, Output, Stdio};
+use std::time::{Duration, Instant};
+use tempfile::TempDir;
+
+/// A home directory in which the program is run, as a user would.
+pub struct Program {
+    pub home: TempDir,
+    /// Run as this user: what root does can't be denied.
+    pub user: Option<u32>,
+    binary: PathBuf,
+}
+
+/// How a run ended.
+pub struct Ended {
+    pub code: Option<i32>,
+    pub stdout: String,
+    pub stderr: String,
+}
+
+impl Ended {
+    pub fn new(output: Output) -> Self {
+        let text = |bytes| String::from_utf8(bytes).expect("output is UTF-8");
+        Ended { code: output.status.code(), stdout: text(output.stdout), stderr: text(output.stderr) }
+    }
+
+    #[track_caller]
+    pub fn expect(self, code: i32) -> Self {
+        assert_eq!(self.code, Some(code), "stdout: {}\nstderr: {}", self.stdout, self.stderr);
+        self
+    }
+
+    #[track_caller]
+    pub fn json(&self) -> Value {
+        serde_json::from_str(&self.stdout).unwrap_or_else(|error| panic!("{error} in: {}", self.stdout))
+    }
+
+    /// The error that the run ended with, under `--json`.
+    #[track_caller]
+    pub fn error(&self) -> Value {
+        let last = self.stderr.lines().last().expect("there is an error");
+        let document: Value = serde_json::from_str(last).unwrap_or_else(|error| panic!("{error} in: {last}"));
+        document["error"].clone()
+    }
+}
+
+impl Program {
+    /// A home without a repository.
+    pub fn bare() -> Program {
+        let home = tempfile::tempdir().unwrap();
+        let (secret, recipient) = identity();
+        std::fs::write(home.path().join("identity"), format!("# a comment\n{secret}\n")).unwrap();
+        std::fs::write(home.path().join("recipient"), recipient).unwrap();
+        Program { home, user: None, binary: PathBuf::from(env!("CARGO_BIN_EXE_keepstone")) }
+    }
+
+    /// A home with a repository in the regions `one` and `two`.
+    pub fn new() -> Program {
+        let program = Program::bare();
+        program.init();
+        program
+    }
+
+    /// As [`Program::new`], run by somebody who isn't root.
+    pub fn nobody() -> Program {
+        let mut program = Program::bare();
+        if rustix::process::geteuid().is_root() {
+            // Nobody may not be allowed to enter the directory that the program was built in.
+            let binary = program.path("keepstone");
+            std::fs::copy(&program.binary, &binary).unwrap();
+            program.binary = binary;
+            program.user = Some(65_534);
+            std::os::unix::fs::chown(program.home.path(), program.user, program.user).unwrap();
+        }
+        program.init();
+        program
+    }
+
+    fn init(&self) {
+        let recipient = std::fs::read_to_string(self.path("recipient")).unwrap();
+        self.run(["--region", &self.region("one"), "--region", &self.region("two"), "init", "--recipient", &recipient])
+            .expect(0);
+    }
+
+    pub fn region(&self, name: &str) -> String {
+        format!("{name}={}", self.path(name).display())
+    }
+
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.home.path().join(name)
+    }
+
+    pub fn source(&self) -> PathBuf {
+        self.path("source")
+    }
+
+    pub fn write(&self, name: &str, bytes: &[u8]) -> PathBuf {
+        crate::fixture::write(&self.source(), name, bytes)
+    }
+
+    pub fn command<S: AsRef<OsStr>>(&self, arguments: impl IntoIterator<Item = S>) -> Command {
+        let mut command = Command::new(&self.binary);
+        command.env_clear().env("PATH", "/usr/bin:/bin").env("HOME", self.home.path()).current_dir(self.home.path());
+        command.env("KEEPSTONE_CONFIG", self.path("keepstone.toml"));
+        command.env("KEEPSTONE_CACHE_DIR", self.path("cache"));
+        command.env("KEEPSTONE_IDENTITY", self.path("identity"));
+        command.args(arguments).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        if let Some(user) = self.user {
+            use std::os::unix::process::CommandExt;
+            command.uid(user).gid(user);
+        }
+        command
+    }
+
+    pub fn run<S: AsRef<OsStr>>(&self, arguments: impl IntoIterator<Item = S>) -> Ended {
+        Ended::new(self.command(arguments).output().unwrap())
+    }
+
+    /// Backs up the source and gives the JSON result.
+    #[track_caller]
+    pub fn backup(&self, more: &[&str]) -> Value {
+        self.backup_ending(0, more)
+    }
+
+    #[track_caller]
+    pub fn backup_ending(&self, code: i32, more: &[&str]) -> Value {
+        let source = self.source().display().to_string();
+        let mut arguments = vec!["--json", "backup", &source];
+        arguments.extend(more);
+        self.run(arguments).expect(code).json()
+    }
+
+    /// Restores into a directory of this name with `--json`.
+    pub fn restore(&self, to: &str, more: &[&str]) -> Ended {
+        let mut arguments = vec!["--json", "restore", "--to", to];
+        arguments.extend(more);
+        self.run(arguments)
+    }
+
+    #[track_caller]
+    pub fn snapshots(&self, more: &[&str]) -> Vec<Value> {
+        let mut arguments = vec!["--json", "snapshots"];
+        arguments.extend(more);
+        self.run(arguments).expect(0).json().as_array().expect("a list").clone()
+    }
+
+    /// Every file of a directory with its length.
+    pub fn listing(&self, name: &str) -> BTreeMap<PathBuf, u64> {
+        let mut files = BTreeMap::new();
+        let mut directories = vec![self.path(name)];
+        while let Some(directory) = directories.pop() {
+            let Ok(entries) = std::fs::read_dir(&directory) else { continue };
+            for entry in entries.flatten() {
+                match entry.metadata() {
+                    Ok(metadata) if metadata.is_dir() => directories.push(entry.path()),
+                    Ok(metadata) => drop(files.insert(entry.path(), metadata.len())),
+                    // A temporary file that is gone by now.
+                    Err(_) => {}
+                }
+            }
+        }
+        files
+    }
+
+    pub fn bytes(&self, name: &str) -> u64 {
+        self.listing(name).values().sum()
+    }
+
+    /// Waits until `done`, as long as the child runs.
+    pub fn wait_until(child: &mut Child, done: impl Fn() -> bool) {
+        let begun = Instant::now();
+        while !done() {
+            assert!(child.try_wait().unwrap().is_none(), "it ended too early");
+            assert!(begun.elapsed() < Duration::from_secs(120), "it takes too long");
+            std::thread::sleep(Duration::from_millis(2));
+        }
+    }
+
+    /// Nothing but objects under their names: no temporary file is left.
+    #[track_caller]
+    pub fn assert_tidy(&self) {
+        let known =
+            ["config", "region", "keys", "roster", "ring", "packs", "index", "sessions", "snapshots", "commits"];
+        for region in ["one", "two"] {
+            for path in self.listing(region).into_keys() {
+                let name = path.strip_prefix(self.path(region)).unwrap().to_string_lossy().into_owned();
+                let first = name.split('/').next().unwrap();
+                let odd = |byte: u8| !byte.is_ascii_alphanumeric() && !b"/-.".contains(&byte);
+                let strange = name.bytes().any(odd) || name.contains("tmp") || name.contains("/.");
+                assert!(known.contains(&first) && !strange, "left behind in region {region}: {name}");
+            }
+        }
+    }
+}
+
+/// Sends a signal.
+pub fn signal(child: &Child, signal: rustix::process::Signal) {
+    rustix::process::kill_process(rustix::process::Pid::from_child(child), signal).unwrap();
+}
+
+/// A snapshot's id out of a result.
+#[track_caller]
+pub fn id(result: &Value) -> String {
+    result["snapshot"].as_str().expect("a snapshot was saved").to_owned()
+}

@@ -1,0 +1,67 @@
+//! Streams: standard input and commands, saved only when they ended well.
+
+use crate::fixture::noise;
+use crate::program::{Ended, Program};
+use std::io::Write;
+use std::process::Stdio;
+
+fn stdin(program: &Program, arguments: &[&str], bytes: &[u8]) -> Ended {
+    let mut child = program.command(arguments).stdin(Stdio::piped()).spawn().unwrap();
+    let mut input = child.stdin.take().unwrap();
+    // A program that fails early closes its end.
+    let _ = input.write_all(bytes);
+    drop(input);
+    Ended::new(child.wait_with_output().unwrap())
+}
+
+#[test]
+fn standard_input_comes_back_as_one_file() {
+    let program = Program::new();
+    let bytes = noise(1, 5_000_000);
+    let saved = stdin(&program, &["--json", "backup", "--stdin", "--as", "data.bin"], &bytes).expect(0).json();
+    assert_eq!((&saved["files"], &saved["bytes"]), (&1.into(), &5_000_000.into()));
+    program.restore("out", &["latest"]).expect(0);
+    assert_eq!(std::fs::read(program.path("out/data.bin")).unwrap(), bytes);
+    // The same stream again stores hardly anything, one with a few bytes more little.
+    let mut longer = b"inserted".to_vec();
+    longer.extend_from_slice(&bytes);
+    let again = stdin(&program, &["--json", "backup", "--stdin", "--as", "data.bin"], &longer).expect(0).json();
+    assert!(again["new_bytes"].as_u64().unwrap() < 200_000, "{again}");
+    program.assert_tidy();
+}
+
+#[test]
+fn an_empty_stream_is_an_error_unless_it_is_allowed() {
+    let program = Program::new();
+    stdin(&program, &["backup", "--stdin", "--as", "x"], b"").expect(1);
+    assert!(program.snapshots(&[]).is_empty());
+    stdin(&program, &["backup", "--stdin", "--as", "x", "--allow-empty"], b"").expect(0);
+    program.restore("out", &["latest"]).expect(0);
+    assert_eq!(std::fs::read(program.path("out/x")).unwrap(), b"");
+}
+
+#[test]
+fn a_command_is_saved_only_if_it_succeeds() {
+    let program = Program::new();
+    let shell =
+        |script: &str| program.run(["--json", "backup", "--as", "dump", "--dataset", "db", "--", "sh", "-c", script]);
+    for script in ["echo partial; exit 3", "echo partial; kill -9 $$", "exit 1"] {
+        let ended = shell(script).expect(1);
+        assert_eq!(ended.error()["class"], "failed", "{}", ended.stderr);
+    }
+    program.run(["backup", "--as", "dump", "--", "no-such-program"]).expect(1);
+    assert!(program.snapshots(&[]).is_empty());
+    shell("seq 1 300000").expect(0);
+    program.restore("out", &["latest", "--dataset", "db"]).expect(0);
+    let expected: String = (1..=300_000).map(|number| format!("{number}\n")).collect();
+    assert!(std::fs::read_to_string(program.path("out/dump")).unwrap() == expected);
+}
+
+#[test]
+fn a_stream_needs_a_usable_name() {
+    let program = Program::new();
+    for name in ["", ".", "..", "a/b"] {
+        stdin(&program, &["backup", "--stdin", "--as", name], b"x").expect(2);
+    }
+    stdin(&program, &["backup", "--stdin"], b"x").expect(2);
+}
