@@ -170,7 +170,7 @@ for lost in near far; do
 done
 
 step "A disk returns wrong bytes" "One byte of one pack in region 'near' is changed."
-pack=$(find "$work/near/packs" -type f -size +1k | LC_ALL=C sort | head -n 1)
+pack=$(find "$work/near/packs" -type f -size +2100c | LC_ALL=C sort | awk 'NR == 1')
 chmod u+w "$pack"
 old=$(od -An -j 2000 -N1 -tu1 "$pack" | tr -d ' ')
 printf "\\x$(printf %02x $((old ^ 1)))" | dd of="$pack" bs=1 seek=2000 conv=notrunc status=none
