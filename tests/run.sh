@@ -18,17 +18,10 @@ read -r passed failed skipped runs <<<"$sums"
 # The second reader, written from the specification alone, has tests of its own.
 reader=format-spec/reader
 if [ -f "$reader/test_reader.py" ]; then
-    wanted=$(sha256sum "$reader/requirements.txt" | cut -c1-16)
-    venv=${XDG_CACHE_HOME:-$HOME/.cache}/keepstone/reader-$wanted
-    if [ ! -f "$venv/complete" ]; then
-        rm -rf "$venv"
-        python3 -m venv "$venv"
-        "$venv/bin/pip" install --quiet --disable-pip-version-check -r "$reader/requirements.txt"
-        touch "$venv/complete"
-    fi
+    python=$(tests/reader.sh)
     echo
     echo "     Running the second reader's tests"
-    (cd "$reader" && PYTHONDONTWRITEBYTECODE=1 "$venv/bin/python" -m unittest test_reader) 2>&1 | tee "$log" ||
+    (cd "$reader" && PYTHONDONTWRITEBYTECODE=1 "$python" -m unittest test_reader) 2>&1 | tee "$log" ||
         failed_runs=1
     # 'Ran 40 tests in 3s', then 'OK', 'OK (skipped=2)' or 'FAILED (failures=1, errors=2, skipped=3)'.
     count() { grep -E '^(OK|FAILED)' "$log" | grep -oE "$1=[0-9]+" | cut -d= -f2 || true; }

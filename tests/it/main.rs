@@ -10,6 +10,7 @@ mod frozen;
 mod memory;
 mod program;
 mod property;
+mod reader;
 mod restore;
 mod s3;
 mod streams;

@@ -12,6 +12,8 @@ use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use crate::fixture::{assert_same, noise};
+use crate::program::Program;
 use keepstone::env::SystemRandom;
 use keepstone::store::contract::check_contract;
 use keepstone::store::open::open_store;
@@ -154,4 +156,32 @@ fn what_is_wrong_shows_when_opening_and_tells_no_secret() {
         assert!(!error.to_string().contains("test-secret-value"), "{error}");
     }
     assert!(begun.elapsed() < Duration::from_secs(120), "a dead service is reported in time");
+}
+
+#[test]
+fn the_program_backs_up_into_a_bucket_and_a_directory_and_restores_from_the_bucket_alone() {
+    let Some(server) = Server::start() else { return };
+    let program = Program::bare();
+    let options: Vec<String> = server.options().iter().map(|(name, value)| format!("{name} = \"{value}\"")).collect();
+    let options = options.join("\n").replace("allow_http = \"true\"", "allow_http = true");
+    let regions = format!(
+        "[[regions]]\nname = \"bucket\"\nurl = \"s3://test/backups\"\n{options}\n\n[[regions]]\nname = \"disk\"\nurl = \"{}\"\n",
+        program.path("disk").display()
+    );
+    std::fs::write(program.path("keepstone.toml"), regions).unwrap();
+    std::fs::set_permissions(program.path("keepstone.toml"), std::os::unix::fs::PermissionsExt::from_mode(0o600))
+        .unwrap();
+    let recipient = std::fs::read_to_string(program.path("recipient")).unwrap();
+    program.run(["init", "--recipient", &recipient]).expect(0);
+    program.write("file", b"content");
+    program.write("big", &noise(9, 40_000_000));
+    let summary = program.backup(&[]);
+    assert!(summary["regions"].as_array().unwrap().iter().all(|region| region["committed"] == true), "{summary}");
+
+    std::fs::rename(program.path("disk"), program.path("gone")).unwrap();
+    std::fs::remove_dir_all(program.path("cache")).unwrap();
+    program.restore("out", &["latest", "--verify"]).expect(0);
+    assert_same(&program.source(), &program.path("out"));
+    let ended = program.run(["scrub", "bucket"]).expect(0);
+    assert!(!ended.stdout.contains("test-secret-value") && !ended.stderr.contains("test-secret-value"));
 }
