@@ -43,6 +43,8 @@ pub struct Engine<'a> {
     pub chunker: Chunker,
     /// Which packs may be relied on.
     pub usable: UsablePacks<'a>,
+    /// Asked whether the user wants to stop.
+    pub monitor: &'a dyn crate::report::Monitor,
     /// Count only.
     pub dry_run: bool,
     /// Plaintext bytes of chunks that were new.

@@ -142,6 +142,9 @@ impl Worker {
                     Err(error) => return Ok(Err(error)),
                 }
             }
+            if engine.monitor.cancelled() {
+                return Err(BackupError::Cancelled);
+            }
             let consumed = engine.store_window(&mut self.frame, &self.buffer[..filled], ended, extents)?;
             if ended {
                 return Ok(Ok(()));

@@ -483,6 +483,7 @@ impl<'a> Run<'a> {
             hasher: keyring.ids(keyring.current_epoch())?,
             chunker: Chunker::new(&keyring.gear()?, options.chunk_average)?,
             usable: UsablePacks::new(self.index, regions, missing, self.repository.secrets.slot, options.trust),
+            monitor: self.monitor,
             dry_run: options.dry_run,
             new_bytes: crate::report::Counter::default(),
             new_chunks: crate::report::Counter::default(),
