@@ -146,6 +146,11 @@ struct Open<'f, 'a> {
     names: Vec<Vec<u8>>,
 }
 
+/// A path's names from the snapshot's root.
+fn names_of(path: &[u8]) -> Vec<&[u8]> {
+    path.split(|byte| *byte == b'/').filter(|name| !name.is_empty() && *name != b".").collect()
+}
+
 impl<'a, 'f> Run<'a, 'f> {
     /// Restores a directory and everything below it; an explicit stack, since depth is the source's.
     fn directory(&mut self, handle: DirHandle, node: Node, tree: ChunkId, path: Vec<u8>) -> Result<(), RestoreError> {
@@ -218,27 +223,32 @@ impl<'a, 'f> Run<'a, 'f> {
 
     /// Restores chosen paths, each with the directories above it.
     fn paths(&mut self, root: Node) -> Result<(), RestoreError> {
-        for wanted in &self.options.paths {
-            let names: Vec<&[u8]> =
-                wanted.split(|byte| *byte == b'/').filter(|name| !name.is_empty() && *name != b".").collect();
+        let all: Vec<Vec<&[u8]>> = self.options.paths.iter().map(|path| names_of(path)).collect();
+        for (at, (wanted, names)) in self.options.paths.iter().zip(&all).enumerate() {
+            // What another path covers is restored with it; a second time it would be in its own way.
+            let covered = all
+                .iter()
+                .enumerate()
+                .any(|(other, prefix)| names.starts_with(prefix) && (names.len() > prefix.len() || other < at));
             let shown = || String::from_utf8_lossy(wanted).into_owned();
-            let mut handle = self.target.root();
-            let mut path = Vec::new();
             let mut node = root.clone();
-            let mut above: Vec<(DirHandle, Node)> = Vec::new();
-            for (depth, name) in names.iter().enumerate() {
+            let mut parents = Vec::new();
+            for name in names {
                 let NodeKind::Directory { tree } = node.kind else { return Err(RestoreError::NoSuchPath(shown())) };
-                let found = find_name(self.fetcher, tree, name)?;
-                node = found.ok_or_else(|| RestoreError::NoSuchPath(shown()))?;
-                if !path.is_empty() {
-                    path.push(b'/');
-                }
-                path.extend_from_slice(name);
-                if depth + 1 < names.len() {
-                    handle = self.target.enter_directory(&handle, &node)?;
-                    above.push((handle.clone(), node.clone()));
-                }
+                let found = find_name(self.fetcher, tree, name)?.ok_or_else(|| RestoreError::NoSuchPath(shown()))?;
+                parents.push(std::mem::replace(&mut node, found));
             }
+            if covered {
+                continue;
+            }
+            // Nothing is made before the whole path is found. The first parent is the target itself.
+            let mut handle = self.target.root();
+            let mut above: Vec<(DirHandle, Node)> = Vec::new();
+            for parent in parents.into_iter().skip(1) {
+                handle = self.target.enter_directory(&handle, &parent)?;
+                above.push((handle.clone(), parent));
+            }
+            let path = names.join(&b'/');
             match node.kind {
                 NodeKind::Directory { tree } if names.is_empty() => self.directory(handle, node, tree, path)?,
                 NodeKind::Directory { tree } => {

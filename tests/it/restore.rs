@@ -48,6 +48,7 @@ fn single_paths_and_patterns_are_restored_alone() {
     assert_eq!(names(&program.path("rest")), ["etc/conf", "home/bert/letter", "home/conf"]);
     for path in ["no/such", "home/anna/letter/below", "../source"] {
         program.restore("none", &["latest", path]).expect(12);
+        program.restore("none", &["latest", "home", path]).expect(12);
     }
 }
 
