@@ -8,7 +8,7 @@ use super::walk::Extents;
 use crate::format::ids::ChunkKind;
 use crate::format::node::{Content, Extent};
 
-const ZEROS: [u8; 64 << 10] = [0; 64 << 10];
+static ZEROS: [u8; 64 << 10] = [0; 64 << 10];
 
 /// Hands a file's bytes to `each`, in order; holes as zeros. Gives their number.
 ///
