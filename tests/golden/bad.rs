@@ -166,7 +166,7 @@ fn malformed_bytes_are_refused_by_name() {
         })
     };
     case("roster", "ROSTER-1", "role 4", roster(&[&slot(1, 4, 0, 1216)]));
-    case("roster", "ROSTER-1", "state 2", roster(&[&slot(1, 1, 2, 1216)]));
+    case("roster", "ROSTER-1", "state 3", roster(&[&slot(1, 1, 3, 1216)]));
     case("roster", "ROSTER-2", "slots out of order", roster(&[&slot(2, 1, 0, 1216), &slot(1, 1, 0, 1216)]));
     case("roster", "ROSTER-3", "a receiving key of 1215 bytes", roster(&[&slot(1, 1, 0, 1215)]));
     let ring = Ring { epoch: 1, slot: SlotId([1; 16]), encapsulated: vec![0; 1119], sealed: vec![0; 48] };

@@ -175,7 +175,7 @@ def decode_roster(cbor):
         if role not in ROLES:
             raise FormatError("ROSTER-1", f"unknown role {role}")
         state = cbor.uint()
-        if state > 1:
+        if state > 2:
             raise FormatError("ROSTER-1", f"unknown state {state}")
         label, wrapping, kem_public = cbor.text(LABEL_MAX), cbor.text(LABEL_MAX), cbor.bytes(1216)
         if len(kem_public) != 1216:
