@@ -31,7 +31,7 @@ pub const SEGMENT_PACKS_MAX: usize = 65_536;
 /// A segment is written once its packs hold this many chunks.
 pub const SEGMENT_CHUNKS_TARGET: usize = 65_536;
 /// A segment is written once it holds this many packs.
-pub const SEGMENT_PACKS_TARGET: usize = 64;
+pub const SEGMENT_PACKS_TARGET: usize = 16;
 /// Most references from one structural chunk.
 pub const CHUNK_REFERENCES_MAX: usize = 1 << 20;
 /// A structural chunk is cut only at or above this many bytes.

@@ -43,6 +43,8 @@ pub struct Engine<'a> {
     pub chunker: Chunker,
     /// Which packs may be relied on.
     pub usable: UsablePacks<'a>,
+    /// Set once the run is to end: whoever reads something long asks it.
+    pub stop: std::sync::atomic::AtomicBool,
     /// Asked whether the user wants to stop.
     pub monitor: &'a dyn crate::report::Monitor,
     /// Count only.

@@ -87,18 +87,17 @@ enum Item {
 struct Shared<'a> {
     engine: Engine<'a>,
     monitor: &'a dyn Monitor,
-    stop: AtomicBool,
     failure: Mutex<Option<BackupError>>,
 }
 
 impl Shared<'_> {
     fn fail(&self, error: BackupError) {
         self.failure.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(error);
-        self.stop.store(true, Ordering::Relaxed);
+        self.engine.stop.store(true, Ordering::Relaxed);
     }
 
     fn stopped(&self) -> bool {
-        self.stop.load(Ordering::Relaxed)
+        self.engine.stop.load(Ordering::Relaxed)
     }
 
     fn take_failure(&self) -> Option<BackupError> {
@@ -269,7 +268,7 @@ pub fn backup_stream<S: std::io::Read + Send>(
                     // What was cut so far is stored: the next run of the same stream is quicker by it.
                     let flushed = worker.frame.flush(&shared.engine.data);
                     *stopped = Some(error);
-                    shared.stop.store(true, Ordering::Relaxed);
+                    shared.engine.stop.store(true, Ordering::Relaxed);
                     flushed?;
                 }
             }
@@ -278,6 +277,11 @@ pub fn backup_stream<S: std::io::Read + Send>(
         None,
     );
     if let Some(error) = stream_error {
+        // What made the reader stop is the error to tell, unless it was the user.
+        if matches!(error, BackupError::Cancelled) && !monitor.cancelled() {
+            done?;
+            return Err(error);
+        }
         if !options.dry_run && !matches!(error, BackupError::Cancelled) {
             run.session.end(repository);
         }
@@ -490,6 +494,7 @@ impl<'a> Run<'a> {
             hasher: keyring.ids(keyring.current_epoch())?,
             chunker: Chunker::new(&keyring.gear()?, options.chunk_average)?,
             usable: UsablePacks::new(self.index, regions, missing, self.repository.secrets.slot, options.trust),
+            stop: AtomicBool::new(false),
             monitor: self.monitor,
             dry_run: options.dry_run,
             new_bytes: crate::report::Counter::default(),
@@ -501,7 +506,7 @@ impl<'a> Run<'a> {
         let shipper = Shipper::new(self.destinations(), upload_threads, UPLOADS_WAITING);
         failed.into_iter().for_each(|(at, error)| shipper.fail(at, error));
         let finisher = Finisher::new(self.repository, self.index, in_flight, &shipper, self.session.id);
-        let shared = Shared { engine, monitor: self.monitor, stop: AtomicBool::new(false), failure: Mutex::new(None) };
+        let shared = Shared { engine, monitor: self.monitor, failure: Mutex::new(None) };
         let hasher = shared.engine.hasher.clone();
         let mut gather = Gatherer::new(&hasher);
         let (files, stored) = if options.threads == 0 {
@@ -574,19 +579,19 @@ impl<'a> Run<'a> {
         // One permit for each block under way, given back once the tree has it.
         let (permits, permitted) = bounded::<()>(BLOCKS_UNDER_WAY);
         std::thread::scope(|scope| {
-            let finishing = scope.spawn(move || -> Result<u64, BackupError> {
-                let mut outcome = Ok(());
+            let finishing = scope.spawn(move || -> u64 {
+                let mut failed = false;
                 for pack in &packs {
                     // After a failure the queue is drained all the same: senders must not wait for ever.
-                    if outcome.is_ok() {
-                        outcome = finisher.accept(pack);
-                        if outcome.is_err() {
-                            shared.stop.store(true, Ordering::Relaxed);
-                        }
+                    if !failed && let Err(error) = finisher.accept(pack) {
+                        failed = true;
+                        shared.fail(error);
                     }
                 }
-                outcome.and_then(|()| finisher.flush())?;
-                Ok(finisher.pack_bytes)
+                if !failed && let Err(error) = finisher.flush() {
+                    shared.fail(error);
+                }
+                finisher.pack_bytes
             });
             let workers: Vec<_> = (0..self.options.threads)
                 .map(|_| {
@@ -647,13 +652,7 @@ impl<'a> Run<'a> {
             }
             shared.engine.data.close();
             shared.engine.metadata.close();
-            match joined(finishing.join()) {
-                Ok(stored) => Ok((files, stored)),
-                Err(error) => {
-                    // The first failure is the one to tell; this may only be what it led to.
-                    Err(shared.take_failure().unwrap_or(error))
-                }
-            }
+            Ok((files, joined(finishing.join())))
         })
     }
 

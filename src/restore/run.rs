@@ -307,6 +307,13 @@ impl<'a, 'f> Run<'a, 'f> {
         match decision {
             Decision::Keep => {
                 self.summary.kept += 1;
+                if !self.looks_same(parent, node) {
+                    // Kept as asked, but whoever reads the result must not take it for restored.
+                    let detail = "another file is there and is kept; `--overwrite if-different` replaces it".to_owned();
+                    let issue = Issue { kind: IssueKind::NotRestored, subject: path, detail };
+                    self.monitor.issue(&issue);
+                    self.outcome.issue(issue);
+                }
                 return Ok(());
             }
             Decision::Skip => {
@@ -338,6 +345,19 @@ impl<'a, 'f> Run<'a, 'f> {
         if self.options.verify && !self.target.options().dry_run {
             self.verify.push((parent.clone(), node.clone(), path));
         }
+    }
+
+    /// True when a file of the node's size and modification time is there.
+    fn looks_same(&self, parent: &DirHandle, node: &Node) -> bool {
+        use std::os::unix::fs::MetadataExt;
+        let NodeKind::File { size, .. } = node.kind else { return false };
+        // Whatever can't be looked at is no restored file either.
+        let Ok(found) = self.target.open_existing(parent, &node.name) else { return false };
+        found.metadata().is_ok_and(|found| {
+            found.len() == size
+                && found.mtime() == node.modified_at.seconds
+                && u32::try_from(found.mtime_nsec()) == Ok(node.modified_at.nanoseconds)
+        })
     }
 
     /// Asks for a file's content.
