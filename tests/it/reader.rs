@@ -16,7 +16,10 @@ fn reader(program: &Program, arguments: &[&str]) -> Output {
     let pin = configuration.lines().find_map(|line| line.strip_prefix("pin = ")).expect("a pin").trim_matches('"');
     let mut command = Command::new(python.trim());
     command.args(["-m", "keepstone_reader"]).args(arguments).args(["--pin", pin, "--identity"]);
-    command.arg(program.path("identity")).current_dir(root.join("format-spec/reader")).env("PYTHONDONTWRITEBYTECODE", "1");
+    command
+        .arg(program.path("identity"))
+        .current_dir(root.join("format-spec/reader"))
+        .env("PYTHONDONTWRITEBYTECODE", "1");
     command.output().expect("the reader runs")
 }
 
