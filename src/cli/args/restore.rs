@@ -81,7 +81,7 @@ pub enum Overwrite {
     /// Keep it; one that differs is reported as not restored
     #[default]
     Never,
-    /// Replace it when its kind, size, time or content differ
+    /// Replace it when its kind, size or modification time differs
     IfDifferent,
     /// Replace it in any case
     Always,
