@@ -5,7 +5,9 @@ use super::exit::{Class, CliError};
 use super::output::Output;
 use super::render::{self, Align, Table};
 use super::workspace::{Workspace, filtered};
+use crate::format::snapshot::{NotCaptured, SnapshotPrivate};
 use crate::repo::SnapshotInfo;
+use crate::repo::snapshots::open_private;
 use serde_json::{Value, json};
 use std::collections::HashMap;
 
@@ -29,7 +31,21 @@ pub fn run(args: &SnapshotsArgs, global: &Global) -> Result<Class, CliError> {
         snapshots.reverse();
     }
     workspace.progress.finish();
-    let documents: Vec<Value> = snapshots.iter().map(|info| document(&workspace, info)).collect();
+    let mut details = Vec::new();
+    for info in snapshots.iter().filter(|_| args.details) {
+        details.push(open_private(&workspace.repository, &info.snapshot)?);
+    }
+    let documents: Vec<Value> = snapshots
+        .iter()
+        .enumerate()
+        .map(|(at, info)| {
+            let mut document = document(&workspace, info);
+            if let (Some(private), Some(fields)) = (details.get(at), document.as_object_mut()) {
+                fields.insert("details".to_owned(), details_document(private));
+            }
+            document
+        })
+        .collect();
     Output { json: global.json }.result(&documents, |out| {
         let mut table = Table::new(&[
             ("ID", Align::Left),
@@ -59,9 +75,46 @@ pub fn run(args: &SnapshotsArgs, global: &Global) -> Result<Class, CliError> {
         for line in table.lines() {
             writeln!(out, "{line}")?;
         }
+        for (info, private) in snapshots.iter().zip(&details) {
+            writeln!(out)?;
+            writeln!(out, "Snapshot {}", info.id)?;
+            for path in &private.sources {
+                writeln!(out, "  source  {}", render::escape(path))?;
+            }
+            if !private.command.is_empty() {
+                writeln!(out, "  command {}", render::escape(&private.command))?;
+            }
+            for item in private.issues.iter().chain(&private.omitted) {
+                write!(out, "  {:<20} {}", item.why, render::escape(&item.path))?;
+                let separator = if item.detail.is_empty() { "" } else { ": " };
+                writeln!(out, "{separator}{}", render::printable(&item.detail))?;
+            }
+            let counts = &info.snapshot.counts;
+            let unlisted =
+                (counts.issues + counts.omitted).saturating_sub((private.issues.len() + private.omitted.len()) as u64);
+            if unlisted > 0 {
+                writeln!(out, "  and {} more that are only counted", render::count(unlisted))?;
+            }
+        }
         writeln!(out, "{}", render::counted(snapshots.len() as u64, "snapshot"))
     })?;
     Ok(class)
+}
+
+fn details_document(private: &SnapshotPrivate) -> Value {
+    let path = |bytes: &[u8]| json!(render::JsonPath::from(bytes));
+    let list = |items: &[NotCaptured]| -> Vec<Value> {
+        let entry = |item: &NotCaptured| {
+            let at = render::JsonPath::from(&item.path[..]);
+            json!({ "path": at.path, "path_hex": at.path_hex, "why": item.why, "detail": item.detail })
+        };
+        items.iter().map(entry).collect()
+    };
+    json!({
+        "sources": private.sources.iter().map(|source| path(source)).collect::<Vec<_>>(),
+        "root": path(&private.root_path), "command": path(&private.command),
+        "omitted": list(&private.omitted), "issues": list(&private.issues),
+    })
 }
 
 /// A snapshot as JSON.

@@ -1,7 +1,7 @@
 //! Making a repository: root key, owner slot, first ring; every object in every region.
 
 use super::RepoError;
-use super::open::{RegionHandle, RegionSpec};
+use super::open::{RegionHandle, RegionSpec, key_name};
 use crate::crypto::keyring::{KemKeyPair, Keyring, seal_ring};
 use crate::crypto::object::{Signer, build_signed};
 use crate::crypto::sign;
@@ -154,11 +154,6 @@ fn put(region: &str, store: &dyn Store, name: &str, bytes: Vec<u8>) -> Result<()
         }),
         Err(source) => Err(RepoError::Store { region: region.to_owned(), source }),
     }
-}
-
-/// Name of a slot's key file.
-pub(super) fn key_name(slot: SlotId, number: u64) -> String {
-    format!("keys/{slot}/{}.age", number_name(number))
 }
 
 /// Builds a roster's object; gives name and bytes.

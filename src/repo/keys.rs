@@ -2,8 +2,8 @@
 //! Page: `format-spec/keys.md`.
 
 use super::RepoError;
-use super::init::{build_ring, build_roster, key_name};
-use super::open::{RegionHandle, Repository, parse_key_name};
+use super::init::{build_ring, build_roster};
+use super::open::{RegionHandle, Repository, key_name, parse_key_name};
 use crate::crypto::keyring::KemKeyPair;
 use crate::crypto::sign;
 use crate::crypto::slot::{Wrapping, wrap};

@@ -9,7 +9,7 @@ use crate::crypto::{CryptoError, sign};
 use crate::env::{Clock, Random};
 use crate::format::config::{Config, Region};
 use crate::format::envelope::{ObjectKind, SignedObject};
-use crate::format::ids::{Digest, SlotId, number_from_name};
+use crate::format::ids::{Digest, SlotId, number_from_name, number_name};
 use crate::format::ring::{Ring, RingSecrets, SlotSecrets};
 use crate::format::roster::{Role, Roster, RosterSlot, SlotState};
 use crate::format::wire::DecodeError;
@@ -326,7 +326,7 @@ impl Located {
         let mut files: Vec<(SlotId, u64, Vec<u8>)> = Vec::new();
         for (slot, (number, regions)) in newest {
             for region in regions {
-                let name = super::init::key_name(slot, number);
+                let name = key_name(slot, number);
                 let file = match region.store.get(&name, KEY_FILE_BYTES_MAX as u64) {
                     Ok(file) => file,
                     // Too large to be one: another region's copy may be whole.
@@ -383,6 +383,12 @@ fn check_secrets(secrets: &SlotSecrets, entry: &RosterSlot, config: &Config) -> 
     }
 }
 
+/// Name of a slot's key file.
+pub(super) fn key_name(slot: SlotId, number: u64) -> String {
+    format!("keys/{slot}/{}.age", number_name(number))
+}
+
+/// What [`key_name`] was given; `None` for any other name.
 pub(crate) fn parse_key_name(name: &str) -> Option<(SlotId, u64)> {
     let (slot, file) = name.strip_prefix("keys/")?.split_once('/')?;
     Some((SlotId::from_hex(slot)?, number_from_name(file.strip_suffix(".age")?)?))

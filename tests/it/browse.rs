@@ -573,3 +573,17 @@ fn garbage_in_the_index_never_makes_a_wrong_backup_or_restore() {
         fs::remove_dir_all(&target).expect("removed");
     }
 }
+
+#[test]
+fn snapshots_tell_on_request_what_they_lack_and_why() {
+    let program = crate::program::Program::new();
+    program.write("kept", b"x");
+    program.write("left.tmp", b"x");
+    program.backup(&["--exclude", "*.tmp"]);
+    let snapshots = program.snapshots(&["--details"]);
+    let omitted = &snapshots[0]["details"]["omitted"];
+    assert_eq!((&omitted[0]["path"], &omitted[0]["why"]), (&"left.tmp".into(), &"excluded".into()), "{omitted}");
+    let text = program.run(["snapshots", "--details"]).expect(0).stdout;
+    assert!(text.contains("excluded") && text.contains("left.tmp"), "{text}");
+    assert!(program.snapshots(&[])[0].get("details").is_none());
+}

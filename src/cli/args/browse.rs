@@ -17,11 +17,16 @@ use crate::cli::parse::{self, SnapshotRef};
 Examples:
   $ keepstone snapshots
   $ keepstone snapshots --dataset db --at 2026-11-01 --latest 3
+  $ keepstone snapshots --latest --details
   $ keepstone snapshots --json | jq -r '.[].id'")]
 pub struct SnapshotsArgs {
     /// Only the newest N of each host and dataset
     #[arg(long, value_name = "N", num_args = 0..=1, require_equals = false, default_missing_value = "1")]
     pub latest: Option<NonZeroU32>,
+
+    /// Show sources and everything that was not captured, with the reason; needs an owner's key
+    #[arg(long)]
+    pub details: bool,
 
     #[command(flatten)]
     #[allow(missing_docs)]
