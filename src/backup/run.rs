@@ -315,13 +315,18 @@ impl Seen {
     fn open(run: &Run<'_>, root_path: &[u8], earlier: &[SnapshotInfo]) -> (Seen, Option<SeenWriter>) {
         let mut seen = Seen { reader: None, previous_started_at: 0 };
         let Some(directory) = &run.options.seen_directory else { return (seen, None) };
-        // Other hosts and chunk sizes give other content for the same file.
-        let parameters = [run.options.host.as_bytes(), &(run.options.chunk_average as u64).to_le_bytes()].concat();
+        // Other hosts, chunk sizes and epochs give other content for the same file.
+        let chunk_average = (run.options.chunk_average as u64).to_le_bytes();
+        let epoch = run.repository.keyring.current_epoch().to_le_bytes();
+        let series = [run.options.host.as_bytes(), &chunk_average, &epoch].concat();
+        // An index that was made anew holds what the regions list now, which may be less than was
+        // there when this was remembered: then every file is read, and what is gone is stored again.
+        let parameters = [&series[..], &run.index.incarnation()].concat();
         let root = Path::new(std::ffi::OsStr::from_bytes(root_path));
         let repository = run.repository.config.repository;
         let stamp = SeenStamp::new(repository, &run.options.dataset, root, &parameters);
         let mut key = blake3::Hasher::new_derive_key("keepstone seen file");
-        for part in [run.options.dataset.as_bytes(), root_path, &parameters] {
+        for part in [run.options.dataset.as_bytes(), root_path, &series] {
             key.update(&(part.len() as u64).to_le_bytes()).update(part);
         }
         let path = directory.join(format!("{}.seen", key.finalize().to_hex()));
@@ -688,10 +693,19 @@ impl<'a> Run<'a> {
             .iter()
             .rev()
             .find(|info| info.snapshot.dataset == options.dataset && info.snapshot.host == options.host);
-        let same = last.is_some_and(|info| info.snapshot.root == gathered.root && !info.snapshot.partial);
-        if options.skip_if_unchanged && same && summary.counts.issues == 0 {
+        let same = last.filter(|info| info.snapshot.root == gathered.root && !info.snapshot.partial);
+        if let Some(info) = same.filter(|_| options.skip_if_unchanged && summary.counts.issues == 0) {
             self.session.end(self.repository);
             summary.unchanged = true;
+            // A region that lacks the last snapshot is as pending as if there were a new one.
+            for (at, region) in self.repository.regions.iter().enumerate() {
+                summary.regions.push(RegionOutcome {
+                    name: region.name.clone(),
+                    committed: info.regions.contains(&at) && shipper.failure(at).is_none(),
+                    shipped_bytes: shipper.shipped_bytes(at),
+                    failure: shipper.failure(at),
+                });
+            }
             return Ok(summary);
         }
         private.omitted = gathered.omitted;

@@ -33,8 +33,8 @@ pub fn run(args: &BackupArgs, global: &Global) -> Result<Class, CliError> {
     };
     drop(early);
     let workspace = Workspace::open(global)?;
-    let (index, _) = workspace.index()?;
-    let (mut listing, _) = workspace.snapshots()?;
+    let (index, index_class) = workspace.index()?;
+    let (mut listing, listing_class) = workspace.snapshots()?;
     if workspace.repository.regions.len() > 1 && !wanted.dry_run {
         // A region that fell behind is brought up first: what is new is then stored once for all.
         let copied = crate::replicate::replicate(&workspace.repository, &listing.snapshots, &workspace.progress)?;
@@ -56,7 +56,8 @@ pub fn run(args: &BackupArgs, global: &Global) -> Result<Class, CliError> {
     };
     workspace.progress.finish();
     show(&workspace, &wanted, &summary, global.json)?;
-    Ok(class(&workspace, &summary, options.dry_run))
+    // The snapshot is saved; damage that was met on the way is told by the exit code all the same.
+    Ok(class(&workspace, &summary, options.dry_run).worse(index_class).worse(listing_class))
 }
 
 fn class(workspace: &Workspace, summary: &BackupSummary, dry_run: bool) -> Class {
@@ -64,7 +65,7 @@ fn class(workspace: &Workspace, summary: &BackupSummary, dry_run: bool) -> Class
     if summary.partial() {
         class = class.worse(Class::Partial);
     }
-    if !dry_run && (summary.pending() || (!workspace.absent.is_empty() && !summary.unchanged)) {
+    if !dry_run && (summary.pending() || !workspace.absent.is_empty()) {
         class = class.worse(Class::Pending);
     }
     class

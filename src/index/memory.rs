@@ -2,13 +2,13 @@
 
 use super::record::{PackEntry, Place};
 use super::{Index, IndexError};
+use crate::env::{SystemRandom, random_bytes};
 use crate::format::ids::{ChunkId, PackId, RegionId, SegmentId};
 use crate::format::segment::Segment;
 use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// Holds everything in hash maps.
-#[derive(Default)]
 pub struct MemoryIndex(Mutex<State>);
 
 #[derive(Default)]
@@ -17,12 +17,20 @@ struct State {
     packs: Vec<Arc<PackEntry>>,
     ordinals: HashMap<PackId, u32>,
     segments: HashMap<RegionId, HashSet<SegmentId>>,
+    incarnation: Vec<u8>,
+}
+
+impl Default for MemoryIndex {
+    fn default() -> Self {
+        Self::new()
+    }
 }
 
 impl MemoryIndex {
     /// An empty index.
     pub fn new() -> Self {
-        Self::default()
+        let incarnation = random_bytes::<16>(&SystemRandom).to_vec();
+        MemoryIndex(Mutex::new(State { incarnation, ..State::default() }))
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -98,8 +106,13 @@ impl Index for MemoryIndex {
         Ok(())
     }
 
+    fn incarnation(&self) -> Vec<u8> {
+        self.state().incarnation.clone()
+    }
+
     fn clear(&self) -> Result<(), IndexError> {
-        *self.state() = State::default();
+        let incarnation = random_bytes::<16>(&SystemRandom).to_vec();
+        *self.state() = State { incarnation, ..State::default() };
         Ok(())
     }
 }

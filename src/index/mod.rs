@@ -99,6 +99,9 @@ pub trait Index: Send + Sync {
     /// When the index can't be written.
     fn ingest(&self, id: SegmentId, segment: &Segment, regions: &[RegionId]) -> Result<(), IndexError>;
 
+    /// Changes whenever the index is made anew: what was remembered beside it no longer holds.
+    fn incarnation(&self) -> Vec<u8>;
+
     /// Forgets everything.
     ///
     /// # Errors

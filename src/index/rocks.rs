@@ -410,17 +410,24 @@ impl Index for RocksIndex {
         Ok(())
     }
 
+    fn incarnation(&self) -> Vec<u8> {
+        self.state.read().unwrap_or_else(PoisonError::into_inner).incarnation.clone().unwrap_or_default()
+    }
+
     fn clear(&self) -> Result<(), IndexError> {
         {
             let mut state = self.state.write().unwrap_or_else(PoisonError::into_inner);
             *state = State::CLOSED;
             std::fs::create_dir_all(&self.path).map_err(|e| self.fail(e))?;
             let _holder = self.hold()?;
+            // Until all of it is gone and the new one stands, what is there must not be taken for whole.
+            let marker = self.path.join(INGEST_MARKER);
+            std::fs::write(&marker, b"").map_err(|e| self.fail(e))?;
             for entry in std::fs::read_dir(&self.path).map_err(|e| self.fail(e))? {
                 let entry = entry.map_err(|e| self.fail(e))?;
                 let is_directory = entry.file_type().map_err(|e| self.fail(e))?.is_dir();
                 match entry.path() {
-                    _ if entry.file_name() == HOLDER_FILE => Ok(()),
+                    _ if entry.file_name() == HOLDER_FILE || entry.file_name() == INGEST_MARKER => Ok(()),
                     directory if is_directory => std::fs::remove_dir_all(directory),
                     file => std::fs::remove_file(file),
                 }
@@ -434,6 +441,7 @@ impl Index for RocksIndex {
             let meta = BTreeMap::from([(KEY_INCARNATION.to_vec(), incarnation), (KEY_STAMP.to_vec(), stamp)]);
             self.ingest_sorted(&db, "meta", &meta)?;
             drop(db);
+            std::fs::remove_file(&marker).map_err(|e| self.fail(e))?;
             self.reopen_into(&mut state)?;
         }
         self.packs.lock().unwrap_or_else(PoisonError::into_inner).clear();

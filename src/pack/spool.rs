@@ -6,6 +6,7 @@ use super::PackError;
 use std::fs::{File, OpenOptions};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
 /// Makes spools.
@@ -15,6 +16,8 @@ pub enum SpoolSpace {
     Directory(PathBuf),
     /// Memory; for tests and simulations.
     Memory,
+    /// Memory of so many bytes: writes that go past it fail as on a full disk.
+    Bounded(Arc<AtomicU64>),
 }
 
 /// The bytes of one open pack.
@@ -26,8 +29,8 @@ pub enum Spool {
         /// Where it is, for messages.
         directory: PathBuf,
     },
-    /// Memory.
-    Memory(Mutex<Vec<u8>>),
+    /// Memory, and the room that is left where it is bounded.
+    Memory(Mutex<Vec<u8>>, Option<Arc<AtomicU64>>),
 }
 
 impl SpoolSpace {
@@ -37,7 +40,8 @@ impl SpoolSpace {
     /// [`PackError::Spool`] when the directory takes no file.
     pub fn create(&self) -> Result<Spool, PackError> {
         match self {
-            SpoolSpace::Memory => Ok(Spool::Memory(Mutex::new(Vec::new()))),
+            SpoolSpace::Memory => Ok(Spool::Memory(Mutex::new(Vec::new()), None)),
+            SpoolSpace::Bounded(room) => Ok(Spool::Memory(Mutex::new(Vec::new()), Some(Arc::clone(room)))),
             SpoolSpace::Directory(directory) => {
                 let file = create_unlinked(directory).map_err(|source| fail(directory, source))?;
                 Ok(Spool::File { file: Arc::new(file), directory: directory.clone() })
@@ -82,7 +86,12 @@ impl Spool {
             Spool::File { file, directory } => {
                 file.write_all_at(bytes, offset).map_err(|source| fail(directory, source))
             }
-            Spool::Memory(memory) => {
+            Spool::Memory(memory, room) => {
+                if let Some(room) = room {
+                    let take = |left: u64| left.checked_sub(bytes.len() as u64);
+                    room.fetch_update(Ordering::Relaxed, Ordering::Relaxed, take)
+                        .map_err(|_| fail(Path::new("memory"), std::io::ErrorKind::StorageFull.into()))?;
+                }
                 let mut memory = memory.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
                 let end = offset as usize + bytes.len();
                 if memory.len() < end {
@@ -103,7 +112,7 @@ impl Spool {
             Spool::File { file, directory } => {
                 file.read_exact_at(bytes, offset).map_err(|source| fail(directory, source))
             }
-            Spool::Memory(memory) => {
+            Spool::Memory(memory, _) => {
                 let memory = memory.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
                 bytes.copy_from_slice(&memory[offset as usize..offset as usize + bytes.len()]);
                 Ok(())
@@ -115,7 +124,7 @@ impl Spool {
     pub fn into_payload(self, length: u64) -> crate::store::Payload {
         match self {
             Spool::File { file, .. } => crate::store::Payload::File { file, length },
-            Spool::Memory(memory) => {
+            Spool::Memory(memory, _) => {
                 let mut bytes = memory.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner);
                 bytes.truncate(length as usize);
                 bytes.into()

@@ -97,6 +97,8 @@ struct OpenState {
     end: u64,
     pending: usize,
     closing: bool,
+    /// A frame's bytes did not reach the spool.
+    broken: bool,
 }
 
 fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -139,6 +141,8 @@ impl PackWriter {
         let last = {
             let mut state = locked(&pack.state);
             state.pending -= 1;
+            // A pack that lacks a frame's bytes must never get a name: later backups would rely on it.
+            state.broken |= written.is_err();
             state.closing && state.pending == 0
         };
         written?;
@@ -165,11 +169,12 @@ impl PackWriter {
             drop(state);
             return Ok((pack, place.0, place.1));
         }
+        // The next pack first: should it fail, this one goes on as it was and is completed once only.
+        let fresh = Arc::new(self.create_pack()?);
+        open[chosen] = Arc::clone(&fresh);
         state.closing = true;
         let idle = state.pending == 0;
         drop(state);
-        let fresh = Arc::new(self.create_pack()?);
-        open[chosen] = Arc::clone(&fresh);
         let place = locked(&fresh.state).reserve(sealed_length, chunks);
         drop(open);
         if idle {
@@ -180,7 +185,13 @@ impl PackWriter {
 
     fn create_pack(&self) -> Result<OpenPack, PackError> {
         let (section, key) = self.keyring.create_section(&*self.random)?;
-        let state = OpenState { frames: Vec::new(), end: PackHeader::length(1) as u64, pending: 0, closing: false };
+        let state = OpenState {
+            frames: Vec::new(),
+            end: PackHeader::length(1) as u64,
+            pending: 0,
+            closing: false,
+            broken: false,
+        };
         Ok(OpenPack { spool: self.spools.create()?, section, key, state: Mutex::new(state) })
     }
 
@@ -191,7 +202,7 @@ impl PackWriter {
     pub fn finish(&self) -> Result<(), PackError> {
         let packs: Vec<_> = std::mem::take(&mut *locked(&self.open))
             .into_iter()
-            .filter(|pack| !locked(&pack.state).frames.is_empty())
+            .filter(|pack| !locked(&pack.state).frames.is_empty() && !locked(&pack.state).broken)
             .collect();
         let joint: u64 = packs.iter().map(|pack| locked(&pack.state).end).sum();
         if packs.len() > 1 && joint <= PACK_BYTES_TARGET {
@@ -208,6 +219,10 @@ impl PackWriter {
     /// Writes header, directory, padding, footer and digest; hands the pack on. Several open packs
     /// become one with a section for each.
     fn complete(&self, packs: Vec<Arc<OpenPack>>) -> Result<(), PackError> {
+        if packs.iter().any(|pack| locked(&pack.state).broken) {
+            // The run has failed with what broke it; this pack is dropped.
+            return Ok(());
+        }
         let sections: Vec<SectionRecord> = packs.iter().map(|pack| pack.section.clone()).collect();
         let epoch = self.keyring.current_epoch();
         let salt = random_bytes(&*self.random);
@@ -255,7 +270,7 @@ impl PackWriter {
         let sections = header.sections;
         let payload = match (packs.len(), spool) {
             (_, Spool::File { file, .. }) => Payload::File { file: Arc::clone(file), length },
-            (_, Spool::Memory(memory)) => {
+            (_, Spool::Memory(memory, _)) => {
                 let mut bytes = locked(memory).clone();
                 bytes.truncate(length as usize);
                 bytes.into()
@@ -329,4 +344,65 @@ fn hash(spool: &Spool, length: u64) -> Result<[u8; 32], PackError> {
         at += take as u64;
     }
     Ok(*hasher.finalize().as_bytes())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::env::SeededRandom;
+    use crate::format::config::Suite;
+    use crate::format::ids::RepositoryId;
+    use crate::pack::PackReader;
+    use std::collections::BTreeMap;
+    use std::sync::atomic::{AtomicU64, Ordering};
+
+    /// Every pack that gets a name must open whole, whatever the spool did while it was written.
+    #[test]
+    fn a_spool_that_fails_for_a_while_gives_no_pack_with_a_hole() {
+        let ring = Keyring::generate(&SeededRandom::new(1));
+        let rings = BTreeMap::from([(1, ring)]);
+        let keyring = Arc::new(Keyring::new(RepositoryId([1; 16]), Suite::ChaCha20Poly1305, rings).expect("a ring"));
+        let hasher = keyring.ids(1).expect("ids");
+        for room in (0..80_000u64).step_by(1777) {
+            let named: Arc<Mutex<Vec<FinishedPack>>> = Arc::default();
+            let sink = Arc::clone(&named);
+            let space = Arc::new(AtomicU64::new(room));
+            let writer = PackWriter::new(
+                Arc::clone(&keyring),
+                Arc::new(SeededRandom::new(room)),
+                SpoolSpace::Bounded(Arc::clone(&space)),
+                SessionId([2; 16]),
+                false,
+                Compression::Off,
+                Arc::new(move |pack| locked(&sink).push(pack)),
+            );
+            let mut failures = 0;
+            for number in 0..24u8 {
+                let raw = vec![number; 3000];
+                let id = hasher.id(ChunkKind::Data, &raw);
+                let chunk = PendingChunk { id, kind: ChunkKind::Data, length: 3000, references: Vec::new() };
+                if writer.add_frame(&raw, vec![chunk]).is_err() {
+                    // Somebody made room.
+                    failures += 1;
+                    space.fetch_add(500_000, Ordering::Relaxed);
+                }
+            }
+            assert!(failures > 0 || room > 70_000, "room for {room} bytes");
+            writer.finish().expect("there is room now");
+            for pack in locked(&named).iter() {
+                let mut bytes = vec![0u8; pack.size as usize];
+                pack.payload.read_exact_at(&mut bytes, 0).expect("in memory");
+                let (header, directory) =
+                    crate::pack::reader::decode_directory(pack.id, &bytes, &keyring).expect("the directory opens");
+                let mut offset = PackHeader::length(header.sections.len());
+                let reader = PackReader::open(pack.id, header, &keyring).expect("the sections open");
+                for (position, (entry, frame)) in directory.frames.iter().zip(&pack.frames).enumerate() {
+                    let sealed = bytes[offset..offset + entry.sealed_length as usize].to_vec();
+                    offset += sealed.len();
+                    let opened = reader.open_frame(position, entry.section, entry.number, entry.raw_length, sealed);
+                    assert_eq!(hasher.id(ChunkKind::Data, &opened.expect("the frame opens")), frame.chunks[0].id);
+                }
+            }
+        }
+    }
 }

@@ -335,6 +335,7 @@ impl<'a, 'f> Run<'a, 'f> {
         if let Some(group) = &node.link_group
             && !self.target.claim_link_group(group)
         {
+            self.verify_later(parent, node, path.clone());
             self.links.push((parent.clone(), node.clone(), path));
             return Ok(());
         }

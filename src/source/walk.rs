@@ -27,7 +27,7 @@ use super::rules::{Rules, WalkOptions};
 use super::sources::{Place, ROOT, SourceError, Sources, open_directory_path};
 use super::{Entry, Event, Identity, Omission};
 use crate::format::ids::ChunkId;
-use crate::format::node::{Content, Node, NodeKind};
+use crate::format::node::{Content, Node, NodeKind, Timestamp};
 use crate::limits::{NAME_BYTES_MAX, PATH_BYTES_MAX, SYMLINK_BYTES_MAX, TREE_DEPTH_MAX};
 use crate::report::{Issue, IssueKind};
 
@@ -66,6 +66,9 @@ struct Frame {
 struct Linked {
     names_left: u32,
     first: Vec<u8>,
+    /// As first seen: an inode may be freed and given to another file while the walk goes on.
+    size: u64,
+    modified_at: Timestamp,
 }
 
 /// Walks one or more sources; see the module's documentation for the order and the guarantees.
@@ -164,7 +167,7 @@ impl Walk {
             return true;
         };
         if name.len() > NAME_BYTES_MAX || self.path.len() > PATH_BYTES_MAX || depth > TREE_DEPTH_MAX {
-            self.omit(Omission::Unsupported);
+            self.fail(IssueKind::Unreadable, "its name, path or depth is over the format's limit".into());
             return true;
         }
 
@@ -359,7 +362,9 @@ impl Walk {
                 Ok(target) if target.as_bytes().len() <= SYMLINK_BYTES_MAX => {
                     NodeKind::Symlink { target: target.into_bytes() }
                 }
-                Ok(_) => return self.omit(Omission::Unsupported),
+                Ok(_) => {
+                    return self.fail(IssueKind::Unreadable, "the link's target is over the format's limit".into());
+                }
                 Err(Errno::INVAL) => return self.fail(IssueKind::Vanished, "it is no symbolic link any more".into()),
                 Err(error) => return self.fail_errno(error, "reading the link's target"),
             },
@@ -389,13 +394,19 @@ impl Walk {
         }
         let key = (stat.identity.device, stat.identity.inode);
         let first = match self.links.get_mut(&key) {
+            Some(linked) if linked.size != stat.identity.size || linked.modified_at != stat.identity.modified_at => {
+                let (size, modified_at) = (stat.identity.size, stat.identity.modified_at);
+                *linked = Linked { names_left: stat.links - 1, first: self.path.clone(), size, modified_at };
+                self.path.clone()
+            }
             Some(linked) if linked.names_left == 1 => return self.links.remove(&key).map(|linked| linked.first),
             Some(linked) => {
                 linked.names_left -= 1;
                 linked.first.clone()
             }
             None => {
-                let linked = Linked { names_left: stat.links - 1, first: self.path.clone() };
+                let (size, modified_at) = (stat.identity.size, stat.identity.modified_at);
+                let linked = Linked { names_left: stat.links - 1, first: self.path.clone(), size, modified_at };
                 self.links.insert(key, linked);
                 self.path.clone()
             }

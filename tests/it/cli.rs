@@ -349,3 +349,34 @@ fn a_closed_output_ends_quietly() {
     let ended = Ended::new(child.wait_with_output().unwrap());
     assert!(!ended.stderr.contains("panicked"), "{}", ended.stderr);
 }
+
+#[test]
+fn what_a_region_no_longer_lists_is_stored_again() {
+    let program = Program::new();
+    program.write("a", &noise(7, 200_000));
+    program.write("b", b"small");
+    program.backup(&[]);
+    std::thread::sleep(std::time::Duration::from_millis(30));
+    assert_eq!(program.backup(&[])["files_unmodified"], 2);
+    for region in ["one/index", "two/index"] {
+        for (path, _) in program.listing(region) {
+            std::fs::remove_file(path).unwrap();
+        }
+    }
+    let again = program.backup(&[]);
+    assert!(again["new_bytes"].as_u64().unwrap() >= 200_000, "{again}");
+    program.restore("out", &["latest", "--verify"]).expect(0);
+    assert_same(&program.source(), &program.path("out"));
+}
+
+#[test]
+fn nothing_new_is_no_success_while_a_region_is_away() {
+    let program = Program::new();
+    program.write("a", b"x");
+    program.backup(&["--skip-if-unchanged"]);
+    std::fs::rename(program.path("two"), program.path("away")).unwrap();
+    let away = program.backup_ending(3, &["--skip-if-unchanged"]);
+    assert_eq!(away["unchanged"], true, "{away}");
+    std::fs::rename(program.path("away"), program.path("two")).unwrap();
+    program.backup_ending(0, &["--skip-if-unchanged"]);
+}

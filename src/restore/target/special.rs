@@ -39,6 +39,8 @@ enum Link {
         parent: DirHandle,
         name: Vec<u8>,
         identity: FileIdentity,
+        /// What the snapshot says the file is: a name of other content is no name of this file.
+        kind: NodeKind,
     },
 }
 
@@ -58,7 +60,8 @@ impl Target {
         let Some(group) = &node.link_group else { return };
         let mut links = self.links.0.lock().expect("no panic while looking up");
         if !matches!(links.get(group), Some(Link::Restored { .. })) {
-            let link = Link::Restored { parent: parent.clone(), name: node.name.clone(), identity };
+            let (name, kind) = (node.name.clone(), node.kind.clone());
+            let link = Link::Restored { parent: parent.clone(), name, identity, kind };
             links.insert(group.clone(), link);
         }
     }
@@ -73,7 +76,12 @@ impl Target {
         check_name(&node.name, || parent.path())?;
         let Some(group) = &node.link_group else { return Ok(Linked::NoneRestored) };
         let link = self.links.0.lock().expect("no panic while looking up").get(group).cloned();
-        let Some(Link::Restored { parent: from, name, identity }) = link else { return Ok(Linked::NoneRestored) };
+        let Some(Link::Restored { parent: from, name, identity, kind }) = link else {
+            return Ok(Linked::NoneRestored);
+        };
+        if kind != node.kind {
+            return Ok(Linked::NoneRestored);
+        }
         if self.options.dry_run {
             return Ok(Linked::Done);
         }

@@ -10,7 +10,8 @@ use std::time::Duration;
 use super::{
     Mounted, Outside, clean, directory_node, file_node, is_root, kind_of, names_in, node, open, options, symlink_node,
 };
-use crate::format::node::{Node, NodeKind, Timestamp};
+use crate::format::ids::ChunkId;
+use crate::format::node::{Content, Extent, Node, NodeKind, Timestamp};
 use crate::restore::target::directory::OpenDirectories;
 use crate::restore::target::{Decision, Linked, Overwrite, Room, Target, TargetErrorKind, TargetOptions};
 
@@ -219,6 +220,14 @@ fn hard_links_join_and_replace() {
     fs::write(at("second"), "in the way").unwrap();
     assert_eq!(target.link(&root, &member(b"second", b"first")).unwrap(), Linked::Done);
     assert_eq!(target.link(&root, &member(b"second", b"first")).unwrap(), Linked::Already);
+    // A name whose content the snapshot states otherwise is no name of this file, whatever its group says.
+    let mut other = member(b"other", b"first");
+    other.kind = NodeKind::File {
+        size: 4,
+        content: Content::Inline(vec![Extent::Chunk { id: ChunkId([9; 32]), length: 4 }]),
+        inconsistent: false,
+    };
+    assert_eq!(target.link(&root, &other).unwrap(), Linked::NoneRestored);
     let inner = target.enter_directory(&root, &directory_node(b"inner")).unwrap();
     assert_eq!(target.link(&inner, &member(b"third", b"first")).unwrap(), Linked::Done);
     let inode = fs::metadata(at("first")).unwrap().ino();
