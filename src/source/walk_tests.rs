@@ -11,7 +11,7 @@ use std::time::Instant;
 
 use rustix::fs::{CWD, Mode, OFlags, XattrFlags, mkdirat, mkfifoat, openat};
 
-use super::{Entry, Event, FileReader, Omission, SourceError, Walk, WalkOptions};
+use super::{Entry, Event, FileReader, SourceError, Walk, WalkOptions};
 use crate::format::node::NodeKind;
 use crate::report::IssueKind;
 
