@@ -66,8 +66,8 @@ fn what_is_there_is_kept_unless_told_otherwise() {
     assert_eq!((&kept["kept"], kept["issues"].as_array().unwrap().len()), (&1.into(), 1), "{kept}");
     // What an earlier restore left as it should be is no trouble.
     let again = program.restore("again", &["latest"]).expect(0).json();
-    let names = again["files"].as_u64().unwrap() + again["links"].as_u64().unwrap();
-    assert_eq!(program.restore("again", &["latest"]).expect(0).json()["kept"], names);
+    let all = again["files"].as_u64().unwrap() + again["links"].as_u64().unwrap();
+    assert_eq!(program.restore("again", &["latest"]).expect(0).json()["kept"], all);
     assert_eq!(read(program.path("never/home/anna/letter")).unwrap(), b"mine");
     assert_eq!(read(program.path("never/home/bert/letter")).unwrap(), b"hello");
     for (to, overwrite) in [("different", "if-different"), ("always", "always")] {
