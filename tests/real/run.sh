@@ -69,6 +69,7 @@ one_restore() {
         rm -rf "$work/restored"
     fi
     if [ -n "$bupstash" ] && [ -d "$source" ]; then
+        mkdir "$work/restored"
         measured "bupstash restore" bupstash restore -q --into "$work/restored" "id=$(bupstash list -q --format=jsonl1 2>/dev/null | tail -1 | grep -o '"id":"[0-9a-f]*"' | cut -d'"' -f4)"
         rm -rf "$work/restored"
     fi
