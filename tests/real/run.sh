@@ -68,11 +68,6 @@ one_restore() {
         measured "restic restore" restic -q -r "$work/restic" restore latest --target "$work/restored"
         rm -rf "$work/restored"
     fi
-    if [ -n "$bupstash" ] && [ -d "$source" ]; then
-        mkdir "$work/restored"
-        measured "bupstash restore" bupstash restore -q --into "$work/restored" "id=$(bupstash list -q --format=jsonl1 2>/dev/null | tail -1 | grep -o '"id":"[0-9a-f]*"' | cut -d'"' -f4)"
-        rm -rf "$work/restored"
-    fi
 }
 
 place() { rm -rf "$source"; cp -a "$1" "$source"; }
