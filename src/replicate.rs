@@ -6,7 +6,7 @@
 //! `format-spec/sessions.md`, "Regions".
 
 use crate::crypto::object::check_digest;
-use crate::format::ids::{PackId, SegmentId, SnapshotId};
+use crate::format::ids::{PackId, SegmentId};
 use crate::index::segment::segment_name;
 use crate::limits::{PACK_BYTES_MAX, SEGMENT_BYTES_MAX};
 use crate::pack::reader::pack_name;
@@ -174,7 +174,7 @@ fn misnamed(region: &RegionHandle, name: &str) -> StoreError {
 
 /// Copies a snapshot's manifest and commits it under a session of its own.
 fn copy_commit(repository: &Repository, to: &RegionHandle, at: usize, info: &SnapshotInfo) -> Result<(), RepoError> {
-    let name = snapshot_name(&SnapshotId(info.id.0));
+    let name = snapshot_name(&info.id);
     let mut last = None;
     for from in info.regions.iter().map(|from| &repository.regions[*from]) {
         let read = read_snapshot(repository, from, info.id).and_then(|_| from.get(&name));

@@ -9,7 +9,6 @@ use crate::format::ids::PackId;
 use crate::format::pack::{Directory, FOOTER_BYTES, Footer, PACK_HEADER_BYTES, PackHeader, SECTION_RECORD_BYTES};
 use crate::format::wire::DecodeError;
 use crate::store::Store;
-use std::sync::Arc;
 
 /// The opened sections of one pack.
 pub struct PackReader {
@@ -150,6 +149,3 @@ pub fn open_directory(
     }
     Ok(directory)
 }
-
-/// A shared, opened pack.
-pub type SharedReader = Arc<PackReader>;

@@ -120,12 +120,12 @@ impl Spool {
         }
     }
 
-    /// The finished bytes, to be stored.
-    pub fn into_payload(self, length: u64) -> crate::store::Payload {
+    /// The first `length` bytes, to be stored.
+    pub fn payload(&self, length: u64) -> crate::store::Payload {
         match self {
-            Spool::File { file, .. } => crate::store::Payload::File { file, length },
+            Spool::File { file, .. } => crate::store::Payload::File { file: Arc::clone(file), length },
             Spool::Memory(memory, _) => {
-                let mut bytes = memory.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner);
+                let mut bytes = memory.lock().unwrap_or_else(std::sync::PoisonError::into_inner).clone();
                 bytes.truncate(length as usize);
                 bytes.into()
             }

@@ -268,14 +268,7 @@ impl PackWriter {
         let id = PackId(hash(spool, end)?);
         spool.write_at(&id.0, end)?;
         let sections = header.sections;
-        let payload = match (packs.len(), spool) {
-            (_, Spool::File { file, .. }) => Payload::File { file: Arc::clone(file), length },
-            (_, Spool::Memory(memory, _)) => {
-                let mut bytes = locked(memory).clone();
-                bytes.truncate(length as usize);
-                bytes.into()
-            }
-        };
+        let payload = spool.payload(length);
         let sink = locked(&self.sink).clone();
         if let Some(sink) = sink {
             sink(FinishedPack { id, payload, size: length, metadata: self.metadata, sections, frames });
