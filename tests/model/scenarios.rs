@@ -1,0 +1,288 @@
+//! The scenarios that are explored: each small enough to be exhausted, together touching every rule.
+//!
+//! Chunks are bits: x = 1, y = 2. What stood there before is one segment with packs 0…, and snapshots 0….
+
+use crate::scenario::{Condemn, FORMER, JudgePlan, Scenario, WriterPlan};
+use crate::store::{Region, Set, Verdicts, one};
+
+const X: Set = 0b01;
+const Y: Set = 0b10;
+
+/// A region with these packs in one segment, and these snapshots committed.
+fn region(packs: &[(usize, Set)], snapshots: &[usize]) -> Region {
+    let mut region = Region { segments: 1, ..Region::default() };
+    for (pack, chunks) in packs {
+        region.chunks[*pack] = *chunks;
+        region.packs |= one(*pack);
+        region.lists[0] |= one(*pack);
+    }
+    for snapshot in snapshots {
+        region.commits |= one(FORMER - snapshot);
+        region.snapshots |= one(*snapshot);
+    }
+    region
+}
+
+/// A writer wants x and y; pack 0 holds x and nothing reaches it. Two generations.
+pub fn one_writer() -> Scenario {
+    Scenario {
+        name: "one writer",
+        without: None,
+        reaches: [0, X | Y, X | Y],
+        regions: [region(&[(0, X)], &[]), Region::default()],
+        writers: vec![WriterPlan { region: 0, snapshot: 1, replica: false }],
+        attempts: 2,
+        collectors: vec![0],
+        generations: 2,
+        condemn: Condemn::Marked,
+        first_pack: 1,
+        foreign: 0,
+        moves: None,
+        supersede: false,
+        late_deletes: true,
+        judges: vec![],
+        reader: None,
+        window: false,
+        slow_lists: false,
+        put_if_absent: true,
+        restarts: false,
+        late_fence: false,
+        alike: false,
+        liveness: false,
+    }
+}
+
+/// The collector may condemn whatever it likes.
+pub fn any_condemned() -> Scenario {
+    Scenario { name: "one writer, anything condemned", condemn: Condemn::Any, supersede: true, ..one_writer() }
+}
+
+/// The same, with a run to the end from every state.
+pub fn quiet() -> Scenario {
+    Scenario { name: "one writer, quiet end", supersede: true, liveness: true, ..one_writer() }
+}
+
+pub fn two_collectors() -> Scenario {
+    Scenario { name: "two collectors", collectors: vec![0, 0], late_deletes: false, ..one_writer() }
+}
+
+/// Two collectors, one generation, and all that is late.
+pub fn two_collectors_late() -> Scenario {
+    Scenario { name: "two collectors, late deletes", late_deletes: true, generations: 1, ..two_collectors() }
+}
+
+/// Two writers may use each other's packs.
+pub fn two_writers() -> Scenario {
+    let mut scenario = Scenario { name: "two writers", generations: 1, alike: true, ..one_writer() };
+    scenario.writers.push(WriterPlan { region: 0, snapshot: 2, replica: false });
+    scenario
+}
+
+pub fn two_writers_two_generations() -> Scenario {
+    Scenario { name: "two writers, two generations", generations: 2, attempts: 1, late_deletes: false, ..two_writers() }
+}
+
+/// Two writers who have no chunk in common.
+pub fn two_writers_apart() -> Scenario {
+    Scenario { name: "two writers apart", reaches: [0, X, Y], attempts: 1, alike: false, ..two_writers() }
+}
+
+/// Listings take several steps.
+pub fn slow_lists() -> Scenario {
+    Scenario { name: "slow listings", attempts: 1, alike: false, slow_lists: true, late_deletes: false, ..two_writers() }
+}
+
+/// Snapshot 0 reaches x in pack 0, y beside it is dead; a writer wants both. A collector may move x out of it.
+pub fn moves() -> Scenario {
+    Scenario {
+        name: "moves",
+        reaches: [X, X | Y, 0],
+        regions: [region(&[(0, X | Y)], &[0]), Region::default()],
+        condemn: Condemn::Any,
+        moves: Some(0),
+        supersede: true,
+        late_deletes: false,
+        ..one_writer()
+    }
+}
+
+/// Moves that end well, with all deletes late and a quiet end.
+pub fn moves_marked() -> Scenario {
+    Scenario {
+        name: "moves, quiet end",
+        condemn: Condemn::Marked,
+        attempts: 1,
+        late_deletes: true,
+        liveness: true,
+        ..moves()
+    }
+}
+
+/// Two collectors, one of whom moves and is overtaken.
+pub fn moves_overtaken() -> Scenario {
+    Scenario {
+        name: "moves, two collectors",
+        writers: vec![],
+        attempts: 1,
+        collectors: vec![0, 0],
+        condemn: Condemn::Any,
+        slow_lists: true,
+        ..moves()
+    }
+}
+
+/// Snapshot 0 is forgotten and taken back, while a reader lists snapshots. Packs 0 and 1 hold it.
+pub fn verdicts() -> Scenario {
+    Scenario {
+        name: "verdicts",
+        reaches: [X | Y, 0, 0],
+        regions: [region(&[(0, X), (1, Y)], &[0]), Region::default()],
+        first_pack: 2,
+        writers: vec![],
+        collectors: vec![0, 0],
+        condemn: Condemn::Any,
+        judges: vec![judge(0, true), judge(0, false)],
+        reader: Some(0),
+        window: true,
+        late_deletes: false,
+        ..one_writer()
+    }
+}
+
+/// It stands forgotten; one forgets it again while another takes it back.
+pub fn verdicts_tie() -> Scenario {
+    let mut scenario = Scenario { name: "verdicts that tie", collectors: vec![0], ..verdicts() };
+    scenario.regions[0].verdicts[0] = Verdicts { number: 1, forget: true, keep: false };
+    scenario
+}
+
+/// A writer uses the pack of a snapshot that is forgotten meanwhile.
+pub fn verdicts_and_writer() -> Scenario {
+    Scenario {
+        name: "verdicts and a writer",
+        reaches: [X, X | Y, 0],
+        regions: [region(&[(0, X)], &[0]), Region::default()],
+        generations: 1,
+        late_deletes: false,
+        reader: Some(0),
+        judges: vec![judge(0, true), judge(0, false)],
+        ..one_writer()
+    }
+}
+
+fn judge(region: usize, forget: bool) -> JudgePlan {
+    JudgePlan { region, snapshot: 0, forget }
+}
+
+/// Region 1 has snapshot 0 in packs 1 and 2; region 0 has x in pack 0, that nothing reaches there.
+pub fn replication() -> Scenario {
+    Scenario {
+        name: "replication",
+        reaches: [X | Y, 0, 0],
+        regions: [region(&[(0, X)], &[]), region(&[(1, X), (2, Y)], &[0])],
+        writers: vec![WriterPlan { region: 0, snapshot: 0, replica: true }],
+        first_pack: 3,
+        foreign: one(1) | one(2),
+        condemn: Condemn::Any,
+        late_deletes: false,
+        ..one_writer()
+    }
+}
+
+/// Two replications copy the same pack under the same name.
+pub fn two_replications() -> Scenario {
+    let replica = WriterPlan { region: 0, snapshot: 0, replica: true };
+    Scenario {
+        name: "two replications",
+        reaches: [X, 0, 0],
+        regions: [Region { segments: 1, ..Region::default() }, region(&[(1, X)], &[0])],
+        writers: vec![replica, replica],
+        alike: true,
+        late_deletes: true,
+        generations: 1,
+        ..replication()
+    }
+}
+
+/// A name that is dead here, and its delete late.
+pub fn replication_late() -> Scenario {
+    Scenario {
+        name: "replication, late deletes",
+        reaches: [X, 0, 0],
+        regions: [Region { segments: 1, ..Region::default() }, region(&[(1, X)], &[0])],
+        late_deletes: true,
+        ..replication()
+    }
+}
+
+/// The pack that region 0 lists was lost.
+pub fn replication_heals() -> Scenario {
+    let mut scenario =
+        Scenario { name: "replication over a loss", reaches: [X, 0, 0], collectors: vec![], ..replication() };
+    scenario.regions[0].packs = 0;
+    scenario
+}
+
+/// Snapshot 0 is forgotten in region 1, and counted in both.
+pub fn replication_of_verdicts() -> Scenario {
+    Scenario {
+        name: "replication of verdicts",
+        reaches: [X, 0, 0],
+        regions: [region(&[(0, X)], &[0]), region(&[(1, X)], &[0])],
+        collectors: vec![0, 1],
+        generations: 1,
+        condemn: Condemn::Marked,
+        judges: vec![judge(1, true)],
+        late_deletes: false,
+        ..replication()
+    }
+}
+
+/// Each region has a snapshot that the other lacks, and collects.
+pub fn both_directions() -> Scenario {
+    Scenario {
+        name: "both directions",
+        reaches: [X, Y, 0],
+        regions: [region(&[(0, X)], &[0]), region(&[(1, Y)], &[1])],
+        writers: vec![
+            WriterPlan { region: 0, snapshot: 1, replica: true },
+            WriterPlan { region: 1, snapshot: 0, replica: true },
+        ],
+        foreign: one(0) | one(1),
+        attempts: 1,
+        collectors: vec![0, 1],
+        generations: 1,
+        condemn: Condemn::Marked,
+        judges: vec![judge(0, true)],
+        late_deletes: false,
+        ..replication()
+    }
+}
+
+/// No put-if-absent: one host collects, and its process dies at any moment.
+pub fn designated_host() -> Scenario {
+    Scenario { name: "designated host", put_if_absent: false, restarts: true, ..one_writer() }
+}
+
+/// A collector gives a fence up, and it lands later.
+pub fn late_fence() -> Scenario {
+    Scenario { name: "late fence", restarts: true, late_fence: true, ..one_writer() }
+}
+
+/// What the small bound leaves out.
+pub fn large() -> Vec<Scenario> {
+    vec![
+        Scenario { name: "large: one writer, three generations", generations: 3, ..any_condemned() },
+        Scenario { name: "large: two collectors, late deletes", late_deletes: true, ..two_collectors() },
+        Scenario { name: "large: two writers, late deletes", generations: 2, attempts: 1, ..two_writers() },
+        Scenario { name: "large: two writers, two collectors", collectors: vec![0, 0], attempts: 1, late_deletes: false, ..two_writers() },
+        Scenario { name: "large: two writers, two attempts, two generations", generations: 2, late_deletes: false, ..two_writers() },
+        Scenario { name: "large: slow listings", attempts: 2, ..slow_lists() },
+        Scenario { name: "large: moves, late deletes", late_deletes: true, ..moves() },
+        Scenario { name: "large: moves, two collectors and a writer", collectors: vec![0, 0], attempts: 1, generations: 1, ..moves() },
+        Scenario { name: "large: verdicts and a writer, two generations", generations: 2, condemn: Condemn::Any, ..verdicts_and_writer() },
+        Scenario { name: "large: replication, late deletes", late_deletes: true, ..replication() },
+        Scenario { name: "large: two replications, two generations", generations: 2, ..two_replications() },
+        Scenario { name: "large: both directions, anything condemned", condemn: Condemn::Any, ..both_directions() },
+    ]
+}
