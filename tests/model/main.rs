@@ -160,6 +160,7 @@ fn replication_between_two_regions() {
     holds(scenarios::two_replications(), &[SUCCESS, REPEATED, DELETED, RESCUED]);
     holds(scenarios::replication_heals(), &[SUCCESS]);
     holds(scenarios::replication_of_verdicts(), &[DELETED]);
+    holds(scenarios::replication_and_verdicts(), &[SUCCESS, DELETED]);
     holds(scenarios::both_directions(), &[SUCCESS, DELETED]);
 }
 

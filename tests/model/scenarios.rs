@@ -1,12 +1,13 @@
 //! The scenarios that are explored: each small enough to be exhausted, together touching every rule.
 //!
-//! Chunks are bits: x = 1, y = 2. What stood there before is one segment with packs 0…, and snapshots 0….
+//! Chunks are bits. What stood there before is one segment with packs 0…, and snapshots 0….
 
 use crate::scenario::{Condemn, FORMER, JudgePlan, Scenario, WriterPlan};
 use crate::store::{Region, Set, Verdicts, one};
 
 const X: Set = 0b01;
 const Y: Set = 0b10;
+const Z: Set = 0b100;
 
 /// A region with these packs in one segment, and these snapshots committed.
 fn region(packs: &[(usize, Set)], snapshots: &[usize]) -> Region {
@@ -84,7 +85,7 @@ pub fn two_writers_two_generations() -> Scenario {
 
 /// Two writers who have no chunk in common.
 pub fn two_writers_apart() -> Scenario {
-    Scenario { name: "two writers apart", reaches: [0, X, Y], attempts: 1, alike: false, ..two_writers() }
+    Scenario { name: "two writers apart", reaches: [0, Y, Z], attempts: 1, alike: false, ..two_writers() }
 }
 
 /// Listings take several steps.
@@ -233,17 +234,16 @@ pub fn replication_of_verdicts() -> Scenario {
         generations: 1,
         condemn: Condemn::Marked,
         judges: vec![judge(1, true)],
-        late_deletes: false,
         ..replication()
     }
 }
 
-/// Each region has a snapshot that the other lacks, and collects.
+/// Each region has a snapshot that the other lacks, and collects; region 0 has the other's pack, and nothing reaches it.
 pub fn both_directions() -> Scenario {
     Scenario {
         name: "both directions",
         reaches: [X, Y, 0],
-        regions: [region(&[(0, X)], &[0]), region(&[(1, Y)], &[1])],
+        regions: [region(&[(0, X), (1, Y)], &[0]), region(&[(1, Y)], &[1])],
         writers: vec![
             WriterPlan { region: 0, snapshot: 1, replica: true },
             WriterPlan { region: 1, snapshot: 0, replica: true },
@@ -253,8 +253,19 @@ pub fn both_directions() -> Scenario {
         collectors: vec![0, 1],
         generations: 1,
         condemn: Condemn::Marked,
-        judges: vec![judge(0, true)],
-        late_deletes: false,
+        ..replication()
+    }
+}
+
+/// The snapshot that a replication brings is forgotten and taken back where it brings it.
+pub fn replication_and_verdicts() -> Scenario {
+    Scenario {
+        name: "replication and verdicts",
+        reaches: [X, 0, 0],
+        regions: [region(&[(0, X)], &[0]), region(&[(1, X)], &[0])],
+        generations: 1,
+        judges: vec![judge(0, true), judge(0, false)],
+        attempts: 1,
         ..replication()
     }
 }
@@ -278,11 +289,13 @@ pub fn large() -> Vec<Scenario> {
         Scenario { name: "large: two writers, two collectors", collectors: vec![0, 0], attempts: 1, late_deletes: false, ..two_writers() },
         Scenario { name: "large: two writers, two attempts, two generations", generations: 2, late_deletes: false, ..two_writers() },
         Scenario { name: "large: slow listings", attempts: 2, ..slow_lists() },
+        Scenario { name: "large: two collectors, superseding", supersede: true, attempts: 1, ..two_collectors() },
         Scenario { name: "large: moves, late deletes", late_deletes: true, ..moves() },
         Scenario { name: "large: moves, two collectors and a writer", collectors: vec![0, 0], attempts: 1, generations: 1, ..moves() },
         Scenario { name: "large: verdicts and a writer, two generations", generations: 2, condemn: Condemn::Any, ..verdicts_and_writer() },
         Scenario { name: "large: replication, late deletes", late_deletes: true, ..replication() },
         Scenario { name: "large: two replications, two generations", generations: 2, ..two_replications() },
-        Scenario { name: "large: both directions, anything condemned", condemn: Condemn::Any, ..both_directions() },
+        Scenario { name: "large: both directions, one forgotten", judges: vec![judge(0, true)], ..both_directions() },
+        Scenario { name: "large: replication and verdicts", generations: 2, attempts: 2, ..replication_and_verdicts() },
     ]
 }
