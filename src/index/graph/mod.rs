@@ -389,11 +389,13 @@ pub struct Marks {
 }
 
 impl Marks {
-    /// Sets a bit; true when it was not set.
-    fn set(&mut self, at: u64) -> bool {
-        let (word, bit) = ((at / 64) as usize, 1u64 << (at % 64));
+    /// Marks a chunk; true when it was not marked.
+    fn reach(&mut self, chunk: &Group) -> bool {
+        let (word, bit) = ((chunk.position / 64) as usize, 1u64 << (chunk.position % 64));
         let fresh = self.bits[word] & bit == 0;
         self.bits[word] |= bit;
+        self.reached += u64::from(fresh);
+        self.lost += u64::from(fresh && !chunk.present);
         fresh
     }
 
@@ -409,6 +411,11 @@ impl Marks {
     /// Of these, how many are lost.
     pub fn lost(&self) -> u64 {
         self.lost
+    }
+
+    /// True when some chunk is marked here and in other marks of the same graph.
+    pub fn meets(&self, other: &Marks) -> bool {
+        self.bits.iter().zip(&other.bits).any(|(one, other)| one & other != 0)
     }
 }
 
@@ -520,14 +527,38 @@ impl Graph {
         if marks.incomplete {
             return Err(GraphError::Incomplete);
         }
-        let (mut listed, name) = (self.listed.cursor(), chunk_name(id));
-        listed.seek(key(id))?;
-        while let Some(group) = group(&mut listed, &mut |_| {})?.filter(|group| group.name <= name) {
-            if group.name == name {
-                return Ok(marks.is_set(group.position));
+        let group = self.find(&mut self.listed.cursor(), id)?;
+        Ok(group.is_some_and(|group| marks.is_set(group.position)))
+    }
+
+    /// Marks listed chunks without walking what they refer to: for marks that are no walk's.
+    ///
+    /// # Errors
+    /// When what was put aside can't be read back; the marks can't be used any more.
+    pub fn mark(&self, marks: &mut Marks, ids: &[ChunkId]) -> Result<(), GraphError> {
+        if marks.incomplete {
+            return Err(GraphError::Incomplete);
+        }
+        marks.incomplete = true;
+        let mut listed = self.listed.cursor();
+        for id in ids {
+            if let Some(group) = self.find(&mut listed, id)? {
+                marks.reach(&group);
             }
         }
-        Ok(false)
+        marks.incomplete = false;
+        Ok(())
+    }
+
+    fn find(&self, listed: &mut Cursor<'_, Listed>, id: &ChunkId) -> Result<Option<Group>, GraphError> {
+        let name = chunk_name(id);
+        listed.seek(key(id))?;
+        while let Some(group) = group(listed, &mut |_| {})?.filter(|group| group.name <= name) {
+            if group.name == name {
+                return Ok(Some(group));
+            }
+        }
+        Ok(None)
     }
 }
 
@@ -557,12 +588,8 @@ impl Walk<'_> {
                 Some(Lack::Lost) => Some(Lack::Lost),
                 _ => None,
             };
-            if self.marks.set(group.position) {
-                self.marks.reached += 1;
-                self.marks.lost += u64::from(!group.present);
-                if group.structural {
-                    self.expand(&group.name)?;
-                }
+            if self.marks.reach(&group) && group.structural {
+                self.expand(&group.name)?;
             }
         }
         Ok(lack)
