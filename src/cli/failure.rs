@@ -5,6 +5,7 @@ use crate::backup::BackupError;
 use crate::crypto::CryptoError;
 use crate::find::FindError;
 use crate::index::IndexError;
+use crate::index::graph::GraphError;
 use crate::pack::PackError;
 use crate::repo::RepoError;
 use crate::repo::fetch::FetchError;
@@ -104,6 +105,18 @@ impl From<PackError> for CliError {
             PackError::TooLarge { .. } => CliError::new(Class::Limit, text),
             PackError::Sink(_) => CliError::new(Class::Failed, text).hint(REBUILD),
             _ => CliError::new(Class::Corrupt, text).hint("`keepstone check --read-data` tells what else is damaged"),
+        }
+    }
+}
+
+impl From<GraphError> for CliError {
+    fn from(error: GraphError) -> Self {
+        let text = error.to_string();
+        match error {
+            GraphError::Spool(source) => source.into(),
+            GraphError::Altered { .. } | GraphError::Incomplete => {
+                CliError::new(Class::Failed, text).hint("name another place with --cache-dir, or give more --memory")
+            }
         }
     }
 }
