@@ -14,7 +14,7 @@ use crate::format::ids::{ChunkId, ChunkKind, PackId, SessionId};
 use crate::format::pack::{
     Directory, DirectoryChunk, DirectoryFrame, FOOTER_BYTES, Footer, PackHeader, SectionRecord, padme,
 };
-use crate::limits::{PACK_BYTES_TARGET, PACK_FRAMES_MAX};
+use crate::limits::{PACK_BYTES_TARGET, PACK_CHUNKS_TARGET, PACK_FRAMES_MAX};
 use crate::store::Payload;
 use std::sync::{Arc, Mutex, MutexGuard};
 
@@ -65,7 +65,7 @@ pub struct FinishedPack {
 impl FinishedPack {
     /// How many chunks it holds.
     pub fn chunk_count(&self) -> usize {
-        self.frames.iter().map(|frame| frame.chunks.len()).sum()
+        chunk_count(&self.frames)
     }
 }
 
@@ -175,7 +175,8 @@ impl PackWriter {
         let full = !state.frames.is_empty()
             && (finished_length(state.end + u64::from(sealed_length), &state.frames, Some(&chunks))
                 > PACK_BYTES_TARGET
-                || state.frames.len() >= PACK_FRAMES_MAX);
+                || state.frames.len() >= PACK_FRAMES_MAX
+                || chunk_count(&state.frames) + chunks.len() > PACK_CHUNKS_TARGET);
         if !full {
             let (number, offset) = state.reserve(sealed_length, chunks);
             drop(state);
@@ -301,9 +302,13 @@ impl OpenState {
     }
 }
 
+fn chunk_count(frames: &[WrittenFrame]) -> usize {
+    frames.iter().map(|frame| frame.chunks.len()).sum()
+}
+
 /// An upper bound of a pack's length before padding, with one more frame.
 fn finished_length(end: u64, frames: &[WrittenFrame], next: Option<&Vec<PendingChunk>>) -> u64 {
-    let chunks = frames.iter().map(|frame| frame.chunks.len()).sum::<usize>() + next.map_or(0, Vec::len);
+    let chunks = chunk_count(frames) + next.map_or(0, Vec::len);
     let directory = 10 + (frames.len() + 1) * 20 + chunks * 4 + TAG_BYTES;
     end + (directory + FOOTER_BYTES + TRAILER_BYTES) as u64
 }
