@@ -55,9 +55,15 @@ pub fn run(args: &BackupArgs, global: &Global) -> Result<Class, CliError> {
         (BackupSource::Paths(_), None) => return Err(CliError::new(Class::Failed, "the source was not walked")),
     };
     workspace.progress.finish();
-    show(&workspace, &wanted, &summary, global.json)?;
+    let printed = show(&workspace, &wanted, &summary, global.json);
     // The snapshot is saved; damage that was met on the way is told by the exit code all the same.
-    Ok(class(&workspace, &summary, options.dry_run).worse(index_class).worse(listing_class))
+    let class = class(&workspace, &summary, options.dry_run).worse(index_class).worse(listing_class);
+    class.printed(printed).map_err(|mut error| {
+        if let Some(id) = summary.snapshot {
+            error.message = format!("{}; snapshot {id} is saved", error.message);
+        }
+        error
+    })
 }
 
 fn class(workspace: &Workspace, summary: &BackupSummary, dry_run: bool) -> Class {

@@ -52,13 +52,13 @@ pub fn run(args: &CheckArgs, global: &Global) -> Result<Class, CliError> {
     let left_out = &workspace.settings.regions_left_out;
     let unchecked: Vec<&(String, String)> =
         workspace.absent.iter().filter(|(name, _)| !left_out.contains(name)).collect();
-    show(&report, &unchecked, options.read_data.is_some(), global.json)?;
-    Ok(match () {
+    let class = match () {
         () if !report.is_sound() => Class::Corrupt,
         () if !unchecked.is_empty() => Class::Storage,
         () if report.is_pending() => Class::Pending,
         () => Class::Success,
-    })
+    };
+    class.printed(show(&report, &unchecked, options.read_data.is_some(), global.json))
 }
 
 /// The index as it is, neither made nor brought up to date: a check must not hide what it differs in.

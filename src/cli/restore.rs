@@ -67,7 +67,7 @@ pub fn run(args: &RestoreArgs, global: &Global) -> Result<Class, CliError> {
         "bytes": summary.bytes, "removed": summary.removed, "verified": summary.verified,
         "issues": shown, "damaged_copies": copies.len(),
     });
-    Output { json: global.json }.result(&document, |out| {
+    let printed = Output { json: global.json }.result(&document, |out| {
         for issue in &summary.issues {
             writeln!(
                 out,
@@ -105,6 +105,7 @@ pub fn run(args: &RestoreArgs, global: &Global) -> Result<Class, CliError> {
             writeln!(out, "Read back and found right: {} files", render::count(summary.verified))?;
         }
         Ok(())
-    })?;
-    Ok(if summary.issues.is_empty() { Class::Success } else { Class::Partial })
+    });
+    let class = if summary.issues.is_empty() { Class::Success } else { Class::Partial };
+    class.printed(printed)
 }

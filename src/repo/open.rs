@@ -60,10 +60,13 @@ impl RegionHandle {
     /// Reads a metadata object.
     ///
     /// # Errors
-    /// [`RepoError::Missing`] when it is absent, [`RepoError::Store`] otherwise.
+    /// [`RepoError::Missing`] when it is absent, [`RepoError::Object`] when it is larger than any may be,
+    /// [`RepoError::Store`] otherwise.
     pub fn get(&self, name: &str) -> Result<Vec<u8>, RepoError> {
         self.store.get(name, OBJECT_BYTES_MAX as u64).map_err(|error| match error.kind {
             StoreErrorKind::NotFound => RepoError::Missing { region: self.name.clone(), name: name.to_owned() },
+            // One object that nobody can use; the store is fine, and so is the rest.
+            StoreErrorKind::Range => self.object_error(name, DecodeError::new("LIMIT-1", error.detail)),
             _ => self.error(error),
         })
     }

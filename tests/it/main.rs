@@ -1,5 +1,6 @@
 //! Integration tests: the library against real services and the whole program.
 
+mod attack;
 mod backup;
 mod browse;
 mod cli;
