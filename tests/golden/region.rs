@@ -13,7 +13,9 @@ use keepstone::env::{SeededRandom, random_bytes};
 use keepstone::format::audit::{Action, AuditEntry};
 use keepstone::format::config::{Config, Region, Suite};
 use keepstone::format::envelope::ObjectKind;
-use keepstone::format::ids::{ChunkId, ChunkKind, Digest, PackId, RegionId, SessionId, SlotId, SnapshotId, number_name};
+use keepstone::format::ids::{
+    ChunkId, ChunkKind, Digest, PackId, RegionId, SessionId, SlotId, SnapshotId, number_name,
+};
 use keepstone::format::node::{Content, Extent, Node, NodeKind, Timestamp};
 use keepstone::format::pack::{Directory, DirectoryChunk, DirectoryFrame, FOOTER_BYTES, Footer, PackHeader, padme};
 use keepstone::format::ring::Ring;

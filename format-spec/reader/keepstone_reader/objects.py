@@ -456,20 +456,18 @@ def decode_audit_entry(cbor):
     slot, number = cbor.field(1).fixed(16), cbor.field(2).uint()
     if not number:
         raise FormatError("AUDIT-3", "entry 0")
-    field = cbor.field(3)
-    previous = [field.fixed(32) for _ in range(field.array(64))]
+    previous = [cbor.fixed(32) for _ in range(cbor.field(3).array(64))]
     ascending(previous, "AUDIT-2", "previous entries")
     label, host, recorded_at = cbor.field(4).text(LABEL_MAX), cbor.field(5).text(LABEL_MAX), cbor.field(6).int()
     action = cbor.field(7).uint()
     if action >= len(ACTIONS):
         raise FormatError("AUDIT-1", f"unknown action {action}")
-    field = cbor.field(8)
-    subjects = [field.bytes(32) for _ in range(field.array(65536))]
+    subjects = [cbor.bytes(32) for _ in range(cbor.field(8).array(65536))]
     ascending(subjects, "AUDIT-2", "subjects")
-    field, figures = cbor.field(9), []
-    for _ in range(field.array(64)):
-        field.tuple(2)
-        figures.append((field.text(LABEL_MAX), field.uint()))
+    figures = []
+    for _ in range(cbor.field(9).array(64)):
+        cbor.tuple(2)
+        figures.append((cbor.text(LABEL_MAX), cbor.uint()))
     ascending([name.encode() for name, _ in figures], "AUDIT-2", "figures")
     return AuditEntry(
         slot, number, previous, label, host, recorded_at, action, subjects, figures, cbor.field(10).text(4096)
