@@ -465,6 +465,7 @@ fn session_seeds() -> Vec<Vec<u8>> {
         needs: vec![PackId([1; 32]), PackId([2; 32])],
         adopts: vec![SessionId([9; 16])],
         started_at: NOW,
+        bases: Vec::new(),
     };
     vec![session.encode()]
 }
@@ -533,6 +534,7 @@ fn gc_final_seeds() -> Vec<Vec<u8>> {
         rescued: vec![PackId([2; 32])],
         fenced: vec![SESSION],
         collected: vec![SessionId([9; 16])],
+        seen: vec![SNAPSHOT],
     };
     vec![entry.encode()]
 }

@@ -131,7 +131,7 @@ impl Run<'_> {
             let name = pack_name(pack);
             match found {
                 // What a superseded segment or a finished collection speaks of may be gone.
-                None if gathered.superseded.contains(segment) || log.missing.contains(pack) => {}
+                None if gathered.superseded.contains(segment) || log.is_missing(pack) => {}
                 None => {
                     checked.report.packs_missing += 1;
                     let detail = format!("segment {segment} lists it, {stated} bytes, and it is not there");

@@ -118,7 +118,7 @@ pub fn list(repository: &Repository) -> Result<Listing, RepoError> {
         for listed in commits {
             let sid = listed.name.strip_prefix("commits/").and_then(SessionId::from_hex);
             let Some(sid) = sid else { continue };
-            if log.dead_sessions.contains(&sid) || log.doubtful_sessions.contains(&sid) {
+            if log.is_dead_session(&sid) || log.is_doubtful_session(&sid) {
                 continue;
             }
             match read_commit(repository, region, &listed.name) {

@@ -321,6 +321,7 @@ fn malformed_bytes_are_refused_by_name() {
         needs: vec![PackId([2; 32]), PackId([1; 32])],
         adopts: Vec::new(),
         started_at: 0,
+        bases: Vec::new(),
     };
     case("session", "SESSION-1", "needs out of order", session.encode());
     let verdict = cbor(|out| {

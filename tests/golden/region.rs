@@ -305,6 +305,7 @@ fn build(suite: Suite) -> BTreeMap<String, Vec<u8>> {
         needs: Vec::new(),
         adopts: Vec::new(),
         started_at: CREATED_AT,
+        bases: Vec::new(),
     };
     for number in 0..2 {
         let name = format!("sessions/{SESSION}/{}", number_name(number));

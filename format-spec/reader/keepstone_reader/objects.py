@@ -28,7 +28,7 @@ MAY_SIGN = {
     "final": {OWNER, MAINTAINER},
     "audit entry": {OWNER, WRITER, MAINTAINER},
 }
-LABEL_MAX, PATH_MAX, IDS_MAX = 255, 65536, 1 << 18
+LABEL_MAX, PATH_MAX, IDS_MAX, LOG_IDS_MAX, BASES_MAX = 255, 65536, 1 << 18, 1 << 16, 256
 ROOT_SIGNER = bytes(16)
 
 
@@ -242,8 +242,8 @@ def decode_slot_secrets(cbor):
     )
 
 
-def _ids(cbor, size, rule):
-    return ascending([cbor.fixed(size) for _ in range(cbor.array(IDS_MAX))], rule, "identifiers")
+def _ids(cbor, size, rule, most=IDS_MAX):
+    return ascending([cbor.fixed(size) for _ in range(cbor.array(most))], rule, "identifiers")
 
 
 @dataclass
@@ -255,6 +255,7 @@ class Session:
     needs: list
     adopts: list
     started_at: int
+    bases: list
 
 
 @_document
@@ -267,6 +268,7 @@ def decode_session(cbor):
         _ids(cbor.field(5), 32, "SESSION-1"),
         _ids(cbor.field(6), 16, "SESSION-1"),
         cbor.field(7).int(),
+        _ids(cbor, 32, "SESSION-1", BASES_MAX) if cbor.optional(8) else [],
     )
 
 
@@ -307,14 +309,16 @@ def _log(*sizes):
     @_document
     def decode(cbor):
         generation, region = cbor.field(1).uint(), cbor.field(2).fixed(16)
-        return Log(generation, region, [_ids(cbor.field(key), size, "GC-1") for key, size in enumerate(sizes, 3)])
+        return Log(generation, region, [
+            _ids(cbor.field(key), size, "GC-1", LOG_IDS_MAX) for key, size in enumerate(sizes, 3)
+        ])
 
     return decode
 
 
 decode_condemn = _log(32)
 decode_fence = _log(16, 32)
-decode_final = _log(32, 32, 16, 16)
+decode_final = _log(32, 32, 16, 16, 32)
 
 FORGET, UNFORGET, HOLD, RELEASE = range(4)
 RULINGS = ["forget", "unforget", "hold", "release"]
