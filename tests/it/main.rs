@@ -1,6 +1,7 @@
 //! Integration tests: the library against real services and the whole program.
 
 mod attack;
+mod audit;
 mod backup;
 mod browse;
 mod cli;
