@@ -19,6 +19,7 @@ use crate::format::snapshot::{Counts, NotCaptured, Snapshot, SnapshotPrivate, So
 use crate::index::{InFlight, Index};
 use crate::limits::{LABEL_BYTES_MAX, NOT_CAPTURED_LISTED_MAX, TAGS_MAX};
 use crate::pack::{FinishedPack, FrameBuilder, PackWriter, SpoolSpace};
+use crate::repo::open::AUTHORS;
 use crate::repo::snapshots::{seal_private, snapshot_name};
 use crate::repo::{Repository, Session, SnapshotInfo};
 use crate::report::{Issue, Monitor, Phase};
@@ -455,6 +456,8 @@ impl<'a> Run<'a> {
         options: &'a Backup,
         monitor: &'a dyn Monitor,
     ) -> Result<Self, BackupError> {
+        // A slot that may not back up leaves no session behind.
+        repository.require(&AUTHORS, "back up")?;
         let started_at = repository.clock.now_ns();
         let session = if options.dry_run { Session::rehearse(repository)? } else { Session::open(repository)? };
         Ok(Run { repository, index, options, monitor, session, started_at })
