@@ -14,6 +14,7 @@ use crate::format::snapshot::{SnapshotPrivate, SourceKind};
 use crate::index::Index;
 use crate::limits::{LABEL_BYTES_MAX, TAGS_MAX};
 use crate::pack::SpoolSpace;
+use crate::repo::open::AUTHORS;
 use crate::repo::{Repository, Session, SnapshotInfo};
 use crate::report::{Monitor, Phase};
 use crate::ship::Destination;
@@ -70,6 +71,8 @@ impl<'a> Run<'a> {
         options: &'a Backup,
         monitor: &'a dyn Monitor,
     ) -> Result<Self, BackupError> {
+        // A slot that may not back up leaves no session behind.
+        repository.require(&AUTHORS, "back up")?;
         let started_at = repository.clock.now_ns();
         let session = if options.dry_run { Session::rehearse(repository)? } else { Session::open(repository)? };
         Ok(Run { repository, index, options, monitor, session, started_at })

@@ -13,6 +13,7 @@ use crate::format::node::Timestamp;
 use crate::index::Index;
 use crate::pack::SpoolSpace;
 use crate::repo::SnapshotInfo;
+use crate::repo::open::AUTHORS;
 use crate::report::Monitor;
 use crate::source::{CommandStream, Walk, WalkOptions, stdin_stream, stream_node};
 use serde_json::json;
@@ -33,6 +34,7 @@ pub fn run(args: &BackupArgs, global: &Global) -> Result<Class, CliError> {
     };
     drop(early);
     let workspace = Workspace::open(global)?;
+    workspace.repository.require(&AUTHORS, "back up")?;
     let (index, index_class) = workspace.index()?;
     let (mut listing, listing_class) = workspace.snapshots()?;
     if workspace.repository.regions.len() > 1 && !wanted.dry_run {

@@ -8,7 +8,7 @@
 //! | 2 | usage | the command line, an environment variable or the configuration file is wrong |
 //! | 3 | pending | the snapshot is saved, but not committed in every configured region yet |
 //! | 4 | partial | done, but some entries were not captured, restored or found sound; the report lists them |
-//! | 10 | access | wrong passphrase, identity or pin, or the store denies it |
+//! | 10 | access | wrong passphrase, identity or pin; the slot's role, or the store, denies it |
 //! | 11 | corrupt | a stored object is damaged or not what it claims to be |
 //! | 12 | missing | a region, snapshot, path or file that was named is not there |
 //! | 13 | busy | another process holds what this one needs |
@@ -148,7 +148,7 @@ Exit codes:
     2  usage        wrong arguments, environment or configuration
     3  pending      saved, but not committed in every configured region yet
     4  partial      done, but some entries were not captured, restored or found sound
-   10  access       wrong passphrase, identity or pin, or the store denies it
+   10  access       wrong passphrase, identity or pin; the slot's role, or the store, denies it
    11  corrupt      stored bytes are damaged
    12  missing      a region, snapshot, path or file that was named is not there
    13  busy         another process holds what this one needs

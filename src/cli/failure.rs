@@ -14,6 +14,7 @@ use crate::restore::target::{TargetError, TargetErrorKind};
 use crate::ship::ShipError;
 use crate::source::{SourceError, StreamError};
 
+const ROLE: &str = "`keepstone key list` shows which role this slot has";
 const REBUILD: &str = "run `keepstone cache rebuild`; nothing in the repository is touched by it";
 
 impl From<RepoError> for CliError {
@@ -61,6 +62,7 @@ impl From<RepoError> for CliError {
             RepoError::Fenced { .. } => CliError::new(Class::Failed, text).hint("run the backup again"),
             RepoError::Ambiguous { .. } => CliError::usage(text).hint("`keepstone snapshots` shows the ids"),
             RepoError::Audit(_) => CliError::new(Class::Failed, text).hint("nothing was changed"),
+            RepoError::NotPermitted { .. } => CliError::new(Class::Access, text).hint(ROLE),
             RepoError::Keys(_) => CliError::usage(text).hint("`keepstone key list` shows the slots"),
         }
     }
@@ -76,7 +78,9 @@ fn class_of_crypto(error: &CryptoError) -> Class {
 
 impl From<CryptoError> for CliError {
     fn from(error: CryptoError) -> Self {
-        CliError::new(class_of_crypto(&error), error.to_string())
+        let refused = matches!(error, CryptoError::NotPermitted { .. });
+        let error = CliError::new(class_of_crypto(&error), error.to_string());
+        if refused { error.hint(ROLE) } else { error }
     }
 }
 
@@ -126,7 +130,7 @@ impl From<FetchError> for CliError {
     fn from(error: FetchError) -> Self {
         let text = error.to_string();
         match error {
-            FetchError::NotPermitted => CliError::new(Class::Access, text),
+            FetchError::NotPermitted => CliError::new(Class::Access, text).hint(ROLE),
             FetchError::Index(source) => source.into(),
             FetchError::Unlisted(_) => CliError::new(Class::Missing, text)
                 .hint("a region that is not reached may hold it; `keepstone check` tells more"),

@@ -18,10 +18,7 @@ use serde_json::json;
 /// When it can't begin or had to stop.
 pub fn run(args: &RestoreArgs, global: &Global) -> Result<Class, CliError> {
     let selection = args.selection()?;
-    let workspace = Workspace::open(global)?;
-    if !workspace.repository.keyring.can_open_payloads() {
-        return Err(crate::repo::fetch::FetchError::NotPermitted.into());
-    }
+    let workspace = Workspace::open_to_read(global)?;
     let (index, _) = workspace.index()?;
     let (listing, _) = workspace.snapshots()?;
     let snapshots = filtered(listing.snapshots, &args.filter);

@@ -453,6 +453,18 @@ impl Repository {
         self.roster.slot(self.secrets.slot).map_or(Role::Writer, |slot| slot.role)
     }
 
+    /// Refuses what the role of the slot that opened the repository doesn't allow.
+    ///
+    /// # Errors
+    /// [`RepoError::NotPermitted`] unless its role is one of `needed`.
+    pub fn require(&self, needed: &'static [Role], action: &'static str) -> Result<(), RepoError> {
+        let role = self.role();
+        match needed.contains(&role) {
+            true => Ok(()),
+            false => Err(RepoError::NotPermitted { role, action, needed }),
+        }
+    }
+
     /// The root's fingerprint.
     pub fn fingerprint(&self) -> Digest {
         Digest(sign::fingerprint(&self.config.root_public_key))

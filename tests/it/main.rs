@@ -14,5 +14,6 @@ mod program;
 mod property;
 mod reader;
 mod restore;
+mod roles;
 mod s3;
 mod streams;
