@@ -4,7 +4,7 @@ use super::run::Run;
 use super::{CheckError, RegionReport, objects};
 use crate::format::ids::{ChunkId, PackId, SegmentId, SnapshotId};
 use crate::format::segment::{Segment, SegmentPack};
-use crate::index::graph::{Graph, GraphBuilder, GraphError, Lack, Marks};
+use crate::index::graph::{Graph, GraphBuilder, GraphError, Lack, Marks, key};
 use crate::index::segment::segment_name;
 use crate::index::{Index, IndexError, PackEntry, Place};
 use crate::pack::reader::pack_name;
@@ -206,20 +206,25 @@ impl Run<'_> {
         let name = &checked.report.name;
         let mut marks = checked.graph.marks();
         let mut lacking = false;
-        for (snapshot, root) in &checked.roots {
-            checked.graph.walk(root, &mut marks, &mut |from, to, lack| {
-                lacking = true;
-                // A chunk in an absent pack is said with the pack.
-                if lack == Lack::Unlisted {
-                    let from = match from {
-                        Some(from) => format!("chunk {from:016x}…"),
-                        None => format!("snapshot {snapshot}"),
-                    };
-                    let detail = format!("{from} refers to it, and no segment that can be read lists it");
-                    self.findings.issue(IssueKind::Missing, name, &format!("chunk {to:016x}…"), detail);
+        let roots: Vec<ChunkId> = checked.roots.iter().map(|(_, root)| *root).collect();
+        checked.graph.walk_all(&roots, &mut marks, &mut |from, to, lack| {
+            lacking = true;
+            // A chunk in an absent pack is said with the pack.
+            if lack == Lack::Lost {
+                return;
+            }
+            let issue = |from: String| {
+                let detail = format!("{from} refers to it, and no segment that can be read lists it");
+                self.findings.issue(IssueKind::Missing, name, &format!("chunk {to:016x}…"), detail);
+            };
+            match from {
+                Some(from) => issue(format!("chunk {from:016x}…")),
+                None => {
+                    let of_root = checked.roots.iter().filter(|(_, root)| key(root) == to);
+                    of_root.for_each(|(snapshot, _)| issue(format!("snapshot {snapshot}")));
                 }
-            })?;
-        }
+            }
+        })?;
         checked.report.chunks_reached = marks.count() - marks.lost();
         checked.lacking = lacking;
         Ok(())
