@@ -79,29 +79,30 @@ pub fn family(name: &str) -> Family {
     }
 }
 
+fn allowed(role: Role, act: Act, family: Family) -> bool {
+    let backs_up =
+        matches!(family, Family::Pack | Family::Segment | Family::Session | Family::Snapshot | Family::Commit);
+    match (role, act) {
+        (Role::Owner, _) => true,
+        (Role::Writer, Act::Put) => backs_up,
+        (Role::Writer, Act::Get) => !matches!(family, Family::Pack | Family::Other),
+        (Role::Writer, Act::Heal | Act::Delete) => false,
+        (Role::Maintainer, Act::Put) => backs_up || matches!(family, Family::Verdict | Family::Tags | Family::Log),
+        (Role::Maintainer, Act::Get) => true,
+        (Role::Maintainer, Act::Heal) => matches!(family, Family::Pack | Family::Segment | Family::Snapshot),
+        (Role::Maintainer, Act::Delete) => {
+            matches!(family, Family::Pack | Family::Segment | Family::Session | Family::Commit)
+        }
+    }
+}
+
 /// Refuses what the role may not do; the refusal is for a person.
 ///
 /// # Errors
 /// `SERVE-3`, with who may.
 pub fn permit(role: Role, act: Act, name: &str) -> Result<(), String> {
     let family = family(name);
-    let writes = matches!(
-        family,
-        Family::Pack | Family::Segment | Family::Session | Family::Snapshot | Family::Commit
-    );
-    let allowed = match (role, act) {
-        (Role::Owner, _) => true,
-        (Role::Writer, Act::Put) => writes,
-        (Role::Writer, Act::Get) => !matches!(family, Family::Pack | Family::Other),
-        (Role::Writer, Act::Heal | Act::Delete) => false,
-        (Role::Maintainer, Act::Put) => writes || matches!(family, Family::Verdict | Family::Tags | Family::Log),
-        (Role::Maintainer, Act::Get) => true,
-        (Role::Maintainer, Act::Heal) => matches!(family, Family::Pack | Family::Segment | Family::Snapshot),
-        (Role::Maintainer, Act::Delete) => {
-            matches!(family, Family::Pack | Family::Segment | Family::Session | Family::Commit)
-        }
-    };
-    if allowed {
+    if allowed(role, act, family) {
         return Ok(());
     }
     let verb = match act {
@@ -110,11 +111,12 @@ pub fn permit(role: Role, act: Act, name: &str) -> Result<(), String> {
         Act::Get => "read this",
         Act::Delete => "delete this",
     };
-    let who = match permit(Role::Maintainer, act, name) {
-        Ok(()) if role == Role::Writer => "a maintainer's or an owner's",
-        _ => "an owner's",
+    let who = match allowed(Role::Maintainer, act, family) {
+        true => "a maintainer's or an owner's",
+        false => "an owner's",
     };
-    Err(format!("SERVE-3: the server gives this access the role of a {}, which may not {verb}; use {who} access", role.name()))
+    let role = role.name();
+    Err(format!("SERVE-3: the server gives this access the role of a {role}, which may not {verb}; use {who} access"))
 }
 
 /// Reads a name that something is put under.
@@ -196,7 +198,9 @@ mod tests {
 
     #[test]
     fn serve_3_the_table_of_roles() {
-        use Family::{Commit, KeyFile, Log, Other, Pack, Ring, Root, Roster, Segment, Session, Snapshot, Tags, Verdict};
+        use Family::{
+            Commit, KeyFile, Log, Other, Pack, Ring, Root, Roster, Segment, Session, Snapshot, Tags, Verdict,
+        };
         let writer_puts = [Pack, Segment, Session, Snapshot, Commit];
         let writer_gets = [Root, KeyFile, Roster, Ring, Segment, Session, Snapshot, Commit, Verdict, Tags, Log];
         let maintainer_puts = [Pack, Segment, Session, Snapshot, Commit, Verdict, Tags, Log];

@@ -73,9 +73,11 @@ pub(super) fn parse(url: &str, options: &BTreeMap<String, String>) -> Result<Add
     let (mut connections, mut timeout) = (CONNECTIONS, TIMEOUT_SECONDS);
     for (option, value) in options {
         let number = |max: u64| {
-            value.parse::<u64>().ok().filter(|number| (1..=max).contains(number)).ok_or_else(|| {
-                invalid(format!("the option {option} must be a whole number from 1 to {max}"))
-            })
+            value
+                .parse::<u64>()
+                .ok()
+                .filter(|number| (1..=max).contains(number))
+                .ok_or_else(|| invalid(format!("the option {option} must be a whole number from 1 to {max}")))
         };
         match option.as_str() {
             "ssh_command" => command = words(value)?,

@@ -63,8 +63,7 @@ impl RemoteStore {
         create: bool,
     ) -> Result<Self, StoreError> {
         let opened = connect.connect(create);
-        let (link, welcome) =
-            opened.map_err(|(kind, detail)| StoreError::new(kind, "open", &address, "", detail))?;
+        let (link, welcome) = opened.map_err(|(kind, detail)| StoreError::new(kind, "open", &address, "", detail))?;
         let pool = Mutex::new(Pool { idle: vec![link], open: 1 });
         let freed = Condvar::new();
         Ok(RemoteStore { address, connect, connections, pauses, welcome, pool, freed })

@@ -23,7 +23,7 @@ const DIGEST_BYTES: usize = 32;
 const READ_BYTES: usize = PIECE_BYTES_MAX;
 
 /// Looks into snapshots and commits before they are stored. Who has one holds a key.
-pub trait Gate {
+pub trait Gate: Send + Sync {
     /// Says whether an object of this name and these bytes may be stored.
     ///
     /// # Errors
@@ -119,12 +119,12 @@ impl Session<'_> {
                     true => Ok((0, size)),
                     false => Err(format!("holds {size} bytes, at most {bytes_max} expected")),
                 })?,
-                Request::GetRange { name, offset, length } => self.get(&store, name, |size| {
-                    match offset.checked_add(length).is_some_and(|end| end <= size) {
+                Request::GetRange { name, offset, length } => {
+                    self.get(&store, name, |size| match offset.checked_add(length).is_some_and(|end| end <= size) {
                         true => Ok((offset, length)),
                         false => Err(format!("{length} bytes at {offset} don't lie within its {size} bytes")),
-                    }
-                })?,
+                    })?
+                }
                 Request::Size { name } => match store.size(name) {
                     Ok(size) => self.answer(&Reply::Size(size)).map(Ok)?,
                     Err(error) => Err(failure(error)),
@@ -189,7 +189,7 @@ impl Session<'_> {
     fn open(&self, create: bool, asked: &str) -> Result<LocalStore, Failure> {
         let path = &self.served.path;
         let resolved = match (asked.strip_prefix("~/"), &self.served.home) {
-            (Some(below), Some(home)) => home.join(below),
+            (Some(below), Some(home)) => home.join(below.trim_start_matches('/')),
             _ => PathBuf::from(asked),
         };
         // Compared by components, so that a slash more or less doesn't matter.
