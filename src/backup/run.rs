@@ -8,7 +8,7 @@ use super::engine::{DedupTrust, Engine, UsablePacks};
 use super::file::{Captured, Worker};
 use super::finish::Finisher;
 use super::tree::TreeBuilder;
-use super::{BackupError, BackupSummary, RegionOutcome};
+use super::{BackupError, BackupSummary, RegionOutcome, check_dataset};
 use crate::chunker::Chunker;
 use crate::compress::Compression;
 use crate::env::Random;
@@ -189,6 +189,7 @@ pub fn backup_tree(
     monitor: &dyn Monitor,
 ) -> Result<BackupSummary, BackupError> {
     check_labels(options)?;
+    check_dataset(repository, &options.dataset)?;
     if let Some(empty) = walk.empty_sources().first().filter(|_| !options.allow_empty) {
         return Err(BackupError::EmptySource { path: empty.display().to_string() });
     }
@@ -230,6 +231,7 @@ pub fn backup_stream<S: std::io::Read + Send>(
     monitor: &dyn Monitor,
 ) -> Result<BackupSummary, BackupError> {
     check_labels(options)?;
+    check_dataset(repository, &options.dataset)?;
     let private = SnapshotPrivate { sources: vec![node.name.clone()], command, ..SnapshotPrivate::default() };
     let mut run = Run::open(repository, index, options, monitor)?;
     monitor.phase(Phase::Backup, None, None);
@@ -766,8 +768,9 @@ impl<'a> Run<'a> {
         }
         if committed.is_empty() {
             let failures = summary.regions.iter().map(|region| {
-                let why = region.failure.as_ref().map_or_else(|| "no commit".to_owned(), |(_, why)| why.clone());
-                (region.name.clone(), why)
+                let none = || (crate::store::StoreErrorKind::Other, "no commit".to_owned());
+                let (kind, why) = region.failure.clone().unwrap_or_else(none);
+                (region.name.clone(), kind, why)
             });
             return Err(crate::ship::ShipError::NoRegionLeft(failures.collect()).into());
         }

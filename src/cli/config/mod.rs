@@ -242,6 +242,8 @@ pub struct Settings {
     pub backup: BackupSection,
     /// What a person should know about the configuration.
     pub warnings: Vec<String>,
+    /// Runs in the place of `ssh`, for every region at an `ssh://` address.
+    pub ssh_command: Option<String>,
     host: Option<String>,
     new_passphrase: Option<secret::Passphrase>,
 }
@@ -309,6 +311,7 @@ pub fn load(global: &Global, environment: &Environment<'_>, may_create: bool) ->
         passphrase: passphrase(global, environment, &file, base)?,
         dedup_trust: file.dedup_trust,
         warnings: warnings(&config_path, &file),
+        ssh_command: environment.text("KEEPSTONE_SSH_COMMAND")?,
         backup: file.backup.resolved(&in_file)?,
         host: environment.parsed("KEEPSTONE_HOST", parse::label)?,
         new_passphrase: environment.text(secret::VARIABLE_NEW)?.map(secret::Passphrase::from),
