@@ -13,4 +13,5 @@ mod property;
 mod reader;
 mod restore;
 mod s3;
+mod serve;
 mod streams;
