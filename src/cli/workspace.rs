@@ -44,11 +44,7 @@ pub type Unopened = Vec<(String, CliError)>;
 pub fn stores(settings: &Settings, create: bool) -> Result<(Vec<RegionSpec>, Unopened), CliError> {
     let (mut specs, mut failed) = (Vec::new(), Vec::new());
     for region in &settings.regions {
-        let mut options = region.options.clone();
-        if let Some(command) = settings.ssh_command.as_ref().filter(|_| region.url.starts_with("ssh://")) {
-            options.insert("ssh_command".to_owned(), command.clone());
-        }
-        match open_store(&region.url, &options, create) {
+        match open_store(&region.url, &settings.store_options(region), create) {
             Ok(store) => specs.push(RegionSpec { name: region.name.clone(), store }),
             Err(error) => {
                 let unusable = error.kind == crate::store::StoreErrorKind::Invalid;

@@ -243,12 +243,21 @@ pub struct Settings {
     /// What a person should know about the configuration.
     pub warnings: Vec<String>,
     /// Runs in the place of `ssh`, for every region at an `ssh://` address.
-    pub ssh_command: Option<String>,
+    ssh_command: Option<String>,
     host: Option<String>,
     new_passphrase: Option<secret::Passphrase>,
 }
 
 impl Settings {
+    /// What a region's store is opened with: its options, under what the environment says.
+    pub fn store_options(&self, region: &Region) -> BTreeMap<String, String> {
+        let mut options = region.options.clone();
+        if let Some(command) = self.ssh_command.as_ref().filter(|_| region.url.starts_with("ssh://")) {
+            options.insert("ssh_command".to_owned(), command.clone());
+        }
+        options
+    }
+
     /// Where the passphrase of a new or changed slot comes from: the file that the command names, else
     /// `KEEPSTONE_NEW_PASSPHRASE`, else a prompt; when a repository is made, the source of the only
     /// passphrase that there will be comes before the prompt.
