@@ -7,7 +7,7 @@ use super::drive::{Block, Item};
 use super::engine::DedupTrust;
 use super::file::Worker;
 use super::produce::{Seen, produce};
-use super::{BackupError, BackupSummary};
+use super::{BackupError, BackupSummary, check_dataset};
 use crate::compress::Compression;
 use crate::format::node::{Node, NodeKind};
 use crate::format::snapshot::{SnapshotPrivate, SourceKind};
@@ -112,6 +112,7 @@ pub fn backup_tree(
     monitor: &dyn Monitor,
 ) -> Result<BackupSummary, BackupError> {
     check_labels(options)?;
+    check_dataset(repository, &options.dataset)?;
     if let Some(empty) = walk.empty_sources().first().filter(|_| !options.allow_empty) {
         return Err(BackupError::EmptySource { path: empty.display().to_string() });
     }
@@ -153,6 +154,7 @@ pub fn backup_stream<S: std::io::Read + Send>(
     monitor: &dyn Monitor,
 ) -> Result<BackupSummary, BackupError> {
     check_labels(options)?;
+    check_dataset(repository, &options.dataset)?;
     let private = SnapshotPrivate { sources: vec![node.name.clone()], command, ..SnapshotPrivate::default() };
     let mut run = Run::open(repository, index, options, monitor)?;
     monitor.phase(Phase::Backup, None, None);

@@ -13,6 +13,7 @@ use crate::restore::RestoreError;
 use crate::restore::target::{TargetError, TargetErrorKind};
 use crate::ship::ShipError;
 use crate::source::{SourceError, StreamError};
+use crate::store::StoreErrorKind;
 
 const ROLE: &str = "`keepstone key list` shows which role this slot has";
 const REBUILD: &str = "run `keepstone cache rebuild`; nothing in the repository is touched by it";
@@ -134,6 +135,11 @@ impl From<FetchError> for CliError {
             FetchError::Index(source) => source.into(),
             FetchError::Unlisted(_) => CliError::new(Class::Missing, text)
                 .hint("a region that is not reached may hold it; `keepstone check` tells more"),
+            FetchError::Unreadable { kind: Some(StoreErrorKind::Denied), .. } => CliError::new(Class::Access, text)
+                .hint("read from a region whose credentials or server allow it, or with an owner's access"),
+            FetchError::Unreadable { kind: Some(StoreErrorKind::Unavailable), .. } => {
+                CliError::new(Class::Storage, text).hint("check that the region can be reached, and run this again")
+            }
             _ => CliError::new(Class::Corrupt, text).hint("`keepstone check --read-data` tells what else is damaged"),
         }
     }
@@ -141,7 +147,12 @@ impl From<FetchError> for CliError {
 
 impl From<ShipError> for CliError {
     fn from(error: ShipError) -> Self {
-        CliError::new(Class::Storage, error.to_string())
+        let text = error.to_string();
+        if error.denied() {
+            return CliError::new(Class::Access, text)
+                .hint("no snapshot was saved; correct the credentials, or what the regions' servers allow them");
+        }
+        CliError::new(Class::Storage, text)
             .hint("no snapshot was saved; make room or restore the connection, and run it again: it goes on from there")
     }
 }
@@ -166,6 +177,9 @@ impl From<BackupError> for CliError {
             BackupError::Source(source) => source.into(),
             BackupError::Command(source) => source.into(),
             BackupError::ChunkSize(_) | BackupError::TooLong { .. } => CliError::usage(text),
+            BackupError::ForeignDataset { allowed, .. } => CliError::new(Class::Access, text).hint(format!(
+                "back up with --dataset {allowed}, leave the region out with --region, or use another access to it"
+            )),
             BackupError::EmptySource { .. } | BackupError::EmptyStream { .. } => {
                 CliError::new(Class::Failed, text).hint("no snapshot was saved")
             }

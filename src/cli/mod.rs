@@ -29,6 +29,7 @@ pub mod render;
 mod restore;
 mod scrub;
 pub mod secret;
+mod serve;
 mod sheet;
 pub mod signals;
 mod snapshots;
@@ -37,6 +38,7 @@ mod tag;
 mod workspace;
 
 use std::ffi::OsString;
+use std::io::IsTerminal;
 use std::process::ExitCode;
 
 use clap::Parser;
@@ -78,6 +80,7 @@ fn dispatch(cli: Cli) -> Result<Class, CliError> {
         Command::Restore(args) => restore::run(&args, &cli.global),
         Command::Check(args) => check::run(&args, &cli.global),
         Command::Scrub(args) => scrub::run(&args, &cli.global),
+        Command::Serve(args) => serve::run(&args, &cli.global),
         Command::Key(command) => key::run(&command, &cli.global),
         Command::Stats => stats::run(&cli.global),
         Command::Cache(command) => cache::run(command, &cli.global),
@@ -139,7 +142,9 @@ fn start_log(verbose: u8) {
     let filter =
         EnvFilter::try_from_env("KEEPSTONE_LOG").unwrap_or_else(|_| EnvFilter::new(format!("warn,keepstone={level}")));
     // Fails only where a subscriber is set already, as in tests that call `run` twice.
-    let _ = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).try_init();
+    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    // No colours where a file or another machine's keepstone reads it.
+    let _ = log.with_ansi(std::io::stderr().is_terminal()).try_init();
 }
 
 #[cfg(test)]

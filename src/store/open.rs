@@ -7,13 +7,14 @@ use std::sync::Arc;
 use super::local::LocalStore;
 use super::memory::MemoryStore;
 use super::object::ObjectStore;
+use super::remote::client::RemoteStore;
 use super::{Store, StoreError, StoreErrorKind};
 
 /// The addresses that [`open_store`] takes, for messages.
 pub const ADDRESSES: &str =
-    "/path, file:///path, s3://bucket/prefix, gs://bucket/prefix, az://container/prefix, memory:name";
+    "/path, file:///path, ssh://host/path, s3://bucket/prefix, gs://bucket/prefix, az://container/prefix, memory:name";
 
-/// Opens the store at `url`; with `create`, a local directory is made if missing (buckets never are).
+/// Opens the store at `url`; with `create`, a local or remote directory is made if missing (buckets never are).
 ///
 /// Options by scheme: none for a path and for memory; for the others those that the error for an
 /// unknown one lists. `put_if_absent = "false"` is for services that ignore conditions on a put.
@@ -25,6 +26,7 @@ pub fn open_store(url: &str, options: &BTreeMap<String, String>, create: bool) -
     let scheme = url.split_once(':').map(|(scheme, _)| scheme).filter(|scheme| is_scheme(scheme));
     match scheme {
         Some("s3" | "gs" | "az") => Ok(Arc::new(ObjectStore::open(url, options)?)),
+        Some("ssh") => Ok(Arc::new(RemoteStore::open(url, options, create)?)),
         Some("memory") => {
             no_options("memory:", options)?;
             let name = url.trim_start_matches("memory:").trim_start_matches('/');
@@ -99,7 +101,7 @@ mod tests {
             assert!(error.detail.contains("file:///path") && !error.to_string().contains("hunter22"), "{error}");
         }
         let options = BTreeMap::from([("fsync".to_owned(), "hunter22".to_owned())]);
-        for url in ["/nonexistent", "memory:x", "s3://bucket", "gs://bucket", "az://container"] {
+        for url in ["/nonexistent", "memory:x", "ssh://host/x", "s3://bucket", "gs://bucket", "az://container"] {
             let error = open_store(url, &options, false).err().expect("refused");
             assert_eq!(error.kind, StoreErrorKind::Invalid, "{url}");
             assert!(error.detail.contains("fsync") && !error.to_string().contains("hunter22"), "{error}");

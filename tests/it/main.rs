@@ -16,4 +16,5 @@ mod reader;
 mod restore;
 mod roles;
 mod s3;
+mod serve;
 mod streams;

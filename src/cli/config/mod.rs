@@ -242,11 +242,22 @@ pub struct Settings {
     pub backup: BackupSection,
     /// What a person should know about the configuration.
     pub warnings: Vec<String>,
+    /// Runs in the place of `ssh`, for every region at an `ssh://` address.
+    ssh_command: Option<String>,
     host: Option<String>,
     new_passphrase: Option<secret::Passphrase>,
 }
 
 impl Settings {
+    /// What a region's store is opened with: its options, under what the environment says.
+    pub fn store_options(&self, region: &Region) -> BTreeMap<String, String> {
+        let mut options = region.options.clone();
+        if let Some(command) = self.ssh_command.as_ref().filter(|_| region.url.starts_with("ssh://")) {
+            options.insert("ssh_command".to_owned(), command.clone());
+        }
+        options
+    }
+
     /// Where the passphrase of a new or changed slot comes from: the file that the command names, else
     /// `KEEPSTONE_NEW_PASSPHRASE`, else a prompt; when a repository is made, the source of the only
     /// passphrase that there will be comes before the prompt.
@@ -309,6 +320,7 @@ pub fn load(global: &Global, environment: &Environment<'_>, may_create: bool) ->
         passphrase: passphrase(global, environment, &file, base)?,
         dedup_trust: file.dedup_trust,
         warnings: warnings(&config_path, &file),
+        ssh_command: environment.text("KEEPSTONE_SSH_COMMAND")?,
         backup: file.backup.resolved(&in_file)?,
         host: environment.parsed("KEEPSTONE_HOST", parse::label)?,
         new_passphrase: environment.text(secret::VARIABLE_NEW)?.map(secret::Passphrase::from),
