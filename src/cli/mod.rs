@@ -54,8 +54,8 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         Ok(cli) => cli,
         Err(error) => return refused(redacted(error), &args),
     };
-    start_log(cli.global.verbose);
     let json = cli.global.json;
+    start_log(cli.global.verbose, json);
     let class = match dispatch(cli) {
         Ok(class) => class,
         Err(error) => {
@@ -131,7 +131,7 @@ fn redacted(mut error: clap::Error) -> clap::Error {
 
 /// Logs to the standard error: warnings, with `-v` information, and so on; `KEEPSTONE_LOG` decides
 /// where it is set.
-fn start_log(verbose: u8) {
+fn start_log(verbose: u8, json: bool) {
     use tracing_subscriber::EnvFilter;
     let level = match verbose {
         0 => "warn",
@@ -142,9 +142,11 @@ fn start_log(verbose: u8) {
     let filter =
         EnvFilter::try_from_env("KEEPSTONE_LOG").unwrap_or_else(|_| EnvFilter::new(format!("warn,keepstone={level}")));
     // Fails only where a subscriber is set already, as in tests that call `run` twice.
-    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
-    // No colours where a file or another machine's keepstone reads it.
-    let _ = log.with_ansi(std::io::stderr().is_terminal()).try_init();
+    let log = tracing_subscriber::fmt().with_env_filter(filter);
+    let _ = match json {
+        true => log.with_ansi(false).with_writer(|| output::JsonLog).try_init(),
+        false => log.with_ansi(std::io::stderr().is_terminal()).with_writer(std::io::stderr).try_init(),
+    };
 }
 
 #[cfg(test)]

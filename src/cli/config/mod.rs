@@ -226,6 +226,8 @@ pub struct Settings {
     pub regions: Vec<Region>,
     /// Configured regions that `--region` left out of this run.
     pub regions_left_out: Vec<String>,
+    /// The addresses of these.
+    pub addresses_left_out: Vec<String>,
     /// The local index's directory.
     pub cache_dir: PathBuf,
     /// Ceiling for all buffers and caches.
@@ -283,7 +285,8 @@ pub fn load(global: &Global, environment: &Environment<'_>, may_create: bool) ->
     let base = config_path.parent().unwrap_or(Path::new("/"));
     let in_file = |path: &PathBuf| environment.expand(path, base);
 
-    let (regions, regions_left_out) = regions(global, environment, &file, &config_path)?;
+    let (regions, left_out) = regions(global, environment, &file, &config_path)?;
+    let (regions_left_out, addresses_left_out) = left_out.into_iter().map(|region| (region.name, region.url)).unzip();
     let cache_dir = match (&global.cache_dir, environment.path("KEEPSTONE_CACHE_DIR"), &file.cache_dir) {
         (Some(dir), _, _) => dir.clone(),
         (None, Some(dir), _) => dir,
@@ -311,6 +314,7 @@ pub fn load(global: &Global, environment: &Environment<'_>, may_create: bool) ->
         pin: pin.or(file.pin),
         regions,
         regions_left_out,
+        addresses_left_out,
         cache_dir,
         memory_bytes: memory.or(file.memory).unwrap_or(limits::MEMORY_BYTES_DEFAULT),
         threads: threads
@@ -360,7 +364,8 @@ fn find(
     Ok((user, ConfigFile::default()))
 }
 
-type Regions = (Vec<Region>, Vec<String>);
+/// Those of the run, and those left out of it.
+type Regions = (Vec<Region>, Vec<Region>);
 
 fn regions(
     global: &Global,
@@ -436,7 +441,7 @@ fn regions(
     distinct(&chosen, "--region")?;
     let taken: BTreeSet<&str> = chosen.iter().map(|region| region.name.as_str()).collect();
     let left_out = base.iter().filter(|region| !taken.contains(region.name.as_str()));
-    let left_out = left_out.map(|region| region.name.clone()).collect();
+    let left_out = left_out.cloned().collect();
     Ok((chosen, left_out))
 }
 
