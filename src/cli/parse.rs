@@ -125,6 +125,18 @@ pub fn time(text: &str) -> Result<i64, ParseError> {
     time_from(text, &now.to_zoned(TimeZone::system()))
 }
 
+/// As [`time`], for the beginning of a period: a local day means its first moment.
+///
+/// # Errors
+/// As [`time_from`].
+pub fn time_since(text: &str) -> Result<i64, ParseError> {
+    let day = text.trim();
+    match day.len() <= 10 && day.parse::<Date>().is_ok() {
+        true => time(&format!("{day} 00:00")),
+        false => time(text),
+    }
+}
+
 /// A moment in nanoseconds since the Unix epoch: RFC 3339 (`2026-11-01T14:30:00Z`), a local time
 /// (`2026-11-01 14:30`), a local day, which means its end (`2026-11-01`), or how long ago (`3d`,
 /// `3 days ago`, `P3D`).
@@ -320,8 +332,10 @@ pub fn region_url(text: &str) -> Result<String, ParseError> {
     if text.trim().is_empty() {
         return refuse("the region's address is empty", "write a directory or a URL such as s3://bucket/prefix");
     }
-    if let Some((_, rest)) = text.split_once("://")
-        && rest.split('/').next().is_some_and(|authority| authority.contains('@'))
+    if let Some((scheme, rest)) = text.split_once("://")
+        && let Some((user, _)) = rest.split('/').next().and_then(|authority| authority.rsplit_once('@'))
+        // Whom to log in as on another machine is no secret.
+        && (scheme != "ssh" || user.contains(':'))
     {
         return refuse(
             "the region's address has credentials in it, which other users of this machine could read",
@@ -543,7 +557,18 @@ mod tests {
         assert_eq!(region("here=/mnt/b=c"), Ok(("here".into(), Some("/mnt/b=c".into()))));
         assert_eq!(region("far=s3://bucket/at@home"), Ok(("far".into(), Some("s3://bucket/at@home".into()))));
         assert_eq!(region("far"), Ok(("far".into(), None)));
-        for text in ["", "=x", "a b=x", "-a=x", "here=", "/mnt/backup", "a=s3://key:secret@bucket", "é=x"] {
+        assert_eq!(region("nas=ssh://anna@nas/x"), Ok(("nas".into(), Some("ssh://anna@nas/x".into()))));
+        for text in [
+            "",
+            "=x",
+            "a b=x",
+            "-a=x",
+            "here=",
+            "/mnt/backup",
+            "a=s3://key:secret@bucket",
+            "a=ssh://anna:secret@nas/x",
+            "é=x",
+        ] {
             let error = region(text).unwrap_err().to_string();
             assert!(error.contains("; "), "{text}: {error}");
             assert!(!error.contains("secret"), "{error}");

@@ -118,7 +118,7 @@ pub fn list(repository: &Repository) -> Result<Listing, RepoError> {
         for listed in commits {
             let sid = listed.name.strip_prefix("commits/").and_then(SessionId::from_hex);
             let Some(sid) = sid else { continue };
-            if log.dead_sessions.contains(&sid) || log.doubtful_sessions.contains(&sid) {
+            if log.is_dead_session(&sid) || log.is_doubtful_session(&sid) {
                 continue;
             }
             match read_commit(repository, region, &listed.name) {
@@ -260,10 +260,7 @@ fn read_numbered(
 /// # Errors
 /// When this slot may not decide, or a region can't be written.
 pub fn set_tags(repository: &Repository, id: SnapshotId, tags: BTreeSet<String>) -> Result<(), RepoError> {
-    if !DECIDERS.contains(&repository.role()) {
-        let role = repository.role().name();
-        return Err(RepoError::Keys(format!("a {role} slot may not change tags; use an owner's or maintainer's key")));
-    }
+    repository.require(&DECIDERS, "change tags")?;
     let mut number = 0;
     for region in &repository.regions {
         let prefix = format!("tags/{id}/");

@@ -58,20 +58,22 @@ pub struct RegionSection {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
-#[serde(untagged, expecting = "a region's options must be strings, whole numbers, or true or false")]
+#[serde(untagged, expecting = "a region's options must be strings, lists of strings, whole numbers, or true or false")]
 enum OptionValue {
     Flag(bool),
     Number(i64),
     Text(String),
+    List(Vec<String>),
 }
 
 impl RegionSection {
-    /// The options as text.
+    /// The options as text, lists as JSON.
     pub fn options(&self) -> BTreeMap<String, String> {
         let text = |value: &OptionValue| match value {
             OptionValue::Flag(flag) => flag.to_string(),
             OptionValue::Number(number) => number.to_string(),
             OptionValue::Text(text) => text.clone(),
+            OptionValue::List(words) => serde_json::Value::from(words.clone()).to_string(),
         };
         self.options.iter().map(|(name, value)| (name.clone(), text(value))).collect()
     }
