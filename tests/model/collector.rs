@@ -64,6 +64,7 @@ pub struct Collector {
     pub commits: Set,
     pub dropped: Set,
     pub needs: Set,
+    pub bases: Set,
     pub listed: Set,
     pub present: Set,
     /// The segments that a superseding one replaces.
@@ -284,11 +285,16 @@ pub fn step(scenario: &Scenario, state: &State, number: usize, choice: u8) -> Op
             collector = read_on(scenario, region, &collector);
         }
         Step::RelistSessions => {
-            if keeps(Rule::NeedsAfterFence) {
-                let open = (open_sessions(region) | region.commits & !collector.commits) & page(scenario, &collector);
-                let objecting = |session: &usize| region.sessions[*session].observed as usize >= n;
-                collector.needs |=
-                    members(open).filter(objecting).fold(0, |set, session| set | region.sessions[session].needs);
+            // Open as far as the commits tell that will be marked from, not by what is there by now.
+            let late = if keeps(Rule::SameCommits) { region.commits & !collector.commits } else { 0 };
+            let open = (open_sessions(region) | late) & page(scenario, &collector);
+            let objects = |session: &usize| region.sessions[*session].observed as usize >= n;
+            for session in members(open).filter(objects) {
+                collector.needs |= if keeps(Rule::NeedsAfterFence) { region.sessions[session].needs } else { 0 };
+            }
+            if keeps(Rule::BasesMarked) {
+                let unnamed = open & !collector.named;
+                collector.bases |= members(unnamed).fold(0, |set, session| set | region.sessions[session].bases);
             }
             if turned(scenario, &mut collector) {
                 collector = read_on(scenario, region, &collector);
@@ -472,8 +478,9 @@ fn conclude(scenario: &Scenario, region: &Region, collector: &Collector) -> Coll
     let generation = region.generation(n);
     // Finals before this one: they can't change any more.
     let dead = (1..n).fold(0, |set, earlier| set | region.generation(earlier).deleted);
+    let kept = if keeps(Rule::NamedBasesKept) { collector.bases } else { 0 };
     let collected = members(collector.commits)
-        .filter(|commit| has(collector.dropped, scenario.snapshot(*commit)))
+        .filter(|commit| has(collector.dropped & !kept, scenario.snapshot(*commit)))
         .fold(0, |set, commit| set | one(commit));
     let mut roots = collector.commits & !collected;
     if !keeps(Rule::KeepUnnamed) {
@@ -481,12 +488,15 @@ fn conclude(scenario: &Scenario, region: &Region, collector: &Collector) -> Coll
             .filter(|commit| !has(collector.forgotten, scenario.snapshot(*commit)))
             .fold(0, |set, commit| set | one(commit));
     }
-    let live = reached(scenario, roots);
+    let mut live = reached(scenario, roots);
+    // A base is marked like what counts, but its absence is damage only where it counts.
+    let based = members(collector.bases & kept).fold(0, |set, base| set | scenario.reaches[base]);
     let usable = if keeps(Rule::DeadAreNoCopies) { listed & !dead } else { listed };
     let lost = members(live).any(|chunk| holding(chunk) & usable == 0) || listed & !dead & !present != 0;
     if lost {
         return Collector { again: collector.again, named: collector.named, ..collector.at(Step::Recheck, n) };
     }
+    live |= based;
     let mut rescued = if keeps(Rule::RescueNeeds) { collector.needs & generation.condemned } else { 0 };
     if keeps(Rule::RescueReached) {
         let stays = usable & present & !generation.condemned;

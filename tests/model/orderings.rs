@@ -68,6 +68,16 @@ fn verdicts() {
 }
 
 #[test]
+fn bases() {
+    breaks(base(), Rule::BaseBeforeList, RESTORABLE);
+    breaks(base_taken_back(), Rule::BaseFenceCheck, RESTORABLE);
+    breaks(base(), Rule::BasesMarked, RESTORABLE);
+    breaks(base(), Rule::NamedBasesKept, RESTORABLE);
+    breaks(base(), Rule::SameCommits, RESTORABLE);
+    breaks(one_writer(), Rule::SameCommits, RESTORABLE);
+}
+
+#[test]
 fn replication_rules() {
     breaks(replication_late(), Rule::DeadNamesAnew, RESTORABLE);
     breaks(replication_heals(), Rule::PresentToo, RESTORABLE);
@@ -90,4 +100,5 @@ fn what_no_history_refutes() {
     holds(two_collectors_late().without(Rule::PutBeforeFenceCheck), &[]);
     holds(quiet().without(Rule::SpareAdopted), &[]);
     holds(replication_of_verdicts().without(Rule::VerdictsFirst), &[]);
+    holds(base_taken_back().without(Rule::BaseVerdictCheck), &[]);
 }

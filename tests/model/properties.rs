@@ -127,7 +127,7 @@ fn wrongs(scenario: &Scenario, state: &State, number: usize) -> bool {
             let session = scenario.session(at, writer.attempt as usize);
             scenario.writers[at].region == here
                 && has(collector.named, session)
-                && writer.step >= writer::Step::ListSegments
+                && writer.step >= writer::Step::PutBase
                 && writer.step <= writer::Step::Confirm
                 && writer.seen >= collector.n
                 && state.regions[here].sessions[session].observed < collector.n

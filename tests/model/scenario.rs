@@ -20,12 +20,18 @@ pub enum Rule {
     SnapshotBeforeCommit,
     ListAfterCommit,
     NewNames,
+    BaseBeforeList,
+    BaseFenceCheck,
+    BaseVerdictCheck,
     // The collector.
     OneGenerationAtATime,
     CondemnBeforeSessions,
     RelistCommits,
     RelistVerdicts,
     NeedsAfterFence,
+    SameCommits,
+    BasesMarked,
+    NamedBasesKept,
     CommitsBeforeSegments,
     SegmentsBeforePacks,
     RescueReached,
@@ -66,6 +72,8 @@ pub struct WriterPlan {
     pub snapshot: usize,
     /// A replication from the other region.
     pub replica: bool,
+    /// A snapshot whose chunks are taken over without looking each up.
+    pub base: Option<usize>,
 }
 
 /// What somebody with a verdict to give does.

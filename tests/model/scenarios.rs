@@ -31,7 +31,7 @@ pub fn one_writer() -> Scenario {
         without: None,
         reaches: [0, X | Y, X | Y],
         regions: [region(&[(0, X)], &[]), Region::default()],
-        writers: vec![WriterPlan { region: 0, snapshot: 1, replica: false }],
+        writers: vec![WriterPlan { region: 0, snapshot: 1, replica: false, base: None }],
         attempts: 2,
         collectors: vec![0],
         generations: 2,
@@ -75,7 +75,7 @@ pub fn two_collectors_late() -> Scenario {
 /// Two writers may use each other's packs.
 pub fn two_writers() -> Scenario {
     let mut scenario = Scenario { name: "two writers", generations: 1, alike: true, ..one_writer() };
-    scenario.writers.push(WriterPlan { region: 0, snapshot: 2, replica: false });
+    scenario.writers.push(WriterPlan { region: 0, snapshot: 2, replica: false, base: None });
     scenario
 }
 
@@ -171,6 +171,32 @@ pub fn verdicts_and_writer() -> Scenario {
     }
 }
 
+/// A writer takes over what snapshot 0 refers to, while it is forgotten.
+pub fn base() -> Scenario {
+    Scenario {
+        name: "base",
+        reaches: [X, X | Y, 0],
+        regions: [region(&[(0, X)], &[0]), Region::default()],
+        writers: vec![WriterPlan { region: 0, snapshot: 1, replica: false, base: Some(0) }],
+        generations: 1,
+        condemn: Condemn::Any,
+        late_deletes: false,
+        judges: vec![judge(0, true)],
+        window: true,
+        ..one_writer()
+    }
+}
+
+/// The base is forgotten and taken back.
+pub fn base_taken_back() -> Scenario {
+    Scenario { name: "base, taken back", judges: vec![judge(0, true), judge(0, false)], window: false, ..base() }
+}
+
+/// The same over two generations, with what marking condemns.
+pub fn base_two_generations() -> Scenario {
+    Scenario { name: "base, two generations", generations: 2, attempts: 1, condemn: Condemn::Marked, ..base() }
+}
+
 fn judge(region: usize, forget: bool) -> JudgePlan {
     JudgePlan { region, snapshot: 0, forget }
 }
@@ -181,7 +207,7 @@ pub fn replication() -> Scenario {
         name: "replication",
         reaches: [X | Y, 0, 0],
         regions: [region(&[(0, X)], &[]), region(&[(1, X), (2, Y)], &[0])],
-        writers: vec![WriterPlan { region: 0, snapshot: 0, replica: true }],
+        writers: vec![WriterPlan { region: 0, snapshot: 0, replica: true, base: None }],
         first_pack: 3,
         foreign: one(1) | one(2),
         condemn: Condemn::Any,
@@ -192,7 +218,7 @@ pub fn replication() -> Scenario {
 
 /// Two replications copy the same pack under the same name.
 pub fn two_replications() -> Scenario {
-    let replica = WriterPlan { region: 0, snapshot: 0, replica: true };
+    let replica = WriterPlan { region: 0, snapshot: 0, replica: true, base: None };
     Scenario {
         name: "two replications",
         reaches: [X, 0, 0],
@@ -245,8 +271,8 @@ pub fn both_directions() -> Scenario {
         reaches: [X, Y, 0],
         regions: [region(&[(0, X), (1, Y)], &[0]), region(&[(1, Y)], &[1])],
         writers: vec![
-            WriterPlan { region: 0, snapshot: 1, replica: true },
-            WriterPlan { region: 1, snapshot: 0, replica: true },
+            WriterPlan { region: 0, snapshot: 1, replica: true, base: None },
+            WriterPlan { region: 1, snapshot: 0, replica: true, base: None },
         ],
         foreign: one(0) | one(1),
         attempts: 1,
@@ -293,6 +319,8 @@ pub fn large() -> Vec<Scenario> {
         Scenario { name: "large: moves, late deletes", late_deletes: true, ..moves() },
         Scenario { name: "large: moves, two collectors and a writer", collectors: vec![0, 0], attempts: 1, generations: 1, ..moves() },
         Scenario { name: "large: verdicts and a writer, two generations", generations: 2, condemn: Condemn::Any, ..verdicts_and_writer() },
+        Scenario { name: "large: base, two generations", generations: 2, ..base() },
+        Scenario { name: "large: base, two collectors", collectors: vec![0, 0], attempts: 1, ..base() },
         Scenario { name: "large: replication, late deletes", late_deletes: true, ..replication() },
         Scenario { name: "large: two replications, two generations", generations: 2, ..two_replications() },
         Scenario { name: "large: both directions, one forgotten", judges: vec![judge(0, true)], ..both_directions() },

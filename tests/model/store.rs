@@ -42,6 +42,8 @@ pub struct Session {
     pub observed: u8,
     pub needs: Set,
     pub adopts: Set,
+    /// Snapshots whose chunks it relies on without looking each up.
+    pub bases: Set,
 }
 
 pub const CONDEMN: u8 = 1;

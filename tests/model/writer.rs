@@ -3,7 +3,7 @@
 
 use crate::scenario::{Rule, Scenario};
 use crate::state::State;
-use crate::store::{Region, Set, has, members, one, segment_of_session};
+use crate::store::{FENCE, FINAL, Region, Set, has, members, one, segment_of_session};
 
 /// What the writer does next: one operation on a store each.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -17,6 +17,9 @@ pub enum Step {
     ListLog,
     PutObserved,
     // From here to the commit the log is watched.
+    PutBase,
+    BaseLog,
+    BaseVerdicts,
     ListSegments,
     PutAdopts,
     PutPack,
@@ -52,6 +55,8 @@ pub struct Writer {
     pub relied: Set,
     /// Packs that this writer has put, in all attempts.
     pub put: Set,
+    /// The snapshot whose chunks are taken over, while nothing speaks against it.
+    pub base: Set,
     /// Chunks to store.
     pub missing: Set,
     /// The pack that a replication copies next.
@@ -68,7 +73,7 @@ impl Writer {
     }
 
     fn is_shipping(&self) -> bool {
-        self.step >= Step::ListSegments && self.step <= Step::PutCommit
+        self.step >= Step::PutBase && self.step <= Step::PutCommit
     }
 
     fn ended(&self, step: Step) -> Self {
@@ -81,17 +86,18 @@ pub const CHOICES: u8 = 6;
 pub const WATCH: u8 = CHOICES - 1;
 
 /// The order of a run's steps.
-fn order(scenario: &Scenario) -> [Step; 11] {
+fn order(scenario: &Scenario) -> [Step; 14] {
     use Step::*;
     let mut order = [
-        PutSession, ListLog, PutObserved, ListSegments, PutAdopts, PutPack, PutSegment, PutSnapshot, PutCommit, Confirm, Done,
+        PutSession, ListLog, PutObserved, PutBase, BaseLog, BaseVerdicts, ListSegments, PutAdopts, PutPack, PutSegment, PutSnapshot, PutCommit, Confirm, Done,
     ];
     match scenario.without {
         Some(Rule::SessionBeforeList) => order.swap(0, 1),
-        Some(Rule::PackBeforeSegment) => order.swap(5, 6),
-        Some(Rule::SegmentBeforeCommit) => order[6..9].copy_from_slice(&[PutSnapshot, PutCommit, PutSegment]),
-        Some(Rule::SnapshotBeforeCommit) => order.swap(7, 8),
-        Some(Rule::ListAfterCommit) => order[9] = Done,
+        Some(Rule::PackBeforeSegment) => order.swap(8, 9),
+        Some(Rule::SegmentBeforeCommit) => order[9..12].copy_from_slice(&[PutSnapshot, PutCommit, PutSegment]),
+        Some(Rule::SnapshotBeforeCommit) => order.swap(10, 11),
+        Some(Rule::ListAfterCommit) => order[12] = Done,
+        Some(Rule::BaseBeforeList) => order[3..6].copy_from_slice(&[BaseLog, BaseVerdicts, PutBase]),
         _ => {}
     }
     order
@@ -108,6 +114,7 @@ fn after(scenario: &Scenario, writer: &Writer, replica: bool, step: Step) -> Ste
     for next in &order[at + 1..] {
         let idle = match next {
             Step::PutObserved => writer.seen == 0 || !scenario.keeps(Rule::ObservedAtOpen),
+            Step::PutBase | Step::BaseLog | Step::BaseVerdicts => writer.base == 0,
             Step::PutAdopts => !replica || writer.missing == 0,
             Step::PutPack => writer.missing == 0,
             // Packs of earlier attempts may not be listed yet.
@@ -189,7 +196,29 @@ pub fn step(scenario: &Scenario, state: &State, number: usize, choice: u8) -> Op
             region.sessions[session].adopts = writer.adopts;
             writer.step = follow(&writer);
         }
+        Step::PutBase => {
+            region.sessions[session].bases = writer.base;
+            writer.step = follow(&writer);
+        }
+        Step::BaseLog => {
+            let void = region.fenced() | region.collected() | region.in_doubt();
+            let counts = |commit: usize| has(writer.base, scenario.snapshot(commit)) && !has(void, commit);
+            let open = region.log.iter().filter(|generation| generation.is(FENCE) && !generation.is(FINAL));
+            let named = open.fold(0, |set, generation| set | generation.forgotten);
+            let late = keeps(Rule::BaseFenceCheck) && writer.base & named != 0;
+            if !members(region.commits).any(counts) || late {
+                writer.base = 0;
+            }
+            writer.step = follow(&writer);
+        }
+        Step::BaseVerdicts => {
+            if keeps(Rule::BaseVerdictCheck) {
+                writer.base &= !region.forgotten(true);
+            }
+            writer.step = follow(&writer);
+        }
         Step::ListLog => {
+            writer.base = plan.base.map_or(0, one);
             writer.seen = region.newest() as u8;
             writer.avoid |= if keeps(Rule::CondemnedAreMissing) { region.condemned() } else { 0 };
             writer.avoid |= if keeps(Rule::FinalsAtStart) { region.dead() } else { 0 };
@@ -207,7 +236,8 @@ pub fn step(scenario: &Scenario, state: &State, number: usize, choice: u8) -> Op
                 known &= region.packs;
             }
             let mut ways = choice;
-            for chunk in members(scenario.reaches[plan.snapshot]) {
+            let taken_over = members(writer.base).fold(0, |set, base| set | scenario.reaches[base]);
+            for chunk in members(scenario.reaches[plan.snapshot] & !taken_over) {
                 let holders = known & region.holding(chunk);
                 let count = holders.count_ones() as u8;
                 match members(holders).nth(if count == 0 { 0 } else { ways % count } as usize) {
@@ -219,6 +249,7 @@ pub fn step(scenario: &Scenario, state: &State, number: usize, choice: u8) -> Op
             if ways != 0 {
                 return None;
             }
+            writer.base = 0;
             writer.step = follow(&writer);
         }
         Step::PutAdopts => {
