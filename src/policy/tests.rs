@@ -35,6 +35,7 @@ fn aged(number: usize, hours: i64) -> Candidate {
         partial: false,
         regions: 2,
         held: false,
+        considered: true,
         seen: BTreeMap::new(),
     }
 }

@@ -9,6 +9,7 @@
 mod backup;
 mod file;
 mod pin;
+mod retention;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
@@ -18,6 +19,7 @@ use std::path::{Path, PathBuf};
 pub use backup::{BackupSettings, BackupSource};
 pub use file::{BackupSection, ConfigFile, DedupTrust};
 pub use pin::{PinWritten, write_pin};
+pub use retention::RetentionSection;
 
 use super::args::Global;
 use super::exit::{Class, CliError};
@@ -240,6 +242,8 @@ pub struct Settings {
     pub dedup_trust: DedupTrust,
     /// Defaults for `backup`.
     pub backup: BackupSection,
+    /// What `forget` keeps.
+    pub retention: RetentionSection,
     /// What a person should know about the configuration.
     pub warnings: Vec<String>,
     host: Option<String>,
@@ -309,6 +313,7 @@ pub fn load(global: &Global, environment: &Environment<'_>, may_create: bool) ->
         passphrase: passphrase(global, environment, &file, base)?,
         dedup_trust: file.dedup_trust,
         warnings: warnings(&config_path, &file),
+        retention: file.retention,
         backup: file.backup.resolved(&in_file)?,
         host: environment.parsed("KEEPSTONE_HOST", parse::label)?,
         new_passphrase: environment.text(secret::VARIABLE_NEW)?.map(secret::Passphrase::from),
