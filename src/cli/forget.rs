@@ -8,8 +8,7 @@ use super::render;
 use super::workspace::Workspace;
 use crate::format::ids::SnapshotId;
 use crate::format::verdict::Ruling;
-use crate::policy::calendar::later;
-use crate::policy::{Candidate, Group, GroupKey, Keep, Log, Policy, Reason, broken_floors, plan};
+use crate::policy::{Candidate, Group, GroupKey, Keep, Log, Policy, Reason, broken_floors, plan, window};
 use crate::repo::snapshots::{self, Listing, SnapshotInfo};
 use crate::repo::verdicts::{Decree, may_decide, put};
 use crate::repo::{RepoError, retention};
@@ -61,7 +60,7 @@ pub fn run(args: &ForgetArgs, global: &Global) -> Result<Class, CliError> {
         decree.below_floors = below;
         put(&workspace.repository, &forgotten, &decree)?;
     }
-    let until = later(now, &workspace.settings.retention.window(), &policy.time_zone);
+    let until = window::ends_at(now, &workspace.settings.retention.window());
     let shown = shown(&groups);
     let set_aside = shown.iter().flat_map(|(_, decisions)| decisions).filter(|at| at.standing.is_set_aside()).count();
     let document = json!({

@@ -8,7 +8,7 @@ use super::render;
 use super::workspace::{Workspace, filtered, selector};
 use crate::format::ids::SnapshotId;
 use crate::format::verdict::Ruling;
-use crate::policy::calendar::later;
+use crate::policy::window;
 use crate::repo::snapshots::{self, Listing, Selector, SnapshotInfo};
 use crate::repo::verdicts::{Decree, Unforgotten, may_decide, put, stored, unforgotten};
 use crate::report::Monitor;
@@ -56,10 +56,9 @@ pub fn unforget(args: &UnforgetArgs, global: &Global) -> Result<Class, CliError>
             });
         }
     };
-    let window = workspace.settings.retention.window();
-    let zone = jiff::tz::TimeZone::UTC;
+    let length = workspace.settings.retention.window();
     let decided_at = info.verdict.as_ref().map_or(i64::MIN, |verdict| verdict.decided_at);
-    let ends_at = later(decided_at, &window, &zone);
+    let ends_at = window::ends_at(decided_at, &length);
     if ends_at <= repository.clock.now_ns() && !args.past_window {
         let message = format!(
             "the window in which snapshot {} could be unforgotten ended at {}",

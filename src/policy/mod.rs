@@ -9,6 +9,7 @@ pub mod floor;
 pub mod standing;
 #[cfg(test)]
 mod tests;
+pub mod window;
 
 pub use floor::{Broken, broken_floors};
 pub use standing::Standing;

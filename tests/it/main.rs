@@ -13,5 +13,6 @@ mod program;
 mod property;
 mod reader;
 mod restore;
+mod retention;
 mod s3;
 mod streams;
