@@ -489,8 +489,10 @@ fn verdict_seeds() -> Vec<Vec<u8>> {
         ruling,
         decided_at: NOW,
         reason: "past its window".to_owned(),
+        until: None,
     };
-    vec![verdict(Ruling::Forget).encode(), verdict(Ruling::Hold).encode()]
+    let until = Verdict { until: Some(-NOW), ..verdict(Ruling::Hold) };
+    vec![verdict(Ruling::Forget).encode(), verdict(Ruling::Hold).encode(), until.encode()]
 }
 
 fn tags_seeds() -> Vec<Vec<u8>> {

@@ -17,6 +17,7 @@ mod entry;
 pub mod exit;
 mod failure;
 mod find;
+mod forget;
 mod init;
 mod key;
 mod ls;
@@ -35,6 +36,7 @@ pub mod signals;
 mod snapshots;
 mod stats;
 mod tag;
+mod verdict;
 mod workspace;
 
 use std::ffi::OsString;
@@ -75,6 +77,10 @@ fn dispatch(cli: Cli) -> Result<Class, CliError> {
         Command::Find(args) => find::run(&args, &cli.global),
         Command::Cat(args) => cat::run(&args, &cli.global),
         Command::Diff(args) => diff::run(&args, &cli.global),
+        Command::Forget(args) => forget::run(&args, &cli.global),
+        Command::Unforget(args) => verdict::unforget(&args, &cli.global),
+        Command::Hold(args) => verdict::hold(&args, &cli.global),
+        Command::Release(args) => verdict::release(&args, &cli.global),
         Command::Audit(args) => audit::run(&args, &cli.global),
         Command::Tag(args) => tag::run(&args, &cli.global),
         Command::Restore(args) => restore::run(&args, &cli.global),

@@ -15,6 +15,7 @@ mod property;
 mod reader;
 mod restore;
 mod roles;
+mod retention;
 mod s3;
 mod serve;
 mod streams;

@@ -331,6 +331,7 @@ class Verdict:
     ruling: int
     decided_at: int
     reason: str
+    until: int | None = None
 
 
 @_document
@@ -338,7 +339,12 @@ def decode_verdict(cbor):
     snapshot, number, ruling = cbor.field(1).fixed(32), cbor.field(2).uint(), cbor.field(3).uint()
     if ruling > RELEASE:
         raise FormatError("VERDICT-1", f"unknown ruling {ruling}")
-    return Verdict(snapshot, number, ruling, cbor.field(4).int(), cbor.field(5).text(4096))
+    decided_at, reason, until = cbor.field(4).int(), cbor.field(5).text(4096), None
+    if cbor.optional(6):
+        if ruling != HOLD:
+            raise FormatError("VERDICT-7", "only a hold has an end")
+        until = cbor.int()
+    return Verdict(snapshot, number, ruling, decided_at, reason, until)
 
 
 def effective(verdicts):

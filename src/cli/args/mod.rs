@@ -8,6 +8,7 @@ mod backup;
 mod browse;
 mod repository;
 mod restore;
+mod retention;
 
 use std::path::PathBuf;
 
@@ -21,6 +22,8 @@ pub use repository::{
     KeyRemoveArgs, ManArgs, Role, ScrubArgs, ServeArgs, ServeRole, Suite,
 };
 pub use restore::{Overwrite, RestoreArgs, RestoreSelection};
+
+pub use retention::{ForgetArgs, HoldArgs, ReleaseArgs, UnforgetArgs};
 
 use super::{exit, parse};
 use crate::format::ids::Digest;
@@ -174,6 +177,10 @@ pub enum Command {
     Diff(DiffArgs),
     Tag(TagArgs),
     Restore(RestoreArgs),
+    Forget(ForgetArgs),
+    Unforget(UnforgetArgs),
+    Hold(HoldArgs),
+    Release(ReleaseArgs),
     Audit(AuditArgs),
     Check(CheckArgs),
     Scrub(ScrubArgs),

@@ -9,6 +9,7 @@
 mod backup;
 mod file;
 mod pin;
+mod retention;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
@@ -18,6 +19,7 @@ use std::path::{Path, PathBuf};
 pub use backup::{BackupSettings, BackupSource};
 pub use file::{BackupSection, ConfigFile, DedupTrust};
 pub use pin::{PinWritten, write_pin};
+pub use retention::RetentionSection;
 
 use super::args::Global;
 use super::exit::{Class, CliError};
@@ -242,6 +244,8 @@ pub struct Settings {
     pub dedup_trust: DedupTrust,
     /// Defaults for `backup`.
     pub backup: BackupSection,
+    /// What `forget` keeps.
+    pub retention: RetentionSection,
     /// What a person should know about the configuration.
     pub warnings: Vec<String>,
     /// Runs in the place of `ssh`, for every region at an `ssh://` address.
@@ -325,6 +329,7 @@ pub fn load(global: &Global, environment: &Environment<'_>, may_create: bool) ->
         dedup_trust: file.dedup_trust,
         warnings: warnings(&config_path, &file),
         ssh_command: environment.text("KEEPSTONE_SSH_COMMAND")?,
+        retention: file.retention,
         backup: file.backup.resolved(&in_file)?,
         host: environment.parsed("KEEPSTONE_HOST", parse::label)?,
         new_passphrase: environment.text(secret::VARIABLE_NEW)?.map(secret::Passphrase::from),
