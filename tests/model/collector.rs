@@ -99,9 +99,7 @@ impl Collector {
 
 /// Sessions that are neither committed nor ended, nor fenced.
 fn open_sessions(region: &Region) -> Set {
-    (0..SESSIONS)
-        .filter(|at| region.sessions[*at].put && !region.sessions[*at].ended)
-        .fold(0, |set, at| set | one(at))
+    (0..SESSIONS).filter(|at| region.sessions[*at].put && !region.sessions[*at].ended).fold(0, |set, at| set | one(at))
         & !(region.commits | region.fenced() | region.collected())
 }
 
@@ -280,7 +278,8 @@ pub fn step(scenario: &Scenario, state: &State, number: usize, choice: u8) -> Op
         }
         Step::RelistVerdicts => {
             let forgotten = region.forgotten(keeps(Rule::TiesKeep));
-            collector.dropped = region.generation(n).forgotten & if keeps(Rule::RelistVerdicts) { forgotten } else { Set::MAX };
+            collector.dropped =
+                region.generation(n).forgotten & if keeps(Rule::RelistVerdicts) { forgotten } else { Set::MAX };
             collector.forgotten = forgotten;
             collector = read_on(scenario, region, &collector);
         }
@@ -303,7 +302,14 @@ pub fn step(scenario: &Scenario, state: &State, number: usize, choice: u8) -> Op
         Step::ListSegments => {
             // The superseding ones first, and then those that they replace: a listing that may miss both.
             let first = (1u16 << segment_of_generation(1, true)) - 1;
-            collector.segments |= region.segments & if !scenario.slow_lists { u16::MAX } else if collector.page == 0 { !first } else { first };
+            collector.segments |= region.segments
+                & if !scenario.slow_lists {
+                    u16::MAX
+                } else if collector.page == 0 {
+                    !first
+                } else {
+                    first
+                };
             if turned(scenario, &mut collector) {
                 collector.listed = listed(collector.segments, &region.lists, &region.supersedes);
                 collector.segments = 0;
@@ -341,7 +347,8 @@ pub fn step(scenario: &Scenario, state: &State, number: usize, choice: u8) -> Op
                 // Its own result, whatever the log says.
                 send(scenario, region, collector.deleted);
             }
-            collector = if scenario.supersede { collector.at(Step::ListSuperseded, n) } else { collector.at(Step::Delete, n) };
+            collector =
+                if scenario.supersede { collector.at(Step::ListSuperseded, n) } else { collector.at(Step::Delete, n) };
         }
         // Where an ordering is left out.
         Step::DeleteEarly => {
@@ -421,7 +428,12 @@ fn subset(set: Set, choice: u8) -> Option<Set> {
         return (choice == 0).then_some(0);
     }
     let number = (1u32 << count).checked_sub(1 + u32::from(choice)).filter(|number| *number > 0)?;
-    Some(members(set).enumerate().filter(|(at, _)| number & (1 << at) != 0).fold(0, |sum, (_, member)| sum | one(member)))
+    Some(
+        members(set)
+            .enumerate()
+            .filter(|(at, _)| number & (1 << at) != 0)
+            .fold(0, |sum, (_, member)| sum | one(member)),
+    )
 }
 
 /// Snapshots that have no commit left to collect.
@@ -534,9 +546,8 @@ fn delete_segments(scenario: &Scenario, region: &mut Region) {
     if !scenario.supersede {
         return;
     }
-    let superseded = (0..SEGMENTS)
-        .filter(|at| region.segments & (1 << at) != 0)
-        .fold(0, |set, at| set | region.supersedes[at]);
+    let superseded =
+        (0..SEGMENTS).filter(|at| region.segments & (1 << at) != 0).fold(0, |set, at| set | region.supersedes[at]);
     region.segment_deletes |= superseded & region.segments;
     if !scenario.late_deletes {
         region.segments &= !region.segment_deletes;

@@ -25,7 +25,8 @@ use scenario::{Rule, Scenario};
 /// Explores all states, in which everything must hold, and all of `some` must be seen to happen.
 fn holds(scenario: Scenario, some: &[&str]) {
     let begun = Instant::now();
-    let checker = scenario.clone().checker().threads(threads()).finish_when(HasDiscoveries::AnyFailures).spawn_dfs().join();
+    let checker =
+        scenario.clone().checker().threads(threads()).finish_when(HasDiscoveries::AnyFailures).spawn_dfs().join();
     let found = checker.discoveries();
     println!(
         "{}{}: {} states, all of them, to depth {} ({:.1?})",
@@ -150,6 +151,12 @@ fn verdicts_and_readers() {
     holds(scenarios::verdicts(), &[DELETED, RESCUED]);
     holds(scenarios::verdicts_tie(), &[DELETED, RESCUED]);
     holds(scenarios::verdicts_and_writer(), &[SUCCESS, REPEATED, DELETED, RESCUED]);
+}
+
+#[test]
+fn successors() {
+    holds(scenarios::succession(), &[SUCCESS, REPEATED, DELETED, RESCUED]);
+    holds(scenarios::succession_any(), &[SUCCESS, REPEATED, DELETED, RESCUED]);
 }
 
 #[test]

@@ -1,8 +1,6 @@
 //! Each ordering is left out once, and a history must be found that breaks a property; where none is, the exploration of all states says so.
 
-use crate::properties::{
-    FORGOTTEN, NEVER_FENCED, NO_ALARM, NOT_WRONGED, PROMISE, RECLAIMED, RESTORABLE, SHOWN,
-};
+use crate::properties::{FORGOTTEN, NEVER_FENCED, NO_ALARM, NOT_WRONGED, PROMISE, RECLAIMED, RESTORABLE, SHOWN};
 use crate::scenario::{Rule, Scenario};
 use crate::scenarios::*;
 use crate::{breaks, broken, holds};
@@ -20,6 +18,12 @@ fn the_watch() {
     breaks(one_writer(), Rule::Needs, RESTORABLE);
     breaks(one_writer(), Rule::NeedsWithObserved, RESTORABLE);
     breaks(replication(), Rule::NeedsAreKept, RESTORABLE);
+}
+
+#[test]
+fn a_successor() {
+    breaks(succession_any(), Rule::SuccessorNeeds, RESTORABLE);
+    breaks(succession_any(), Rule::SuccessorFenceCheck, RESTORABLE);
 }
 
 #[test]

@@ -26,7 +26,10 @@ pub const RESCUED: &str = "some: condemned pack kept";
 pub fn of(scenario: &Scenario) -> Vec<Property<Scenario>> {
     let mut properties = vec![
         Property::<Scenario>::always(RESTORABLE, |scenario, state| {
-            state.regions.iter().all(|region| counted(scenario, region).all(|commit| restorable(scenario, region, commit)))
+            state
+                .regions
+                .iter()
+                .all(|region| counted(scenario, region).all(|commit| restorable(scenario, region, commit)))
         }),
         Property::<Scenario>::always(NO_ALARM, |_, state| {
             state.collectors.iter().all(|collector| collector.step != collector::Step::Stopped)
@@ -63,8 +66,8 @@ pub fn of(scenario: &Scenario) -> Vec<Property<Scenario>> {
         properties.push(Property::<Scenario>::always(FORGOTTEN, |scenario, state| {
             scenario.writers.iter().zip(&state.writers).all(|(plan, writer)| {
                 let region = &state.regions[plan.region];
-                !(plan.replica && writer.is_over() && writer.unwanted)
-                    || !counted(scenario, region).any(|commit| scenario.snapshot(commit) == plan.snapshot)
+                let brought = plan.replica && writer.is_over() && writer.unwanted;
+                !brought || counted(scenario, region).all(|commit| scenario.snapshot(commit) != plan.snapshot)
             })
         }));
     }
@@ -90,12 +93,10 @@ pub fn of(scenario: &Scenario) -> Vec<Property<Scenario>> {
 }
 
 /// The commits whose snapshots count.
-fn counted(scenario: &Scenario, region: &Region) -> impl Iterator<Item = usize> {
+pub fn counted<'a>(scenario: &'a Scenario, region: &Region) -> impl Iterator<Item = usize> + use<'a> {
     let void = region.fenced() | region.collected() | region.in_doubt();
     let forgotten = region.forgotten(true);
-    let snapshot = |commit: usize| scenario.snapshot(commit);
-    let commits = members(region.commits & !void).filter(|commit| !has(forgotten, snapshot(*commit)));
-    commits.collect::<Vec<_>>().into_iter()
+    members(region.commits & !void).filter(move |commit| !has(forgotten, scenario.snapshot(*commit)))
 }
 
 /// Whether the commit's snapshot is there with all that it reaches, in packs that are listed, present and not to be deleted.
@@ -112,7 +113,8 @@ fn success_stands(scenario: &Scenario, state: &State, number: usize) -> bool {
     let session = scenario.session(number, writer.attempt as usize);
     let snapshot = scenario.snapshot(session);
     writer.step != writer::Step::Done
-        || (has(region.commits, session) && !has(region.fenced(), session)
+        || (has(region.commits, session)
+            && !has(region.fenced(), session)
             && (region.verdicts[snapshot].number > 0 || !has(region.collected(), session)))
 }
 

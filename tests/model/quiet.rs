@@ -2,9 +2,10 @@
 //!
 //! Both run from every state, to their end and on one path each. That is stronger than a property of the end of infinite histories, and needs no fairness.
 
+use crate::properties::{counted, restorable};
 use crate::scenario::{Condemn, Scenario};
 use crate::state::{Action, State, apply};
-use crate::store::{FINAL, GENERATIONS, has, members};
+use crate::store::{FINAL, GENERATIONS, Region, SNAPSHOTS, members, one};
 use crate::verdicts::standing;
 use crate::{collector, writer};
 
@@ -31,30 +32,24 @@ pub fn live_writers_commit(scenario: &Scenario, state: &State) -> bool {
     })
 }
 
-/// Everybody is gone but one fresh collector to a region: after what is open and three generations, each present pack holds something that a standing commit
-/// reaches and no other present pack does, what was told to go is gone, and what counts can be restored.
+/// Everybody is gone but one fresh collector to a region: after what is open and two generations more, three in all, each present pack holds
+/// something that a standing commit reaches and no other present pack does, what was told to go is gone, and what counts can be restored.
 pub fn garbage_goes(scenario: &Scenario, state: &State) -> bool {
     let mut patient = scenario.clone();
     patient.condemn = Condemn::Marked;
     patient.moves = None;
-    patient.generations = GENERATIONS;
     let mut state = *state;
-    for number in 0..scenario.collectors.len() {
-        state.collectors[number] = collector::Collector::default();
-    }
+    state.collectors = Default::default();
     for (number, here) in scenario.collectors.iter().enumerate() {
-        let region = &state.regions[*here];
-        let open = region.newest() > 0 && region.generation(region.newest()).is_open();
-        let last = region.newest() + 3;
-        let _ = open;
+        let newest = state.regions[*here].newest();
+        let is_open = newest > 0 && state.regions[*here].generation(newest).is_open();
+        let last = newest + if is_open { 2 } else { 3 };
+        assert!(last <= GENERATIONS, "a state holds three generations more than a scenario begins");
         patient.generations = last;
-        if last > GENERATIONS {
-            continue;
-        }
         for _ in 0..STEPS_MAX {
             let region = &state.regions[*here];
-            let over = region.newest() == last && region.generation(last).is(FINAL);
-            if over && state.collectors[number].step == collector::Step::Look {
+            let is_last = region.newest() == last && region.generation(last).is(FINAL);
+            if is_last && state.collectors[number].step == collector::Step::Look {
                 break;
             }
             match apply(&patient, &state, Action::Collector(number as u8, 0)) {
@@ -65,25 +60,23 @@ pub fn garbage_goes(scenario: &Scenario, state: &State) -> bool {
             region.packs &= !region.deletes;
             region.segments &= !region.segment_deletes;
         }
-        let region = &state.regions[*here];
-        if region.newest() != last || !region.generation(last).is(FINAL) {
-            return false;
-        }
-        let live = (0..crate::store::SNAPSHOTS)
-            .filter(|snapshot| standing(scenario, region, *snapshot) != 0)
-            .fold(0, |set, snapshot| set | scenario.reaches[snapshot]);
-        let needed = |pack: usize| {
-            members(region.chunks[pack] & live).any(|chunk| region.holding(chunk) & region.packs == crate::store::one(pack))
-        };
-        if !members(region.packs).all(needed) || region.packs & region.dead() != 0 {
-            return false;
-        }
-        let void = region.fenced() | region.collected();
-        let forgotten = region.forgotten(true);
-        let standing = members(region.commits & !void).filter(|commit| !has(forgotten, scenario.snapshot(*commit)));
-        if !standing.into_iter().all(|commit| crate::properties::restorable(scenario, region, commit)) {
+        if !is_clean(scenario, &state.regions[*here], last) {
             return false;
         }
     }
     true
+}
+
+fn is_clean(scenario: &Scenario, region: &Region, last: usize) -> bool {
+    let live = (0..SNAPSHOTS)
+        .filter(|snapshot| standing(scenario, region, *snapshot) != 0)
+        .fold(0, |set, snapshot| set | scenario.reaches[snapshot]);
+    let is_needed = |pack: usize| {
+        members(region.chunks[pack] & live).any(|chunk| region.holding(chunk) & region.packs == one(pack))
+    };
+    region.newest() == last
+        && region.generation(last).is(FINAL)
+        && region.packs & region.dead() == 0
+        && members(region.packs).all(is_needed)
+        && counted(scenario, region).all(|commit| restorable(scenario, region, commit))
 }

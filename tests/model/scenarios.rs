@@ -33,6 +33,7 @@ pub fn one_writer() -> Scenario {
         regions: [region(&[(0, X)], &[]), Region::default()],
         writers: vec![WriterPlan { region: 0, snapshot: 1, replica: false, base: None }],
         attempts: 2,
+        succeeds: false,
         collectors: vec![0],
         generations: 2,
         condemn: Condemn::Marked,
@@ -63,6 +64,16 @@ pub fn quiet() -> Scenario {
     Scenario { name: "one writer, quiet end", supersede: true, liveness: true, ..one_writer() }
 }
 
+/// A fenced session's successor goes on with what it relied on.
+pub fn succession() -> Scenario {
+    Scenario { name: "succession", succeeds: true, supersede: true, ..one_writer() }
+}
+
+/// The same with anything condemned, and a third session.
+pub fn succession_any() -> Scenario {
+    Scenario { name: "succession, anything condemned", condemn: Condemn::Any, late_deletes: false, ..succession() }
+}
+
 pub fn two_collectors() -> Scenario {
     Scenario { name: "two collectors", collectors: vec![0, 0], late_deletes: false, ..one_writer() }
 }
@@ -90,7 +101,14 @@ pub fn two_writers_apart() -> Scenario {
 
 /// Listings take several steps.
 pub fn slow_lists() -> Scenario {
-    Scenario { name: "slow listings", attempts: 1, alike: false, slow_lists: true, late_deletes: false, ..two_writers() }
+    Scenario {
+        name: "slow listings",
+        attempts: 1,
+        alike: false,
+        slow_lists: true,
+        late_deletes: false,
+        ..two_writers()
+    }
 }
 
 /// Snapshot 0 reaches x in pack 0, y beside it is dead; a writer wants both. A collector may move x out of it.
@@ -309,16 +327,51 @@ pub fn late_fence() -> Scenario {
 /// What the small bound leaves out.
 pub fn large() -> Vec<Scenario> {
     vec![
-        Scenario { name: "large: one writer, three generations", generations: 3, ..any_condemned() },
+        Scenario { name: "large: one writer, three generations", generations: 3, supersede: true, ..one_writer() },
         Scenario { name: "large: two collectors, late deletes", late_deletes: true, ..two_collectors() },
         Scenario { name: "large: two writers, late deletes", generations: 2, attempts: 1, ..two_writers() },
-        Scenario { name: "large: two writers, two collectors", collectors: vec![0, 0], attempts: 1, late_deletes: false, ..two_writers() },
-        Scenario { name: "large: two writers, two attempts, two generations", generations: 2, late_deletes: false, ..two_writers() },
+        Scenario {
+            name: "large: two writers, two collectors",
+            collectors: vec![0, 0],
+            attempts: 1,
+            late_deletes: false,
+            ..two_writers()
+        },
+        Scenario {
+            name: "large: two writers, two attempts, two generations",
+            generations: 2,
+            late_deletes: false,
+            ..two_writers()
+        },
         Scenario { name: "large: slow listings", attempts: 2, ..slow_lists() },
         Scenario { name: "large: two collectors, superseding", supersede: true, attempts: 1, ..two_collectors() },
         Scenario { name: "large: moves, late deletes", late_deletes: true, ..moves() },
-        Scenario { name: "large: moves, two collectors and a writer", collectors: vec![0, 0], attempts: 1, generations: 1, ..moves() },
-        Scenario { name: "large: verdicts and a writer, two generations", generations: 2, condemn: Condemn::Any, ..verdicts_and_writer() },
+        Scenario {
+            name: "large: moves, two collectors and a writer",
+            collectors: vec![0, 0],
+            attempts: 1,
+            generations: 1,
+            ..moves()
+        },
+        Scenario {
+            name: "large: verdicts and a writer, two generations",
+            generations: 2,
+            condemn: Condemn::Any,
+            ..verdicts_and_writer()
+        },
+        Scenario {
+            name: "large: succession, two collectors",
+            collectors: vec![0, 0],
+            late_deletes: false,
+            ..succession()
+        },
+        Scenario {
+            name: "large: succession, three sessions",
+            attempts: 3,
+            generations: 3,
+            late_deletes: false,
+            ..succession()
+        },
         Scenario { name: "large: base, two generations", generations: 2, ..base() },
         Scenario { name: "large: base, two collectors", collectors: vec![0, 0], attempts: 1, ..base() },
         Scenario { name: "large: replication, late deletes", late_deletes: true, ..replication() },

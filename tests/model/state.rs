@@ -80,7 +80,8 @@ pub fn possible(scenario: &Scenario, state: &State, actions: &mut Vec<Action>) {
         if state.writers[number].is_over() {
             continue;
         }
-        let ways = if step == writer::Step::ListSegments || step == writer::Step::PutAdopts { writer::WATCH } else { 1 };
+        let ways =
+            if step == writer::Step::ListSegments || step == writer::Step::PutAdopts { writer::WATCH } else { 1 };
         actions.extend((0..ways).chain([writer::WATCH]).map(|choice| Action::Writer(number as u8, choice)));
     }
     for number in 0..scenario.collectors.len() {

@@ -16,6 +16,7 @@ pub enum Step {
     PutSession,
     ListLog,
     PutObserved,
+    CheckFence,
     // From here to the commit the log is watched.
     PutBase,
     BaseLog,
@@ -86,18 +87,32 @@ pub const CHOICES: u8 = 6;
 pub const WATCH: u8 = CHOICES - 1;
 
 /// The order of a run's steps.
-fn order(scenario: &Scenario) -> [Step; 14] {
+fn order(scenario: &Scenario) -> [Step; 15] {
     use Step::*;
     let mut order = [
-        PutSession, ListLog, PutObserved, PutBase, BaseLog, BaseVerdicts, ListSegments, PutAdopts, PutPack, PutSegment, PutSnapshot, PutCommit, Confirm, Done,
+        PutSession,
+        ListLog,
+        PutObserved,
+        CheckFence,
+        PutBase,
+        BaseLog,
+        BaseVerdicts,
+        ListSegments,
+        PutAdopts,
+        PutPack,
+        PutSegment,
+        PutSnapshot,
+        PutCommit,
+        Confirm,
+        Done,
     ];
     match scenario.without {
         Some(Rule::SessionBeforeList) => order.swap(0, 1),
-        Some(Rule::PackBeforeSegment) => order.swap(8, 9),
-        Some(Rule::SegmentBeforeCommit) => order[9..12].copy_from_slice(&[PutSnapshot, PutCommit, PutSegment]),
-        Some(Rule::SnapshotBeforeCommit) => order.swap(10, 11),
-        Some(Rule::ListAfterCommit) => order[12] = Done,
-        Some(Rule::BaseBeforeList) => order[3..6].copy_from_slice(&[BaseLog, BaseVerdicts, PutBase]),
+        Some(Rule::PackBeforeSegment) => order.swap(9, 10),
+        Some(Rule::SegmentBeforeCommit) => order[10..13].copy_from_slice(&[PutSnapshot, PutCommit, PutSegment]),
+        Some(Rule::SnapshotBeforeCommit) => order.swap(11, 12),
+        Some(Rule::ListAfterCommit) => order[13] = Done,
+        Some(Rule::BaseBeforeList) => order[4..7].copy_from_slice(&[BaseLog, BaseVerdicts, PutBase]),
         _ => {}
     }
     order
@@ -114,6 +129,7 @@ fn after(scenario: &Scenario, writer: &Writer, replica: bool, step: Step) -> Ste
     for next in &order[at + 1..] {
         let idle = match next {
             Step::PutObserved => writer.seen == 0 || !scenario.keeps(Rule::ObservedAtOpen),
+            Step::CheckFence => writer.needs == 0 || !scenario.keeps(Rule::SuccessorFenceCheck),
             Step::PutBase | Step::BaseLog | Step::BaseVerdicts => writer.base == 0,
             Step::PutAdopts => !replica || writer.missing == 0,
             Step::PutPack => writer.missing == 0,
@@ -222,12 +238,26 @@ pub fn step(scenario: &Scenario, state: &State, number: usize, choice: u8) -> Op
             writer.seen = region.newest() as u8;
             writer.avoid |= if keeps(Rule::CondemnedAreMissing) { region.condemned() } else { 0 };
             writer.avoid |= if keeps(Rule::FinalsAtStart) { region.dead() } else { 0 };
+            // What a successor takes over: not what is dead, nor what a fence came before.
+            writer.relied &= !(region.dead() | past_fence(region));
+            writer.needs = if keeps(Rule::SuccessorNeeds) { writer.relied & region.condemned() } else { 0 };
             writer.step = follow(&writer);
         }
         Step::PutObserved => {
             region.sessions[session].observed = writer.seen;
+            region.sessions[session].needs = writer.needs;
             writer.observed = writer.seen;
             writer.step = follow(&writer);
+        }
+        Step::CheckFence => {
+            if region.names(session) {
+                repeat(scenario, &mut writer, number);
+            } else {
+                // The collector may have read the needs before they were there.
+                writer.relied &= !(region.dead() | past_fence(region));
+                writer.needs &= writer.relied;
+                writer.step = follow(&writer);
+            }
         }
         Step::ListSegments => {
             // What it put itself in an attempt before needs no segment to be known.
@@ -237,7 +267,8 @@ pub fn step(scenario: &Scenario, state: &State, number: usize, choice: u8) -> Op
             }
             let mut ways = choice;
             let taken_over = members(writer.base).fold(0, |set, base| set | scenario.reaches[base]);
-            for chunk in members(scenario.reaches[plan.snapshot] & !taken_over) {
+            let relied = members(writer.relied).fold(0, |set, pack| set | region.chunks[pack]);
+            for chunk in members(scenario.reaches[plan.snapshot] & !taken_over & !relied) {
                 let holders = known & region.holding(chunk);
                 let count = holders.count_ones() as u8;
                 match members(holders).nth(if count == 0 { 0 } else { ways % count } as usize) {
@@ -357,15 +388,21 @@ pub fn step(scenario: &Scenario, state: &State, number: usize, choice: u8) -> Op
         if writer.step > Step::PutPack && writer.missing == 0 {
             writer.avoid = 0;
         }
-        if !plan.replica || writer.step > Step::PutAdopts {
+        if writer.step >= Step::PutBase && !plan.replica || writer.step > Step::PutAdopts {
             writer.needs = 0;
         }
         if writer.step == Step::Confirm {
-            (writer.relied, writer.seen) = (0, writer.seen);
+            writer.relied &= if scenario.succeeds { Set::MAX } else { 0 };
         }
     }
     next.writers[number] = writer;
     Some(next)
+}
+
+/// Packs of generations whose fence is there and whose final isn't.
+fn past_fence(region: &Region) -> Set {
+    let fenced = region.log.iter().filter(|generation| generation.is_open() && generation.is(FENCE));
+    fenced.fold(0, |set, generation| set | generation.condemned)
 }
 
 /// A listing of the log in the course of the run.
@@ -395,6 +432,7 @@ fn repeat(scenario: &Scenario, writer: &mut Writer, number: usize) {
         writer.ended(Step::Over)
     } else {
         let adopts = writer.adopts | one(session);
-        Writer { step: opening(scenario), attempt, adopts, put: writer.put, ..writer.ended(Step::Over) }
+        let relied = if scenario.succeeds { writer.relied } else { 0 };
+        Writer { step: opening(scenario), attempt, adopts, relied, put: writer.put, ..writer.ended(Step::Over) }
     };
 }
