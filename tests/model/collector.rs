@@ -136,10 +136,13 @@ fn marked(scenario: &Scenario, region: &Region) -> Set {
     condemned
 }
 
+/// Packs of which a collector may condemn any: more at once are a scenario's defect, not to be left out silently.
+const SUBSETS_OF_MAX: u32 = 5;
+
 /// How many alternatives a step has at most.
 pub fn ways(scenario: &Scenario, step: Step) -> u8 {
     match step {
-        Step::PutCondemn if scenario.condemn == Condemn::Any => 1 << 4,
+        Step::PutCondemn if scenario.condemn == Condemn::Any => 1 << SUBSETS_OF_MAX,
         Step::Look => 4,
         Step::ReadVerdicts => 2,
         _ => 1,
@@ -424,6 +427,7 @@ fn look(scenario: &Scenario, region: &Region, collector: &Collector, choice: u8)
 /// The `choice`-th subset of a set, the whole first and the empty one left out.
 fn subset(set: Set, choice: u8) -> Option<Set> {
     let count = set.count_ones();
+    assert!(count <= SUBSETS_OF_MAX, "a scenario with that many packs at once");
     if count == 0 {
         return (choice == 0).then_some(0);
     }

@@ -183,13 +183,48 @@ fn stores_without_put_if_absent() {
     holds(scenarios::late_fence(), &[SUCCESS, REPEATED, DELETED, RESCUED]);
 }
 
-#[test]
-fn larger_bounds() {
+/// The larger bounds are explored by `make model` alone: minutes, and gigabytes for the largest.
+fn hold_if_large(scenarios: Vec<Scenario>) {
     if !is_large() {
-        println!("left out: KEEPSTONE_MODEL=large explores them");
+        println!("left out: KEEPSTONE_MODEL=large explores it");
         return;
     }
-    for scenario in scenarios::large() {
+    for scenario in scenarios {
         holds(scenario, &[]);
     }
+}
+
+#[test]
+fn large_writers() {
+    hold_if_large(scenarios::large_writers());
+}
+
+#[test]
+fn large_two_writers() {
+    hold_if_large(scenarios::large_two_writers());
+}
+
+#[test]
+fn large_collectors() {
+    hold_if_large(scenarios::large_collectors());
+}
+
+#[test]
+fn large_moves() {
+    hold_if_large(scenarios::large_moves());
+}
+
+#[test]
+fn large_verdicts() {
+    hold_if_large(scenarios::large_verdicts());
+}
+
+#[test]
+fn large_successors_and_bases() {
+    hold_if_large(scenarios::large_successors_and_bases());
+}
+
+#[test]
+fn large_regions() {
+    hold_if_large(scenarios::large_regions());
 }

@@ -324,59 +324,82 @@ pub fn late_fence() -> Scenario {
     Scenario { name: "late fence", restarts: true, late_fence: true, ..one_writer() }
 }
 
-/// What the small bound leaves out.
-pub fn large() -> Vec<Scenario> {
-    vec![
-        Scenario { name: "large: one writer, three generations", generations: 3, supersede: true, ..one_writer() },
-        Scenario { name: "large: two collectors, late deletes", late_deletes: true, ..two_collectors() },
-        Scenario { name: "large: two writers, late deletes", generations: 2, attempts: 1, ..two_writers() },
-        Scenario {
-            name: "large: two writers, two collectors",
-            collectors: vec![0, 0],
-            attempts: 1,
-            late_deletes: false,
-            ..two_writers()
-        },
-        Scenario {
-            name: "large: two writers, two attempts, two generations",
-            generations: 2,
-            late_deletes: false,
-            ..two_writers()
-        },
-        Scenario { name: "large: slow listings", attempts: 2, ..slow_lists() },
-        Scenario { name: "large: two collectors, superseding", supersede: true, attempts: 1, ..two_collectors() },
-        Scenario { name: "large: moves, late deletes", late_deletes: true, ..moves() },
-        Scenario {
-            name: "large: moves, two collectors and a writer",
-            collectors: vec![0, 0],
-            attempts: 1,
-            generations: 1,
-            ..moves()
-        },
-        Scenario {
-            name: "large: verdicts and a writer, two generations",
-            generations: 2,
-            condemn: Condemn::Any,
-            ..verdicts_and_writer()
-        },
-        Scenario {
-            name: "large: succession, two collectors",
-            collectors: vec![0, 0],
-            late_deletes: false,
-            ..succession()
-        },
-        Scenario {
-            name: "large: succession, three sessions",
-            attempts: 3,
-            generations: 3,
-            late_deletes: false,
-            ..succession()
-        },
-        Scenario { name: "large: base, two generations", generations: 2, ..base() },
-        Scenario { name: "large: base, two collectors", collectors: vec![0, 0], attempts: 1, ..base() },
-        Scenario { name: "large: replication, late deletes", late_deletes: true, ..replication() },
-        Scenario { name: "large: two replications, two generations", generations: 2, ..two_replications() },
-        Scenario { name: "large: both directions, one forgotten", judges: vec![judge(0, true)], ..both_directions() },
-        Scenario { name: "large: replication and verdicts", generations: 2, attempts: 2, ..replication_and_verdicts() },
-    ]
+// What the small bound leaves out.
+
+pub fn large_writers() -> Vec<Scenario> {
+    let late = Scenario { name: "two writers, late deletes", generations: 2, attempts: 1, ..two_writers() };
+    let races = Scenario {
+        name: "two writers, two collectors",
+        collectors: vec![0, 0],
+        attempts: 1,
+        late_deletes: false,
+        ..two_writers()
+    };
+    let slow = Scenario { name: "slow listings, two attempts", attempts: 2, ..slow_lists() };
+    vec![late, races, slow]
+}
+
+/// The largest.
+pub fn large_two_writers() -> Vec<Scenario> {
+    let name = "two writers, two attempts, two generations";
+    vec![Scenario { name, generations: 2, late_deletes: false, ..two_writers() }]
+}
+
+pub fn large_collectors() -> Vec<Scenario> {
+    let generations = Scenario { name: "three generations", generations: 3, supersede: true, ..one_writer() };
+    let late =
+        Scenario { name: "two collectors, two generations, late deletes", late_deletes: true, ..two_collectors() };
+    let supersede = Scenario { name: "two collectors, superseding", supersede: true, attempts: 1, ..two_collectors() };
+    vec![generations, late, supersede]
+}
+
+pub fn large_moves() -> Vec<Scenario> {
+    let late = Scenario { name: "moves, late deletes", late_deletes: true, ..moves() };
+    let races = Scenario {
+        name: "moves, two collectors and a writer",
+        collectors: vec![0, 0],
+        attempts: 1,
+        generations: 1,
+        ..moves()
+    };
+    vec![late, races]
+}
+
+pub fn large_verdicts() -> Vec<Scenario> {
+    let name = "verdicts and a writer, two generations, anything condemned";
+    vec![Scenario { name, generations: 2, condemn: Condemn::Any, ..verdicts_and_writer() }]
+}
+
+pub fn large_successors_and_bases() -> Vec<Scenario> {
+    let races = Scenario {
+        name: "succession, two collectors",
+        collectors: vec![0, 0],
+        generations: 1,
+        late_deletes: false,
+        ..succession()
+    };
+    let three = Scenario {
+        name: "succession, three sessions, three generations",
+        attempts: 3,
+        generations: 3,
+        late_deletes: false,
+        ..succession()
+    };
+    let base_twice = Scenario { name: "base, two generations, anything condemned", generations: 2, ..base() };
+    let base_races = Scenario { name: "base, two collectors", collectors: vec![0, 0], attempts: 1, ..base() };
+    vec![races, three, base_twice, base_races]
+}
+
+pub fn large_regions() -> Vec<Scenario> {
+    let late = Scenario { name: "replication, late deletes of all", late_deletes: true, ..replication() };
+    let twice = Scenario { name: "two replications, two generations", generations: 2, ..two_replications() };
+    let forgotten =
+        Scenario { name: "both directions, one forgotten", judges: vec![judge(0, true)], ..both_directions() };
+    let verdicts = Scenario {
+        name: "replication and verdicts, two generations",
+        generations: 2,
+        attempts: 2,
+        ..replication_and_verdicts()
+    };
+    vec![late, twice, forgotten, verdicts]
 }
