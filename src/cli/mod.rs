@@ -28,6 +28,7 @@ pub mod render;
 mod restore;
 mod scrub;
 pub mod secret;
+mod seen_roster;
 mod sheet;
 pub mod signals;
 mod snapshots;

@@ -41,10 +41,12 @@ pub enum ObjectKind {
     Fence = 13,
     Final = 14,
     Tags = 15,
+    Accepted = 17,
+    Attestation = 18,
 }
 
 impl ObjectKind {
-    const ALL: [ObjectKind; 15] = [
+    const ALL: [ObjectKind; 17] = [
         ObjectKind::Config,
         ObjectKind::Region,
         ObjectKind::Roster,
@@ -60,6 +62,8 @@ impl ObjectKind {
         ObjectKind::Fence,
         ObjectKind::Final,
         ObjectKind::Tags,
+        ObjectKind::Accepted,
+        ObjectKind::Attestation,
     ];
 
     /// The kind for a stored code.
@@ -85,6 +89,8 @@ impl ObjectKind {
             ObjectKind::Fence => "fence",
             ObjectKind::Final => "final",
             ObjectKind::Tags => "tags",
+            ObjectKind::Accepted => "accepted list",
+            ObjectKind::Attestation => "attestation",
         }
     }
 }

@@ -115,7 +115,7 @@ pub fn init(
     let key_file = wrap(&secrets, &options.wrapping)?;
     let ring = Keyring::generate(random);
     let (ring_name, ring_bytes) = build_ring(&config, 1, &entry, &ring, &root, random)?;
-    let roster = Roster { number: 1, slots: vec![entry] };
+    let roster = Roster { number: 1, slots: vec![entry], epochs: Vec::new(), accepted: Vec::new() };
     let (roster_name, roster_bytes) = build_roster(repository, &roster, &root);
     let (config_bytes, _) = build_signed(ObjectKind::Config, repository, &root_signer(&root), &config.encode());
 

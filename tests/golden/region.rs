@@ -201,6 +201,8 @@ fn build(suite: Suite) -> BTreeMap<String, Vec<u8>> {
             signing_public: sign::public_key(&SLOT_SIGNING_PRIVATE),
             created_at: CREATED_AT,
         }],
+        epochs: Vec::new(),
+        accepted: Vec::new(),
     };
     builder.by_root(&format!("roster/{}-DIGEST", number_name(1)), ObjectKind::Roster, &roster.encode());
     let (encapsulated, sealed) =

@@ -15,8 +15,8 @@ use clap::{ArgAction, Args, Parser, Subcommand};
 pub use backup::BackupArgs;
 pub use browse::{CatArgs, DiffArgs, FindArgs, LsArgs, SnapshotsArgs, TagArgs};
 pub use repository::{
-    CacheCommand, CheckArgs, CompletionsArgs, InitArgs, KeyAddArgs, KeyCommand, KeyExportArgs, KeyPasswdArgs,
-    KeyRemoveArgs, ManArgs, Role, ScrubArgs, Suite,
+    AcceptedChoice, CacheCommand, CheckArgs, CompletionsArgs, InitArgs, KeyAddArgs, KeyCommand, KeyExportArgs,
+    KeyMergeArgs, KeyPasswdArgs, KeyRemoveArgs, KeyRevokeArgs, KeyRotateArgs, ManArgs, Role, ScrubArgs, Suite,
 };
 pub use restore::{Overwrite, RestoreArgs, RestoreSelection};
 
