@@ -9,7 +9,7 @@ use crate::crypto::keyring::open_ring;
 use crate::crypto::object;
 use crate::format::accepted::{Accepted, accepted_name};
 use crate::format::envelope::ObjectKind;
-use crate::format::ids::{RegionId, SessionId, SlotId, number_from_name, number_name};
+use crate::format::ids::{RegionId, SessionId, number_from_name, number_name};
 use crate::format::ring::Ring;
 use crate::format::roster::{Roster, SlotState};
 use crate::format::session::{Session, SessionEnd};
