@@ -72,7 +72,7 @@ fn renewed_ids_store_everything_again() {
     }
 }
 
-/// What must hold after a change of keys that died at any of its calls, and after it is run again.
+/// ROSTER-8 and ROSTER-9: what must hold after a change of keys that died at any of its calls, and after it is run again.
 fn survives(change: &dyn Fn(&mut Repository) -> Result<(), RepoError>) {
     let (base, source) = (World::new(2), source());
     let (_, writer) = base.add_slot(Role::Writer, "w");
@@ -182,6 +182,7 @@ fn a_revoked_slots_objects_count_only_as_listed() {
     assert!(matches!(refused, RepoError::WrongSecret), "{refused}");
 
     let none = world.fork();
+    // ACCEPT-3: what others rest on stays, whatever is chosen.
     let decided = revoke(&none, slot, &Acceptance { none: true, ..Acceptance::default() }).unwrap();
     assert_eq!(decided.snapshots_refused.len(), 3);
     assert!(decided.kinds.contains_key("segment") && !decided.kinds.contains_key("snapshot"));
@@ -289,6 +290,26 @@ fn two_rosters_are_refused_until_they_are_merged() {
     assert_eq!(world.ids(&[1]).len(), 1, "what stays accepted was merged, too");
     world.as_slot(&identity).backup(&[0, 1], source.path(), 0).unwrap();
     assert!(matches!(open_to_merge(&world, None).map(|_| ()), Err(RepoError::Keys(_))));
+}
+
+#[test]
+fn of_a_slot_that_both_revoked_counts_what_both_accept() {
+    let (world, source) = (World::new(2), source());
+    let (slot, identity) = world.add_slot(Role::Writer, "host");
+    let mut saved = Vec::new();
+    for number in 0..3 {
+        write(source.path(), &format!("file {number}"), &noise(10 + number, 3000));
+        saved.push(world.as_slot(&identity).backup(&[0, 1], source.path(), 0).unwrap().snapshot.unwrap());
+    }
+    let except = |id| Acceptance { except: BTreeSet::from([id]), ..Acceptance::default() };
+    let revoke = |acceptance: Acceptance| {
+        move |repository: &mut Repository| drop(repository.revoke_slot(slot, &acceptance, &Silent).unwrap())
+    };
+    forked(&world, revoke(except(saved[0])), revoke(except(saved[2])));
+    open_to_merge(&world, None).unwrap().merge_rosters().unwrap();
+    for region in 0..2 {
+        assert_eq!(world.ids(&[region]), [saved[1]]);
+    }
 }
 
 #[test]

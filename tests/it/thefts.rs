@@ -215,6 +215,7 @@ fn lies(scene: &Scene, invented: ChunkId) -> Segment {
     Segment { supersedes: Vec::new(), packs }
 }
 
+/// SEG-13: what is false of a pack doesn't stand in the place of what is true of it.
 #[test]
 fn a_lying_segment_hides_nothing_and_is_found() {
     let scene = Scene::new(Role::Writer);
@@ -236,6 +237,7 @@ fn a_lying_segment_hides_nothing_and_is_found() {
     assert_eq!(report.verified.len(), truth.len());
 }
 
+/// SEG-12, and ATTEST-4: what can't be read as stated is not attested.
 #[test]
 fn a_chunk_that_is_not_there_is_relied_on_by_nobody() {
     let scene = Scene::new(Role::Writer);
@@ -317,6 +319,25 @@ fn a_writer_deduplicates_against_attested_packs_only() {
     let trusting = scene.thief.backup(&[0], scene.source.path(), 0).unwrap();
     assert_eq!(trusting.new_bytes, 0, "content and listings are as the owner's");
     scene.world.assert_restores(&[0], trusting.snapshot.unwrap(), scene.source.path(), 1);
+}
+
+#[test]
+fn a_damaged_attestation_vouches_for_nothing_and_stops_nobody() {
+    let scene = Scene::new(Role::Writer);
+    let report = scene.read_data();
+    attest::publish(&scene.owner(), &report.verified).unwrap();
+    let name = list_sorted(scene.store(), "attest/").unwrap().remove(0).name;
+    let mut bytes = scene.store().get(&name, u64::MAX).unwrap();
+    bytes[100] ^= 1;
+    scene.store().heal(&name, &bytes.into()).unwrap();
+    // ATTEST-5
+    let saved = scene.thief.backup(&[0], scene.source.path(), 0).unwrap();
+    assert!(saved.new_bytes >= 170_000, "{}", saved.new_bytes);
+    let found = check(&scene.owner(), None, &Options::default(), &Silent).unwrap();
+    assert!(found.issues.iter().any(|issue| issue.subject.ends_with(name.as_bytes())), "{:?}", found.issues);
+    // The next full check vouches anew.
+    assert!(attest::publish(&scene.owner(), &report.verified).unwrap() > 0);
+    assert_eq!(attest::read(&scene.owner()).0.len(), report.verified.len());
 }
 
 #[test]

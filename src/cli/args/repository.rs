@@ -260,7 +260,7 @@ pub struct KeyPasswdArgs {
 /// Print an emergency sheet: what to keep on paper to open the repository years from now
 ///
 /// It holds the regions' addresses, the fingerprint, the slot's encrypted key file and the steps of
-/// a restore. It is no use without the slot's passphrase or identity: keep that elsewhere. Made anew
+/// a restore, which needs an owner's slot. It is no use without the slot's passphrase or identity: keep that elsewhere. Made anew
 /// after `key passwd`, it goes with the new passphrase; older sheets go with the old one.
 #[derive(Clone, Debug, Args)]
 pub struct KeyExportArgs {
