@@ -152,7 +152,7 @@ impl Run<'_> {
             metadata_frame: Mutex::new(FrameBuilder::new()),
             hasher: keyring.ids(keyring.current_epoch())?,
             chunker: Chunker::new(&keyring.gear()?, options.chunk_average)?,
-            usable: UsablePacks::new(self.index, regions, missing, self.repository.secrets.slot, options.trust),
+            usable: UsablePacks::new(self.repository, self.index, regions, missing, options.trust),
             stop: AtomicBool::new(false),
             monitor: self.monitor,
             dry_run: options.dry_run,

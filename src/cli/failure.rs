@@ -47,9 +47,11 @@ impl From<RepoError> for CliError {
                 .hint("put the key file of an emergency sheet back under keys/ in a region, as the sheet says"),
             RepoError::Missing { .. } => CliError::new(Class::Missing, text)
                 .hint("`keepstone check` says what else is missing; another region may hold it"),
-            RepoError::TwoRosters { .. } => {
-                CliError::new(Class::Corrupt, text).hint("an owner must decide which of the two holds")
-            }
+            RepoError::TwoRosters { .. } => CliError::new(Class::Corrupt, text)
+                .hint("an owner brings them together with `keepstone key merge`, with every region reached"),
+            RepoError::RolledBack { .. } => CliError::new(Class::Access, text)
+                .hint("if you restored an older state of every region on purpose, delete the file `roster` in the repository's cache directory"),
+            RepoError::Cancelled => CliError::cancelled(),
             RepoError::Object { .. } => {
                 CliError::new(Class::Corrupt, text).hint("`keepstone scrub REGION` finds what else is damaged")
             }
@@ -94,7 +96,7 @@ impl From<IndexError> for CliError {
         let text = error.to_string();
         match error {
             IndexError::Busy { .. } => CliError::new(Class::Busy, text),
-            IndexError::Segment { .. } => {
+            IndexError::Segment { .. } | IndexError::Refused { .. } => {
                 CliError::new(Class::Corrupt, text).hint("`keepstone check` tells what it listed")
             }
             _ => CliError::new(Class::Failed, text).hint(REBUILD),

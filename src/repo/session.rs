@@ -52,7 +52,11 @@ impl Session {
         let started_at = repository.clock.now_ns();
         let (mut regions, mut failed) = (BTreeMap::new(), Vec::new());
         for at in among {
-            match SessionRegion::open(repository, &repository.regions[at], id, started_at) {
+            // What is sealed under an epoch that the region's own roster doesn't state couldn't be read there.
+            let opened = repository
+                .level_keys(at)
+                .and_then(|_| SessionRegion::open(repository, &repository.regions[at], id, started_at));
+            match opened {
                 Ok(opened) => drop(regions.insert(at, opened)),
                 Err(RepoError::Store { source, .. }) => failed.push((at, source)),
                 Err(error) => return Err(error),

@@ -64,6 +64,8 @@ pub(super) fn note(
     issues: &mut Vec<Issue>,
 ) -> Result<(), RepoError> {
     match &error {
+        // Of a revoked slot, and not accepted: it doesn't count, and that is no damage.
+        RepoError::Crypto { source: CryptoError::Revoked { .. }, .. } => {}
         RepoError::Missing { .. } => issues.push(issue(IssueKind::Missing, region, name, &error)),
         RepoError::Object { .. } | RepoError::Crypto { .. } => {
             issues.push(issue(IssueKind::Damaged, region, name, &error));
@@ -110,6 +112,19 @@ pub fn read_snapshot(
         object::open_payload(&repository.keyring, &signed).map_err(|source| region.crypto_error(&name, source))?;
     let snapshot = Snapshot::decode(&payload).map_err(decode)?;
     Ok((snapshot, signed.envelope.signer))
+}
+
+/// The ids of all snapshots that some reached region holds, whether they count or not.
+///
+/// # Errors
+/// When a region can't be listed.
+pub fn list_ids(repository: &Repository) -> Result<BTreeSet<SnapshotId>, RepoError> {
+    let mut ids = BTreeSet::new();
+    for region in &repository.regions {
+        let listed = list_sorted(&*region.store, "snapshots/").map_err(|e| region.error(e))?;
+        ids.extend(listed.iter().filter_map(|object| SnapshotId::from_hex(object.name.strip_prefix("snapshots/")?)));
+    }
+    Ok(ids)
 }
 
 /// All snapshots that count in some reached region.
