@@ -180,7 +180,7 @@ fn copy_commit(repository: &Repository, to: &RegionHandle, at: usize, info: &Sna
         let read = read_snapshot(repository, from, info.id).and_then(|_| from.get(&name));
         match read {
             Ok(bytes) => {
-                let session = Session::open_in(repository, at)?;
+                let mut session = Session::open_in(repository, at)?;
                 put_with_retries(&*to.store, &name, &bytes.into()).map_err(|e| to.error(e))?;
                 return session.commit(repository, at, info.id);
             }

@@ -106,6 +106,7 @@ fn options(workspace: &Workspace, wanted: &BackupSettings) -> Result<Backup, Cli
         threads: workspace.settings.threads.max(1),
         spools: SpoolSpace::Directory(directory.clone()),
         seen_directory: Some(directory),
+        watch_interval: crate::backup::WATCH_INTERVAL_DEFAULT,
     })
 }
 

@@ -34,6 +34,8 @@ pub struct SnapshotInfo {
     pub tags: Vec<String>,
     /// Indices into the repository's regions where it counts.
     pub regions: Vec<usize>,
+    /// The commits by which it counts: region, as above, and session.
+    pub commits: Vec<(usize, SessionId)>,
 }
 
 /// All snapshots that count, oldest first, and what could not be read.
@@ -110,7 +112,7 @@ pub fn read_snapshot(
 /// When a region can't be listed. Single damaged objects become issues.
 pub fn list(repository: &Repository) -> Result<Listing, RepoError> {
     let mut issues = Vec::new();
-    let mut counted: BTreeMap<SnapshotId, Vec<usize>> = BTreeMap::new();
+    let mut counted: BTreeMap<SnapshotId, Vec<(usize, SessionId)>> = BTreeMap::new();
     for (at, region) in repository.regions.iter().enumerate() {
         // Commits first, then the log: a commit that a later final fences is seen as fenced.
         let commits = list_sorted(&*region.store, "commits/").map_err(|e| region.error(e))?;
@@ -122,14 +124,15 @@ pub fn list(repository: &Repository) -> Result<Listing, RepoError> {
                 continue;
             }
             match read_commit(repository, region, &listed.name) {
-                Ok(commit) => counted.entry(commit.snapshot).or_default().push(at),
+                Ok(commit) => counted.entry(commit.snapshot).or_default().push((at, sid)),
                 Err(error) => note(error, region, &listed.name, &mut issues)?,
             }
         }
     }
-    let decisions = read_decisions(repository, &mut issues)?;
+    let decisions = read_decisions(repository, "", &mut issues)?;
     let mut snapshots = Vec::new();
-    for (id, mut regions) in counted {
+    for (id, commits) in counted {
+        let mut regions: Vec<usize> = commits.iter().map(|(at, _)| *at).collect();
         regions.dedup();
         if decisions.get(&id).is_some_and(|decision| decision.forgotten()) {
             continue;
@@ -151,7 +154,7 @@ pub fn list(repository: &Repository) -> Result<Listing, RepoError> {
                 Some((_, tags)) => tags.iter().cloned().collect(),
                 None => snapshot.tags.clone(),
             };
-            snapshots.push(SnapshotInfo { id, snapshot, slot, tags, regions });
+            snapshots.push(SnapshotInfo { id, snapshot, slot, tags, regions, commits });
         }
     }
     snapshots.sort_by_key(|info| (info.snapshot.started_at, info.id));
@@ -171,16 +174,28 @@ impl Decision {
     }
 }
 
-/// Verdicts and tags merge over all regions, as growing sets.
+/// True when the verdicts of all reached regions together say that a snapshot is forgotten. One that
+/// can't be read says nothing (`VERDICT-5`).
+///
+/// # Errors
+/// When a region can't be listed or read.
+pub fn is_forgotten(repository: &Repository, id: SnapshotId) -> Result<bool, RepoError> {
+    let decisions = read_decisions(repository, &format!("{id}/"), &mut Vec::new())?;
+    Ok(decisions.get(&id).is_some_and(Decision::forgotten))
+}
+
+/// Verdicts and tags whose names go on so; they merge over all regions, as growing sets.
 fn read_decisions(
     repository: &Repository,
+    under: &str,
     issues: &mut Vec<Issue>,
 ) -> Result<BTreeMap<SnapshotId, Decision>, RepoError> {
     let mut decisions: BTreeMap<SnapshotId, Decision> = BTreeMap::new();
     let mut seen = BTreeSet::new();
     for region in &repository.regions {
         for (prefix, kind) in [("verdicts/", ObjectKind::Verdict), ("tags/", ObjectKind::Tags)] {
-            for listed in list_sorted(&*region.store, prefix).map_err(|e| region.error(e))? {
+            let listing = list_sorted(&*region.store, &format!("{prefix}{under}")).map_err(|e| region.error(e))?;
+            for listed in listing {
                 let Some((id, number, digest)) = parse_numbered(&listed.name, prefix) else { continue };
                 if !seen.insert(listed.name.clone()) {
                     continue;
