@@ -17,6 +17,7 @@ use crate::format::snapshot::{Counts, SnapshotPrivate, SourceKind};
 use crate::index::Index;
 use crate::limits::{LABEL_BYTES_MAX, TAGS_MAX};
 use crate::pack::SpoolSpace;
+use crate::repo::open::AUTHORS;
 use crate::repo::session::Foundation;
 use crate::repo::{RegionHandle, Repository, Session, SnapshotInfo};
 use crate::report::{Counter, Monitor, Phase};
@@ -99,6 +100,8 @@ impl<'a> Run<'a> {
         monitor: &'a dyn Monitor,
         base: Option<SnapshotId>,
     ) -> Result<Self, BackupError> {
+        // A slot that may not back up leaves no session behind.
+        repository.require(&AUTHORS, "back up")?;
         let started_at = repository.clock.now_ns();
         let foundation = Foundation { bases: base.into_iter().collect(), adopts_earlier: true };
         let mut session = match options.dry_run {

@@ -68,7 +68,7 @@ fn sample() -> Sample {
 
 fn checked(world: &World, read_data: bool) -> Result<CheckReport, String> {
     let repository = world.open().map_err(|error| error.to_string())?;
-    let options = Options { read_data: read_data.then_some(Subset::All), threads: 2 };
+    let options = Options { read_data: read_data.then_some(Subset::All), threads: 2, ..Options::default() };
     check(&repository, None, &options, &Silent).map_err(|error| error.to_string())
 }
 
@@ -284,7 +284,7 @@ fn a_part_of_the_data_is_read_and_all_parts_are_everything() {
     let repository = sample.world.open().expect("opens");
     let mut read = 0;
     for part in 1..=3 {
-        let options = Options { read_data: Some(Subset::Part { part, of: 3 }), threads: 1 };
+        let options = Options { read_data: Some(Subset::Part { part, of: 3 }), threads: 1, ..Options::default() };
         let report = check(&repository, None, &options, &Silent).expect("checked");
         read += report.regions[0].packs_read;
     }
@@ -302,7 +302,7 @@ fn a_slot_without_payload_keys_checks_the_structure_only() {
     repository.keyring = std::sync::Arc::new(keyring.expect("a ring"));
     let report = check(&repository, None, &Options::default(), &Silent).expect("checked");
     assert!(report.is_sound() && report.regions[0].chunks_reached > 0, "{report:?}");
-    let options = Options { read_data: Some(Subset::All), threads: 1 };
+    let options = Options { read_data: Some(Subset::All), threads: 1, ..Options::default() };
     let refused = check(&repository, None, &options, &Silent);
     assert!(matches!(refused, Err(CheckError::NotPermitted)));
 }

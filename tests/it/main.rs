@@ -1,5 +1,7 @@
 //! Integration tests: the library against real services and the whole program.
 
+mod attack;
+mod audit;
 mod backup;
 mod browse;
 mod cli;
@@ -12,5 +14,6 @@ mod program;
 mod property;
 mod reader;
 mod restore;
+mod roles;
 mod s3;
 mod streams;
