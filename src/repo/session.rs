@@ -1,5 +1,5 @@
 //! A writer's session over the regions of a run, and the commit that ends it.
-//! Page: `format-spec/sessions.md`; the order of the steps is `ORDER-1` to `ORDER-8` there.
+//! Page: `format-spec/sessions.md`; the order of the steps is `ORDER-1` to `ORDER-7` there.
 //!
 //! Guarantees: in each region a state is durable before what it allows is done; the log is listed after
 //! it; what a collector is too far along to spare is told as lost, never passed over. Called by

@@ -17,3 +17,4 @@ mod restore;
 mod roles;
 mod s3;
 mod streams;
+mod writer;
