@@ -9,7 +9,7 @@ use crate::format::envelope::ObjectKind;
 use crate::format::ids::SnapshotId;
 use crate::format::snapshot::{NotCaptured, Snapshot, SnapshotPrivate, SourceKind};
 use crate::limits::NOT_CAPTURED_LISTED_MAX;
-use crate::repo::snapshots::{seal_private, snapshot_name};
+use crate::repo::snapshots::{is_forgotten, seal_private, snapshot_name};
 use crate::repo::{RepoError, SnapshotInfo};
 use crate::report::{Issue, Phase};
 use crate::ship::ShipError;
@@ -55,14 +55,15 @@ impl Run<'_> {
             .rev()
             .find(|info| info.snapshot.dataset == options.dataset && info.snapshot.host == options.host);
         let same = last.filter(|info| info.snapshot.root == gathered.root && !info.snapshot.partial);
-        if let Some(info) = same.filter(|_| options.skip_if_unchanged && summary.counts.issues == 0) {
+        let same = same.filter(|_| options.skip_if_unchanged && summary.counts.issues == 0);
+        if let Some(counting) = self.still_counting(watch, same)? {
             self.session().end(self.repository);
             summary.unchanged = true;
             // A region that lacks the last snapshot is as pending as if there were a new one.
             for (at, region) in self.repository.regions.iter().enumerate() {
                 summary.regions.push(RegionOutcome {
                     name: region.name.clone(),
-                    committed: info.regions.contains(&at) && shipper.failure(at).is_none(),
+                    committed: counting.contains(&at) && shipper.failure(at).is_none(),
                     shipped_bytes: shipper.shipped_bytes(at),
                     failure: shipper.failure(at),
                 });
@@ -125,6 +126,21 @@ impl Run<'_> {
         }
         summary.snapshot = Some(id);
         Ok(summary)
+    }
+
+    /// The regions in which the last snapshot counts still: it may have been forgotten or collected since
+    /// it was listed. `None` when there is nothing left of it to point to.
+    fn still_counting(
+        &self,
+        watch: &Watch<'_>,
+        last: Option<&SnapshotInfo>,
+    ) -> Result<Option<Vec<usize>>, BackupError> {
+        let Some(info) = last else { return Ok(None) };
+        watch.look(true)?;
+        let session = self.session();
+        let counting: Vec<usize> = session.regions().filter(|at| session.counts(*at, info)).collect();
+        let holds = !counting.is_empty() && !is_forgotten(self.repository, info.id)?;
+        Ok(holds.then_some(counting))
     }
 
     /// Looks at the logs.

@@ -180,16 +180,17 @@ impl Session {
     /// # Errors
     /// When the verdicts can't be read.
     pub fn holds_base(&self, repository: &Repository, base: &SnapshotInfo) -> Result<bool, RepoError> {
-        for (at, region) in &self.regions {
-            let log = &region.log;
-            let mut commits = base.commits.iter().filter(|(region, _)| region == at).map(|(_, session)| session);
-            let counts = commits.any(|sid| !log.is_dead_session(sid) && !log.is_doubtful_session(sid));
-            let named = region.state.bases.contains(&base.id);
-            if !named || !counts || log.is_doubtful_snapshot(&base.id) {
-                return Ok(false);
-            }
-        }
-        Ok(!is_forgotten(repository, base.id)?)
+        let named = self.regions.values().all(|region| region.state.bases.contains(&base.id));
+        Ok(named && self.regions().all(|at| self.counts(at, base)) && !is_forgotten(repository, base.id)?)
+    }
+
+    /// True when a region's log, as last listed, lets a commit of the snapshot stand there and no open fence names
+    /// it. What the verdicts say isn't asked.
+    pub fn counts(&self, at: usize, snapshot: &SnapshotInfo) -> bool {
+        let Some(SessionRegion { log, .. }) = self.regions.get(&at) else { return false };
+        let mut commits = snapshot.commits.iter().filter(|(region, _)| *region == at).map(|(_, session)| session);
+        commits.any(|sid| !log.is_dead_session(sid) && !log.is_doubtful_session(sid))
+            && !log.is_doubtful_snapshot(&snapshot.id)
     }
 
     /// Lists each region's log. On a new condemn its packs count as missing, a state says that it was
