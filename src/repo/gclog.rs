@@ -157,8 +157,7 @@ fn list(region: &RegionHandle) -> Result<Generations, RepoError> {
 /// The first generation that is out of order, or that is gone though it was seen.
 fn disorder(generations: &Generations, log: &GcLog) -> Option<u64> {
     let newest = generations.keys().next_back().copied().unwrap_or(0);
-    let mut expected = 1;
-    for (number, parts) in generations {
+    for (expected, (number, parts)) in (1..).zip(generations) {
         let ordered = match (parts.contains("condemn"), parts.contains("fence"), parts.contains("final")) {
             (true, true, true) => true,
             (true, fence, false) if *number == newest => match &log.open {
@@ -171,7 +170,6 @@ fn disorder(generations: &Generations, log: &GcLog) -> Option<u64> {
         if !ordered || *number != expected {
             return Some(*number);
         }
-        expected += 1;
     }
     (newest < log.newest).then_some(log.newest)
 }

@@ -282,6 +282,33 @@ impl Session {
         Ok(Watched { failed: watched.failed, ..looked })
     }
 
+    /// Relies on the packs of more sessions: puts a state that adopts them, in every region that takes part.
+    ///
+    /// # Errors
+    /// When a state can't be put, or names more sessions than it may.
+    pub fn adopt(
+        &mut self,
+        repository: &Repository,
+        sessions: impl IntoIterator<Item = SessionId>,
+    ) -> Result<(), RepoError> {
+        let sessions: BTreeSet<SessionId> = sessions.into_iter().collect();
+        for (at, region) in &mut self.regions {
+            let adopts: BTreeSet<SessionId> = region.state.adopts.iter().chain(&sessions).copied().collect();
+            if adopts.len() == region.state.adopts.len() {
+                continue;
+            }
+            region.state.adopts = adopts.into_iter().collect();
+            region.state.number += 1;
+            put_state(repository, &repository.regions[*at], &region.state)?;
+        }
+        Ok(())
+    }
+
+    /// True when a commit of this session was put in a region, or may have been.
+    pub fn tried_commit(&self, at: usize) -> bool {
+        self.regions.get(&at).is_some_and(|region| region.committed)
+    }
+
     /// Names no base any more, where one was named and may not be relied on: a collector would look for what
     /// is gone. A region that can't be told hears of it with its next state.
     pub fn drop_bases(&mut self, repository: &Repository) {

@@ -247,6 +247,30 @@ impl Decision {
     }
 }
 
+/// A verdict's or tags' bytes from the first of these regions where they are whole; `None` when nobody who may
+/// has signed them, or their name isn't one.
+///
+/// # Errors
+/// When no region's copy can be read.
+pub fn read_decision(
+    repository: &Repository,
+    regions: &[usize],
+    name: &str,
+    kind: ObjectKind,
+) -> Result<Option<Vec<u8>>, RepoError> {
+    let prefix = if kind == ObjectKind::Verdict { "verdicts/" } else { "tags/" };
+    let Some((_, _, digest)) = parse_numbered(name, prefix) else { return Ok(None) };
+    let mut failure = None;
+    for region in regions.iter().map(|at| &repository.regions[*at]) {
+        match read_numbered(repository, region, name, kind, digest).and_then(|_| region.get(name)) {
+            Ok(bytes) if object::check_digest(&bytes).is_ok_and(|found| found == digest) => return Ok(Some(bytes)),
+            Ok(_) | Err(RepoError::Crypto { .. }) => {}
+            Err(error) => failure = failure.or(Some(error)),
+        }
+    }
+    failure.map_or(Ok(None), Err)
+}
+
 fn parse_numbered(name: &str, prefix: &str) -> Option<(SnapshotId, u64, Digest)> {
     let (id, rest) = name.strip_prefix(prefix)?.split_once('/')?;
     let (number, digest) = rest.split_once('-')?;
