@@ -41,8 +41,15 @@ pub fn run(args: &BackupArgs, global: &Global) -> Result<Class, CliError> {
     let (mut listing, listing_class) = workspace.snapshots()?;
     if workspace.repository.regions.len() > 1 && !wanted.dry_run {
         // A region that fell behind is brought up first: what is new is then stored once for all.
-        let copied = crate::replicate::replicate(&workspace.repository, &listing.snapshots, &workspace.progress)?;
-        if copied.segments + copied.commits > 0 {
+        let scratch = Some(SpoolSpace::Directory(workspace.cache_directory()));
+        let copied = crate::replicate::replicate(
+            &workspace.repository,
+            &listing.snapshots,
+            scratch,
+            workspace.settings.memory_bytes / 4,
+            &workspace.progress,
+        )?;
+        if copied.segments + copied.commits + copied.decisions > 0 {
             crate::repo::sync::sync(&workspace.repository, &index, &workspace.progress)?;
             listing = workspace.snapshots()?.0;
         }
@@ -116,6 +123,7 @@ fn options(workspace: &Workspace, wanted: &BackupSettings) -> Result<Backup, Cli
         threads: workspace.settings.threads.max(1),
         spools: SpoolSpace::Directory(directory.clone()),
         seen_directory: Some(directory),
+        watch_interval: crate::backup::WATCH_INTERVAL_DEFAULT,
     })
 }
 

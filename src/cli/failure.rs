@@ -194,6 +194,8 @@ impl From<BackupError> for CliError {
             BackupError::Repo(source) => source.into(),
             BackupError::Ship(source) => source.into(),
             BackupError::Crypto(source) => source.into(),
+            BackupError::Overtaken { .. } | BackupError::Lost { .. } => CliError::new(Class::Busy, text)
+                .hint("run it again, what was stored so far is used; leave collections more time between their steps"),
             BackupError::Cancelled => CliError::cancelled(),
             BackupError::Stream(_) | BackupError::WalkEndedEarly | BackupError::Cache { .. } => {
                 CliError::new(Class::Failed, text).hint("no snapshot was saved")

@@ -4,6 +4,7 @@
 
 pub mod frame;
 pub mod reader;
+pub mod reenvelope;
 pub mod sequence;
 pub mod spool;
 pub mod writer;

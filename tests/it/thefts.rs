@@ -460,7 +460,7 @@ fn a_maintainer_makes_no_snapshots_and_reads_no_content() {
         build_sealed(ObjectKind::Snapshot, &stolen.keyring, &signer, snapshot.encode(), &SystemRandom).unwrap();
     let id = SnapshotId(digest.0);
     scene.put(&format!("snapshots/{id}"), bytes);
-    let session = keepstone::repo::Session::open(&stolen).unwrap();
+    let mut session = keepstone::repo::Session::open(&stolen).unwrap();
     session.commit(&stolen, 0, id).unwrap();
     let listing = list(&owner).unwrap();
     assert_eq!(listing.snapshots.len(), 1);
