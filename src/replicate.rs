@@ -45,6 +45,12 @@ pub fn replicate(
     monitor: &dyn Monitor,
 ) -> Result<Replicated, RepoError> {
     let mut done = Replicated::default();
+    for (at, region) in repository.regions.iter().enumerate() {
+        // A change of keys that did not reach it; what goes on here doesn't depend on it.
+        if let Err(error) = repository.level_keys(at) {
+            note(&mut done, monitor, format!("{}:roster/", region.name).into_bytes(), &error);
+        }
+    }
     let mut listed: Vec<HashSet<SegmentId>> = Vec::new();
     for region in &repository.regions {
         listed.push(list_segments(region)?);

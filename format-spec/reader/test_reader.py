@@ -222,7 +222,10 @@ DECODERS = {
     "session": objects.decode_session,
     "verdict": objects.decode_verdict,
     "tags": objects.decode_tags,
+    "audit-entry": objects.decode_audit_entry,
     "condemn": objects.decode_condemn,
+    "accepted": objects.decode_accepted,
+    "attestation": objects.decode_attestation,
 }
 
 
@@ -292,6 +295,37 @@ class FrozenRegions(unittest.TestCase):
             self.assertEqual(stat.S_IMODE(found.st_mode), mode)
             self.assertEqual(found.st_mtime_ns, 1_600_000_000_123_456_789)
 
+    def test_of_a_revoked_writer_counts_what_is_accepted(self):
+        path = VECTORS / "region-3"
+        self.assertEqual(checked(path), [])
+        region = opened(path)
+        self.assertEqual(sorted(region.rings), [1, 3])
+        counted = region.counted([]).values()
+        self.assertEqual(sorted(snapshot.dataset for snapshot in counted), ["accepted", "quarry"])
+        (name,) = (path / "attest").iterdir()
+        attested = region.load("attestation", f"attest/{name.name}", (name.name,)).listings
+        segments = region.load_segments([]).values()
+        self.assertEqual(sorted(pack.listing(entry) for found in segments for entry in found.packs), attested)
+
+    def test_what_is_accepted_cannot_be_widened_or_lost(self):
+        copy = self.scratch / "copy"
+        shutil.copytree(VECTORS / "region-3", copy)
+        (part,) = (copy / "roster/accepted").rglob("????????????????")
+        data = part.read_bytes()
+        part.unlink()
+        self.assertIn("ACCEPT-4", {error.rule for _, error in checked(copy)})
+        # Under another number, or with another digest in it, it is not the part that the roster names.
+        part.with_name("0000000000000006").write_bytes(data)
+        self.assertIn("ACCEPT-4", {error.rule for _, error in checked(copy)})
+        part.write_bytes(data[:-120] + bytes(88) + data[-32:])
+        self.assertIn("ACCEPT-4", {error.rule for _, error in checked(copy)})
+
+    def test_a_ring_of_another_rotation_or_none_is_refused(self):
+        copy = self.scratch / "copy"
+        shutil.copytree(VECTORS / "region-3", copy)
+        (copy / "ring/0000000000000003" / SLOT.hex()).unlink()
+        self.assertIn("RING-6", {error.rule for _, error in checked(copy)})
+
     def test_a_wrong_pin_is_refused_before_the_key(self):
         with self.assertRaises(FormatError) as caught:
             Region(str(VECTORS / "region-1"), bytes(32))
@@ -320,7 +354,8 @@ class FrozenRegions(unittest.TestCase):
             self.assertTrue(checked(copy), f"{name} cut short")
 
     def test_absence_of_what_counts_is_found(self):
-        unseen = ("sessions/", "verdicts/", "tags/", "commits/")
+        # So is the end of an audit chain.
+        unseen = ("sessions/", "verdicts/", "tags/", "commits/", f"audit/{SLOT.hex()}/{2:016x}")
         for name, copy, path in self.copies():
             path.unlink()
             found = checked(copy)
@@ -437,13 +472,48 @@ class WhatCounts(unittest.TestCase):
         self.verdict(9, objects.FORGET, WRITER, WRITER_KEY)
         self.assertEqual(self.counts(), (True, ["SIGN-2"]))
         self.roster(3, (WRITER, objects.MAINTAINER, 1, WRITER_KEY))
-        self.assertEqual(self.counts(), (True, ["SIGN-3"]))
+        self.assertEqual(self.counts(), (True, []))
         self.roster(4, (WRITER, objects.MAINTAINER, 0, SLOT_KEY))
         self.assertEqual(self.counts(), (True, ["SIGN-4"]))
         self.roster(5)
         self.assertEqual(self.counts(), (True, ["SIGN-1"]))
         self.roster(6, (WRITER, objects.MAINTAINER, 0, WRITER_KEY))
         self.assertEqual(self.counts(), (False, []))
+
+    def entry(self, number, previous, slot=SLOT, name="", signer=SLOT, key=SLOT_KEY):
+        payload = cbor({1: slot, 2: number, 3: previous, 4: "l", 5: "h", 6: 0, 7: 1, 8: [], 9: [], 10: ""})
+        self.put("audit entry", f"audit/{slot.hex()}/{number:016x}{name}", payload, signer, key)
+
+    def chain(self):
+        problems = []
+        chains = opened(self.path).audit(problems)
+        return [entry.number for entry in chains.get(SLOT, [])], [error.rule for _, error in problems]
+
+    def test_the_audit_chain_is_whole_and_what_is_not_is_told(self):
+        self.assertEqual(self.chain(), ([1, 2], []))
+        first, second = opened(self.path).audit([])[SLOT]
+        self.assertEqual((objects.ACTIONS[first.action], objects.ACTIONS[second.action]), ("init", "hold"))
+        self.entry(3, [second.digest])
+        self.assertEqual(self.chain(), ([1, 2, 3], []))
+        # A second entry 3 is a fork until an entry follows both.
+        self.entry(3, [second.digest], name="-DIGEST")
+        self.assertEqual(self.chain()[1], [])  # the same bytes: sealed with the same salt
+        self.entry(2, [first.digest], name="-DIGEST")
+        self.assertEqual(self.chain(), ([1, 2, 2, 3], ["AUDIT-8"]))
+        ends = [entry.digest for entry in opened(self.path).audit([])[SLOT][1:]]
+        self.entry(4, sorted(digest for digest in ends if digest != second.digest))
+        self.assertEqual(self.chain(), ([1, 2, 2, 3, 4], []))
+        self.entry(6, [])
+        self.assertEqual(self.chain()[1], ["AUDIT-7", "AUDIT-8"])
+        self.entry(7, [], slot=WRITER)
+        self.assertIn("AUDIT-4", self.chain()[1])
+
+    def test_a_revoked_slots_audit_entries_stay(self):
+        self.roster(2, (WRITER, objects.WRITER, 1, WRITER_KEY))
+        self.entry(1, [], slot=WRITER, signer=WRITER, key=WRITER_KEY)
+        problems = []
+        self.assertEqual(len(opened(self.path).audit(problems)[WRITER]), 1)
+        self.assertEqual(problems, [])
 
     def test_two_rosters_of_one_number_are_refused(self):
         self.roster(2, (WRITER, objects.WRITER, 0, WRITER_KEY))
@@ -468,11 +538,11 @@ class WhatCounts(unittest.TestCase):
         self.assertEqual(self.counts(), (True, []))
         self.log(1, "fence", [SESSION], [])
         self.assertEqual(self.counts(), (False, []))
-        self.log(1, "final", [], [], [], [])
+        self.log(1, "final", [], [], [], [], [])
         self.assertEqual(self.counts(), (True, []))
         self.log(2, "condemn", [])
         self.log(2, "fence", [], [])
-        self.log(2, "final", [], [], [], [SESSION])
+        self.log(2, "final", [], [], [], [SESSION], [])
         self.assertEqual(self.counts(), (False, []))
 
     def test_a_damaged_log_stops(self):
@@ -484,7 +554,7 @@ class WhatCounts(unittest.TestCase):
 
         self.log(2, "condemn", [])
         stops("GC-3")
-        self.log(1, "final", [], [], [], [])
+        self.log(1, "final", [], [], [], [], [])
         stops("GC-3")
         self.log(1, "condemn", [], region=bytes(16))
         stops("GC-2")

@@ -6,11 +6,13 @@
 use super::BackupError;
 use crate::chunker::Chunker;
 use crate::crypto::keyring::ChunkHasher;
-use crate::format::ids::{ChunkId, ChunkKind, PackId, RegionId, SlotId};
+use crate::format::ids::{ChunkId, ChunkKind, Digest, PackId, RegionId, SlotId};
 use crate::format::node::{Content, Extent};
-use crate::index::{InFlight, Index};
+use crate::format::roster::SlotState;
+use crate::index::{InFlight, Index, PackEntry};
 use crate::limits::INLINE_RECORDS_MAX;
 use crate::pack::{ChunkSink, FrameBuilder, PackError, PackWriter, SequenceWriter};
+use crate::repo::{Repository, attest};
 use crate::report::Counter;
 use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
@@ -64,19 +66,28 @@ pub struct UsablePacks<'a> {
     missing: HashSet<PackId>,
     own: SlotId,
     trust: DedupTrust,
+    attested: HashSet<Digest>,
+    revoked: HashSet<SlotId>,
     decided: RwLock<HashMap<u32, bool>>,
 }
 
 impl<'a> UsablePacks<'a> {
-    /// For a run over `regions`; packs in `missing` are condemned or deleted somewhere.
+    /// For a run over `regions`; packs in `missing` are condemned or deleted somewhere, what `attested` holds
+    /// is listed as an owner verified it.
     pub fn new(
+        repository: &Repository,
         index: &'a dyn Index,
         regions: Vec<RegionId>,
         missing: HashSet<PackId>,
-        own: SlotId,
         trust: DedupTrust,
     ) -> Self {
-        UsablePacks { index, regions, missing, own, trust, decided: RwLock::new(HashMap::new()) }
+        // One that is damaged vouches for nothing: chunks are stored once more, and nothing is lost.
+        let (attested, issues) = attest::read(repository);
+        issues.iter().for_each(|issue| tracing::warn!(detail = issue.detail, "an attestation is not used"));
+        let revoked = repository.roster.slots.iter().filter(|slot| slot.state == SlotState::Revoked);
+        let revoked = revoked.map(|slot| slot.slot).collect();
+        let own = repository.secrets.slot;
+        UsablePacks { index, regions, missing, own, trust, attested, revoked, decided: RwLock::default() }
     }
 
     fn usable(&self, ordinal: u32) -> Result<bool, BackupError> {
@@ -85,10 +96,20 @@ impl<'a> UsablePacks<'a> {
         }
         let pack = self.index.pack(ordinal)?;
         let usable = !self.missing.contains(&pack.id)
-            && (self.trust == DedupTrust::All || pack.origin == self.own)
+            && self.is_trusted(&pack)
             && self.regions.iter().all(|region| pack.regions.contains(region));
         self.decided.write().unwrap_or_else(PoisonError::into_inner).insert(ordinal, usable);
         Ok(usable)
+    }
+}
+
+impl UsablePacks<'_> {
+    /// A pack that is listed as this slot lists it, or as an owner verified it; or anybody's, where all are
+    /// trusted, but those whose key was revoked.
+    fn is_trusted(&self, pack: &PackEntry) -> bool {
+        pack.origin == self.own
+            || self.attested.contains(&pack.listing)
+            || (self.trust == DedupTrust::All && !self.revoked.contains(&pack.origin))
     }
 }
 

@@ -4,10 +4,11 @@
 //! A pack streams through in stored order: a thread holds one piece of it, one frame, and the directory
 //! with the padding at its end; about 10 MiB each with frames of the usual size, never a whole pack.
 
-use super::graph::{Key, key};
-use super::structure::{Checked, Run};
-use super::{CheckError, store_issue};
+use super::CheckError;
+use super::run::{Run, store_issue};
+use super::structure::Checked;
 use crate::crypto::keyring::ChunkHasher;
+use crate::crypto::listing::listings;
 use crate::env::random_bytes;
 use crate::format::envelope::TRAILER_BYTES;
 use crate::format::ids::{ChunkId, Digest, PackId};
@@ -89,13 +90,13 @@ pub(super) fn read(run: &Run<'_>, regions: &mut [Checked], subset: Subset) -> Re
 
 fn read_region(run: &Run<'_>, checked: &mut Checked, chosen: &[PackId]) -> Result<(), CheckError> {
     let region = &run.repository.regions[checked.at];
-    let mut claimed: HashSet<PackId> = HashSet::new();
+    // By what is stated of a pack, not by the pack: a segment that lies about it must not pass because
+    // another told the truth.
+    let mut claimed: HashSet<Digest> = HashSet::new();
     let (packs, bytes, chunks) = (Counter::default(), Counter::default(), Counter::default());
-    let damaged = Mutex::new(HashSet::new());
+    let damaged = Mutex::new(checked.graph.marks());
+    let verified = Mutex::new(Vec::new());
     for id in &checked.segments {
-        if claimed.len() == chosen.len() {
-            break;
-        }
         let segment = match read_segment(run.repository, region, *id) {
             Ok(opened) => opened.segment,
             Err(error) => {
@@ -103,11 +104,9 @@ fn read_region(run: &Run<'_>, checked: &mut Checked, chosen: &[PackId]) -> Resul
                 continue;
             }
         };
+        let listings = listings(&segment);
         let todo: Vec<usize> = (0..segment.packs.len())
-            .filter(|at| {
-                let pack = segment.packs[*at].pack;
-                chosen.binary_search(&pack).is_ok() && claimed.insert(pack)
-            })
+            .filter(|at| chosen.binary_search(&segment.packs[*at].pack).is_ok() && claimed.insert(listings[*at]))
             .collect();
         let ids: Vec<ChunkId> = segment.chunks().map(|chunk| chunk.id).collect();
         run.findings.parallel(run.threads(), todo.len(), &|at| {
@@ -116,7 +115,12 @@ fn read_region(run: &Run<'_>, checked: &mut Checked, chosen: &[PackId]) -> Resul
             packs.add(1);
             bytes.add(reading.pack.size);
             chunks.add(reading.verified);
-            damaged.lock().unwrap_or_else(PoisonError::into_inner).extend(&reading.damaged);
+            let mut damaged = damaged.lock().unwrap_or_else(PoisonError::into_inner);
+            checked.graph.mark(&mut damaged, &reading.damaged)?;
+            drop(damaged);
+            if reading.faults_total == 0 && !reading.failed {
+                verified.lock().unwrap_or_else(PoisonError::into_inner).push(listings[todo[at]]);
+            }
             run.findings.monitor.advance(1, 0);
             Ok(())
         })?;
@@ -124,7 +128,8 @@ fn read_region(run: &Run<'_>, checked: &mut Checked, chosen: &[PackId]) -> Resul
     checked.report.packs_read = packs.get();
     checked.report.bytes_read = bytes.get();
     checked.report.chunks_verified = chunks.get();
-    checked.damaged = damaged.into_inner().unwrap_or_else(PoisonError::into_inner);
+    checked.verified = verified.into_inner().unwrap_or_else(PoisonError::into_inner);
+    checked.damaged = Some(damaged.into_inner().unwrap_or_else(PoisonError::into_inner));
     Ok(())
 }
 
@@ -187,7 +192,9 @@ struct PackReading<'a> {
     name: String,
     faults: Vec<String>,
     faults_total: u64,
-    damaged: Vec<Key>,
+    /// The store didn't give all of it.
+    failed: bool,
+    damaged: Vec<ChunkId>,
     verified: u64,
 }
 
@@ -203,6 +210,7 @@ impl<'a> PackReading<'a> {
             name,
             faults: Vec::new(),
             faults_total: 0,
+            failed: false,
             damaged: Vec::new(),
             verified: 0,
         }
@@ -248,6 +256,7 @@ impl<'a> PackReading<'a> {
     }
 
     fn store_failed(&mut self, error: StoreError) -> Result<(), CheckError> {
+        self.failed = true;
         self.all_damaged();
         match store_issue(&error) {
             Some(kind) => {
@@ -260,7 +269,7 @@ impl<'a> PackReading<'a> {
 
     fn all_damaged(&mut self) {
         let chunks = self.pack.frames.iter().flat_map(|frame| &frame.chunks);
-        self.damaged = chunks.map(|chunk| key(&chunk.id)).collect();
+        self.damaged = chunks.map(|chunk| chunk.id).collect();
     }
 
     fn frames_and_directory(&mut self, stream: &mut Stream<'_>) -> Result<(), Stop> {
@@ -289,7 +298,7 @@ impl<'a> PackReading<'a> {
             match reader.open_frame(position, frame.section, frame.number, raw_length, sealed) {
                 Ok(raw) => self.chunks(position, frame, &raw, hashers.get(frame.section as usize)),
                 Err(error) => {
-                    self.damaged.extend(frame.chunks.iter().map(|chunk| key(&chunk.id)));
+                    self.damaged.extend(frame.chunks.iter().map(|chunk| chunk.id));
                     self.fault(error);
                 }
             }
@@ -341,7 +350,7 @@ impl<'a> PackReading<'a> {
             };
             self.verified += 1;
             if let Some(detail) = fault {
-                self.damaged.push(key(&chunk.id));
+                self.damaged.push(chunk.id);
                 self.fault(format!("frame {position}, chunk {number}: {detail}"));
             }
         }

@@ -9,7 +9,7 @@
 //!  "unchecked":[{"name":"near","reason":"…"}],
 //!  "issues_total":0,"issues":[{"kind":"damaged","object":"far:index/…","detail":"…"}],
 //!  "pending":[{"snapshot":"<id>","regions":["near"]}],"differences":["…"],
-//!  "index_stale":false,"notices":["…"]}
+//!  "index_stale":false,"packs_attested":3,"notices":["…"]}
 //! ```
 //! Ends as `corrupt` when anything is damaged or missing, else as `storage` when a region of the run
 //! could not be reached, else as `pending` when the regions differ, else as `success`.
@@ -22,6 +22,7 @@ use super::render;
 use super::workspace::Workspace;
 use crate::check::{CheckError, CheckReport, Options, Subset, check};
 use crate::index::{Index, RocksIndex};
+use crate::repo::attest::{ATTESTERS, publish};
 use crate::report::{Issue, Monitor};
 use serde_json::{Value, json};
 use std::io::{self, Write};
@@ -32,6 +33,9 @@ use std::io::{self, Write};
 /// When the repository can't be opened, a region stops answering, or the key can't read payloads.
 pub fn run(args: &CheckArgs, global: &Global) -> Result<Class, CliError> {
     let workspace = Workspace::open(global)?;
+    let spill = workspace.cache_directory();
+    // Whether it can be made matters only to a check that needs more memory than it has: its error names it.
+    let _ = std::fs::create_dir_all(&spill);
     let options = Options {
         read_data: args.read_data.map(|subset| match subset {
             ReadData::All => Subset::All,
@@ -39,6 +43,8 @@ pub fn run(args: &CheckArgs, global: &Global) -> Result<Class, CliError> {
             ReadData::Part { part, of } => Subset::Part { part, of },
         }),
         threads: workspace.settings.threads,
+        memory_bytes: workspace.settings.memory_bytes / 4,
+        spill: Some(spill),
     };
     let index = local_index(&workspace);
     let index = index.as_ref().map(|index| index as &dyn Index);
@@ -47,12 +53,25 @@ pub fn run(args: &CheckArgs, global: &Global) -> Result<Class, CliError> {
     let left_out = &workspace.settings.regions_left_out;
     let unchecked: Vec<&(String, String)> =
         workspace.absent.iter().filter(|(name, _)| !left_out.contains(name)).collect();
-    show(&report, &unchecked, options.read_data.is_some(), global.json)?;
-    Ok(match () {
+    let attested = attest(&workspace, &report);
+    let class = match () {
         () if !report.is_sound() => Class::Corrupt,
         () if !unchecked.is_empty() => Class::Storage,
         () if report.is_pending() => Class::Pending,
         () => Class::Success,
+    };
+    class.printed(show(&report, &unchecked, options.read_data.is_some(), attested, global.json))
+}
+
+/// An owner vouches for what was read and is as stated, so that writers may rely on one another's packs. What
+/// can't be written changes nothing about what was checked. Gives how many packs nobody vouched for before.
+fn attest(workspace: &Workspace, report: &CheckReport) -> u64 {
+    if report.verified.is_empty() || !ATTESTERS.contains(&workspace.repository.role()) {
+        return 0;
+    }
+    publish(&workspace.repository, &report.verified).unwrap_or_else(|error| {
+        workspace.progress.notice(&format!("what was verified is not attested: {error}"));
+        0
     })
 }
 
@@ -94,7 +113,13 @@ pub(super) fn write_issues(out: &mut dyn Write, issues: &[Issue], total: u64) ->
     }
 }
 
-fn show(report: &CheckReport, unchecked: &[&(String, String)], read: bool, json: bool) -> Result<(), CliError> {
+fn show(
+    report: &CheckReport,
+    unchecked: &[&(String, String)],
+    read: bool,
+    attested: u64,
+    json: bool,
+) -> Result<(), CliError> {
     let regions: Vec<Value> = report
         .regions
         .iter()
@@ -121,7 +146,7 @@ fn show(report: &CheckReport, unchecked: &[&(String, String)], read: bool, json:
         "sound": report.is_sound(), "read_data": read, "regions": regions, "unchecked": not_reached,
         "issues_total": report.issues_total, "issues": issues_document(&report.issues),
         "pending": pending, "differences": report.differences,
-        "index_stale": report.index_stale, "notices": report.notices,
+        "index_stale": report.index_stale, "packs_attested": attested, "notices": report.notices,
     });
     Output { json }.result(&document, |out| {
         write_issues(out, &report.issues, report.issues_total)?;
@@ -159,6 +184,9 @@ fn show(report: &CheckReport, unchecked: &[&(String, String)], read: bool, json:
                 writeln!(out, "  {broken} can't be restored whole from this region")?;
             }
         }
+        if attested > 0 {
+            writeln!(out, "{} more attested: every writer may rely on them", render::counted(attested, "pack"))?;
+        }
         for (name, reason) in unchecked {
             writeln!(out, "Region '{name}' was NOT checked: {}", render::printable(reason))?;
         }
@@ -175,6 +203,7 @@ impl From<CheckError> for CliError {
         let text = error.to_string();
         match error {
             CheckError::Repo(source) => source.into(),
+            CheckError::Graph(source) => source.into(),
             CheckError::Store { region, source } => CliError::from(source).in_region(&region),
             CheckError::NotARepository { .. } => CliError::new(Class::Missing, text).hint("check its address"),
             CheckError::NotPermitted => CliError::new(Class::Access, text),

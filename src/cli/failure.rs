@@ -5,6 +5,7 @@ use crate::backup::BackupError;
 use crate::crypto::CryptoError;
 use crate::find::FindError;
 use crate::index::IndexError;
+use crate::index::graph::GraphError;
 use crate::pack::PackError;
 use crate::repo::RepoError;
 use crate::repo::fetch::FetchError;
@@ -14,6 +15,7 @@ use crate::ship::ShipError;
 use crate::source::{SourceError, StreamError};
 use crate::store::StoreErrorKind;
 
+const ROLE: &str = "`keepstone key list` shows which role this slot has";
 const REBUILD: &str = "run `keepstone cache rebuild`; nothing in the repository is touched by it";
 
 impl From<RepoError> for CliError {
@@ -45,9 +47,11 @@ impl From<RepoError> for CliError {
                 .hint("put the key file of an emergency sheet back under keys/ in a region, as the sheet says"),
             RepoError::Missing { .. } => CliError::new(Class::Missing, text)
                 .hint("`keepstone check` says what else is missing; another region may hold it"),
-            RepoError::TwoRosters { .. } => {
-                CliError::new(Class::Corrupt, text).hint("an owner must decide which of the two holds")
-            }
+            RepoError::TwoRosters { .. } => CliError::new(Class::Corrupt, text)
+                .hint("an owner brings them together with `keepstone key merge`, with every region reached"),
+            RepoError::RolledBack { .. } => CliError::new(Class::Access, text)
+                .hint("if you restored an older state of every region on purpose, delete the file `roster` in the repository's cache directory"),
+            RepoError::Cancelled => CliError::cancelled(),
             RepoError::Object { .. } => {
                 CliError::new(Class::Corrupt, text).hint("`keepstone scrub REGION` finds what else is damaged")
             }
@@ -60,6 +64,12 @@ impl From<RepoError> for CliError {
             RepoError::Index(source) => source.into(),
             RepoError::Fenced { .. } => CliError::new(Class::Failed, text).hint("run the backup again"),
             RepoError::Ambiguous { .. } => CliError::usage(text).hint("`keepstone snapshots` shows the ids"),
+            RepoError::Verdict(_) => CliError::usage(text).hint("nothing was changed"),
+            RepoError::Held { id, .. } => CliError::usage(text)
+                .hint(format!("nothing was changed; `keepstone release {}` ends the hold", &id.to_string()[..12])),
+            RepoError::Role { .. } => CliError::new(Class::Access, text).hint("nothing was changed"),
+            RepoError::Audit(_) => CliError::new(Class::Failed, text).hint("nothing was changed"),
+            RepoError::NotPermitted { .. } => CliError::new(Class::Access, text).hint(ROLE),
             RepoError::Keys(_) => CliError::usage(text).hint("`keepstone key list` shows the slots"),
         }
     }
@@ -75,7 +85,9 @@ fn class_of_crypto(error: &CryptoError) -> Class {
 
 impl From<CryptoError> for CliError {
     fn from(error: CryptoError) -> Self {
-        CliError::new(class_of_crypto(&error), error.to_string())
+        let refused = matches!(error, CryptoError::NotPermitted { .. });
+        let error = CliError::new(class_of_crypto(&error), error.to_string());
+        if refused { error.hint(ROLE) } else { error }
     }
 }
 
@@ -84,7 +96,7 @@ impl From<IndexError> for CliError {
         let text = error.to_string();
         match error {
             IndexError::Busy { .. } => CliError::new(Class::Busy, text),
-            IndexError::Segment { .. } => {
+            IndexError::Segment { .. } | IndexError::Refused { .. } => {
                 CliError::new(Class::Corrupt, text).hint("`keepstone check` tells what it listed")
             }
             _ => CliError::new(Class::Failed, text).hint(REBUILD),
@@ -109,11 +121,23 @@ impl From<PackError> for CliError {
     }
 }
 
+impl From<GraphError> for CliError {
+    fn from(error: GraphError) -> Self {
+        let text = error.to_string();
+        match error {
+            GraphError::Spool(source) => source.into(),
+            GraphError::Altered { .. } | GraphError::Incomplete => {
+                CliError::new(Class::Failed, text).hint("name another place with --cache-dir, or give more --memory")
+            }
+        }
+    }
+}
+
 impl From<FetchError> for CliError {
     fn from(error: FetchError) -> Self {
         let text = error.to_string();
         match error {
-            FetchError::NotPermitted => CliError::new(Class::Access, text),
+            FetchError::NotPermitted => CliError::new(Class::Access, text).hint(ROLE),
             FetchError::Index(source) => source.into(),
             FetchError::Unlisted(_) => CliError::new(Class::Missing, text)
                 .hint("a region that is not reached may hold it; `keepstone check` tells more"),

@@ -33,16 +33,23 @@ pub fn open_store(url: &str, options: &BTreeMap<String, String>, create: bool) -
             Ok(Arc::new(MemoryStore::named(name)))
         }
         Some("file") => {
-            let path = url::Url::parse(url).ok().filter(|url| url.query().is_none() && url.fragment().is_none());
-            let path = path.filter(|_| url.starts_with("file:///")).and_then(|url| url.to_file_path().ok());
             let detail = "a file address is file:///path, with % # ? and spaces percent-encoded";
-            let path = path.ok_or_else(|| invalid("file:", detail.to_owned()))?;
+            let path = local_path(url).ok_or_else(|| invalid("file:", detail.to_owned()))?;
             local(path, options, create)
         }
         Some(scheme) => Err(invalid(&format!("{scheme}:"), format!("unknown kind of address; known are {ADDRESSES}"))),
         None if url.starts_with('/') => local(PathBuf::from(url), options, create),
         None => Err(invalid("", format!("not an address; known are {ADDRESSES} (a path must be absolute)"))),
     }
+}
+
+/// The directory that an address stands for; `None` for one that is no local directory's.
+pub fn local_path(url: &str) -> Option<PathBuf> {
+    if url.starts_with('/') {
+        return Some(PathBuf::from(url));
+    }
+    let parsed = url::Url::parse(url).ok().filter(|url| url.query().is_none() && url.fragment().is_none())?;
+    url.starts_with("file:///").then(|| parsed.to_file_path().ok())?
 }
 
 // By RFC 3986, so that a path with a colon isn't taken for one.

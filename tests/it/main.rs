@@ -1,5 +1,7 @@
 //! Integration tests: the library against real services and the whole program.
 
+mod attack;
+mod audit;
 mod backup;
 mod browse;
 mod cli;
@@ -7,11 +9,15 @@ mod facts;
 mod faults;
 mod fixture;
 mod frozen;
+mod keys;
 mod memory;
 mod program;
 mod property;
 mod reader;
 mod restore;
+mod retention;
+mod roles;
 mod s3;
 mod serve;
 mod streams;
+mod thefts;

@@ -88,6 +88,21 @@ impl Program {
             .expect(0);
     }
 
+    /// Adds a slot of this role; its identity file has the role's name.
+    #[track_caller]
+    pub fn add_slot(&self, role: &str) -> Value {
+        let (secret, recipient) = identity();
+        std::fs::write(self.path(role), secret).unwrap();
+        self.run(["--json", "key", "add", "--role", role, "--recipient", &recipient]).expect(0).json()
+    }
+
+    /// Runs as the slot that this identity file opens.
+    pub fn run_as<S: AsRef<OsStr>>(&self, slot: &str, arguments: impl IntoIterator<Item = S>) -> Ended {
+        let mut command = self.command(arguments);
+        command.env("KEEPSTONE_IDENTITY", self.path(slot));
+        Ended::new(command.output().unwrap())
+    }
+
     pub fn region(&self, name: &str) -> String {
         format!("{name}={}", self.path(name).display())
     }
@@ -185,8 +200,19 @@ impl Program {
     /// Nothing but objects under their names: no temporary file is left.
     #[track_caller]
     pub fn assert_tidy(&self) {
-        let known =
-            ["config", "region", "keys", "roster", "ring", "packs", "index", "sessions", "snapshots", "commits"];
+        let known = [
+            "config",
+            "region",
+            "keys",
+            "roster",
+            "ring",
+            "audit",
+            "packs",
+            "index",
+            "sessions",
+            "snapshots",
+            "commits",
+        ];
         for region in ["one", "two"] {
             for path in self.listing(region).into_keys() {
                 let name = path.strip_prefix(self.path(region)).unwrap().to_string_lossy().into_owned();

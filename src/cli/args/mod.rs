@@ -3,22 +3,28 @@
 //! Guarantees: no secret is ever an argument, since other users can read those; every value that is
 //! accepted here is well formed. What the environment and the configuration file add is in `config`.
 
+mod audit;
 mod backup;
 mod browse;
 mod repository;
 mod restore;
+mod retention;
 
 use std::path::PathBuf;
 
 use clap::{ArgAction, Args, Parser, Subcommand};
 
+pub use audit::AuditArgs;
 pub use backup::BackupArgs;
 pub use browse::{CatArgs, DiffArgs, FindArgs, LsArgs, SnapshotsArgs, TagArgs};
 pub use repository::{
-    CacheCommand, CheckArgs, CompletionsArgs, InitArgs, KeyAddArgs, KeyCommand, KeyExportArgs, KeyPasswdArgs,
-    KeyRemoveArgs, ManArgs, Role, ScrubArgs, ServeArgs, ServeRole, Suite,
+    AcceptedChoice, CacheCommand, CheckArgs, CompletionsArgs, InitArgs, KeyAddArgs, KeyCommand, KeyExportArgs,
+    KeyMergeArgs, KeyPasswdArgs, KeyRemoveArgs, KeyRevokeArgs, KeyRotateArgs, ManArgs, Role, ScrubArgs, ServeArgs,
+    ServeRole, Suite,
 };
 pub use restore::{Overwrite, RestoreArgs, RestoreSelection};
+
+pub use retention::{ForgetArgs, HoldArgs, ReleaseArgs, UnforgetArgs};
 
 use super::{exit, parse};
 use crate::format::ids::Digest;
@@ -172,6 +178,11 @@ pub enum Command {
     Diff(DiffArgs),
     Tag(TagArgs),
     Restore(RestoreArgs),
+    Forget(ForgetArgs),
+    Unforget(UnforgetArgs),
+    Hold(HoldArgs),
+    Release(ReleaseArgs),
+    Audit(AuditArgs),
     Check(CheckArgs),
     Scrub(ScrubArgs),
     Serve(ServeArgs),
