@@ -196,6 +196,7 @@ mod tests {
         ]
     }
 
+    // SERVE-3
     #[test]
     fn serve_3_the_table_of_roles() {
         use Family::{
@@ -226,6 +227,7 @@ mod tests {
         assert!(refusal.contains("maintainer") && refusal.ends_with("use an owner's access"), "{refusal}");
     }
 
+    // SERVE-3
     #[test]
     fn serve_3_a_prefix_decides_before_the_form_does() {
         // A pack's file under a name that no pack has stays unreadable for a writer.
@@ -235,6 +237,7 @@ mod tests {
         assert!(permit(Role::Writer, Act::Put, "configuration").is_err());
     }
 
+    // SERVE-4
     #[test]
     fn serve_4_a_known_prefix_asks_for_its_form() {
         for (family, name) in names() {
