@@ -3,6 +3,7 @@
 //! Two implementations: [`rocks::RocksIndex`] on disk and [`memory::MemoryIndex`]. Both hold durable
 //! segments only; what is still in flight is [`inflight::InFlight`]'s business.
 
+pub mod graph;
 pub mod inflight;
 pub mod memory;
 pub mod record;
