@@ -3,11 +3,12 @@
 
 use keepstone::compress::{Compression, compress, decompress};
 use keepstone::crypto::slot::{Unlock, unwrap};
+use keepstone::format::audit::{Action, AuditEntry};
 use keepstone::format::config::{Config, Region, Suite};
 use keepstone::format::envelope::{self, Envelope, ObjectKind, Sealing};
 use keepstone::format::gc::{Condemn, Fence, Final};
 use keepstone::format::ids::{
-    ChunkId, ChunkKind, PackId, RegionId, RepositoryId, SectionId, SegmentId, SessionId, SlotId, SnapshotId,
+    ChunkId, ChunkKind, Digest, PackId, RegionId, RepositoryId, SectionId, SegmentId, SessionId, SlotId, SnapshotId,
 };
 use keepstone::format::node::{Content, Extent, Node, NodeKind, Timestamp};
 use keepstone::format::pack::{
@@ -58,6 +59,7 @@ pub const BODIES: &[Body] = &[
     Body { name: "commit", run: commit, seeds: commit_seeds },
     Body { name: "verdict", run: verdict, seeds: verdict_seeds },
     Body { name: "tags", run: tags, seeds: tags_seeds },
+    Body { name: "audit_entry", run: audit_entry, seeds: audit_entry_seeds },
     Body { name: "gc_condemn", run: condemn, seeds: condemn_seeds },
     Body { name: "gc_fence", run: fence, seeds: fence_seeds },
     Body { name: "gc_final", run: gc_final, seeds: gc_final_seeds },
@@ -113,6 +115,7 @@ canonical!(session_end, SessionEnd);
 canonical!(commit, Commit);
 canonical!(verdict, Verdict);
 canonical!(tags, Tags);
+canonical!(audit_entry, AuditEntry);
 canonical!(condemn, Condemn);
 canonical!(fence, Fence);
 canonical!(gc_final, Final);
@@ -488,6 +491,31 @@ fn verdict_seeds() -> Vec<Vec<u8>> {
 
 fn tags_seeds() -> Vec<Vec<u8>> {
     vec![Tags { snapshot: SNAPSHOT, number: 3, tags: vec!["a".to_owned(), "b".to_owned()] }.encode()]
+}
+
+fn audit_entry_seeds() -> Vec<Vec<u8>> {
+    let first = AuditEntry {
+        slot: SlotId([4; 16]),
+        number: 1,
+        previous: Vec::new(),
+        label: "laptop".to_owned(),
+        host: "mason".to_owned(),
+        recorded_at: NOW,
+        action: Action::Init,
+        subjects: vec![vec![4; 16]],
+        figures: Vec::new(),
+        reason: String::new(),
+    };
+    let later = AuditEntry {
+        number: 9,
+        previous: vec![Digest([1; 32]), Digest([2; 32])],
+        action: Action::Forget,
+        subjects: vec![SNAPSHOT.0.to_vec(), vec![0xff; 32]],
+        figures: vec![("bytes".to_owned(), 1 << 40), ("packs".to_owned(), 3)],
+        reason: "policy".to_owned(),
+        ..first.clone()
+    };
+    vec![first.encode(), later.encode()]
 }
 
 fn condemn_seeds() -> Vec<Vec<u8>> {

@@ -64,6 +64,8 @@ pub const OBJECT_BYTES_MAX: usize = 16 << 20;
 pub const KEY_FILE_BYTES_MAX: usize = 64 << 10;
 /// Slots in one roster.
 pub const SLOTS_MAX: usize = 65_536;
+/// Subjects of one audit entry; an act on more is recorded in several entries.
+pub const AUDIT_SUBJECTS_MAX: usize = 65_536;
 /// Tags of a snapshot, and bytes in one tag, dataset or host name.
 pub const TAGS_MAX: usize = 256;
 /// Bytes in a label: a tag, dataset or host name.

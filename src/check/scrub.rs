@@ -109,6 +109,14 @@ fn parse_known(name: &str) -> Option<Named> {
             let kind = if prefix == "tags" { ObjectKind::Tags } else { ObjectKind::Verdict };
             Some(Named::Object(kind, Some(numbered(rest)?)))
         }
+        "audit" => {
+            let (slot, rest) = pair?;
+            SlotId::from_hex(slot)?;
+            match rest.contains('-') {
+                true => Some(Named::Object(ObjectKind::Audit, Some(numbered(rest)?))),
+                false => number_from_name(rest).and_then(|_| object(ObjectKind::Audit)),
+            }
+        }
         "gc" => {
             let (number, part) = pair?;
             number_from_name(number)?;
@@ -321,6 +329,8 @@ mod tests {
             (format!("sessions/{}/end", hex(16)), ObjectKind::SessionEnd, false),
             (format!("tags/{}/{}-{}", hex(32), hex(8), hex(32)), ObjectKind::Tags, true),
             (format!("gc/{}/final", hex(8)), ObjectKind::Final, false),
+            (format!("audit/{}/{}", hex(16), hex(8)), ObjectKind::Audit, false),
+            (format!("audit/{}/{}-{}", hex(16), hex(8), hex(32)), ObjectKind::Audit, true),
         ];
         for (name, kind, digest) in known {
             assert_eq!(parse(&name), Named::Object(kind, digest.then_some([0xab; 32])), "{name}");

@@ -59,6 +59,7 @@ impl From<RepoError> for CliError {
             RepoError::Index(source) => source.into(),
             RepoError::Fenced { .. } => CliError::new(Class::Failed, text).hint("run the backup again"),
             RepoError::Ambiguous { .. } => CliError::usage(text).hint("`keepstone snapshots` shows the ids"),
+            RepoError::Audit(_) => CliError::new(Class::Failed, text).hint("nothing was changed"),
             RepoError::Keys(_) => CliError::usage(text).hint("`keepstone key list` shows the slots"),
         }
     }

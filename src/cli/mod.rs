@@ -5,6 +5,7 @@
 //! (passphrases), `progress`, `output` and `render`. Called by `main` alone.
 
 pub mod args;
+mod audit;
 mod backup;
 mod cache;
 mod cat;
@@ -72,6 +73,7 @@ fn dispatch(cli: Cli) -> Result<Class, CliError> {
         Command::Find(args) => find::run(&args, &cli.global),
         Command::Cat(args) => cat::run(&args, &cli.global),
         Command::Diff(args) => diff::run(&args, &cli.global),
+        Command::Audit(args) => audit::run(&args, &cli.global),
         Command::Tag(args) => tag::run(&args, &cli.global),
         Command::Restore(args) => restore::run(&args, &cli.global),
         Command::Check(args) => check::run(&args, &cli.global),

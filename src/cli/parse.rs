@@ -125,6 +125,18 @@ pub fn time(text: &str) -> Result<i64, ParseError> {
     time_from(text, &now.to_zoned(TimeZone::system()))
 }
 
+/// As [`time`], for the beginning of a period: a local day means its first moment.
+///
+/// # Errors
+/// As [`time_from`].
+pub fn time_since(text: &str) -> Result<i64, ParseError> {
+    let day = text.trim();
+    match day.len() <= 10 && day.parse::<Date>().is_ok() {
+        true => time(&format!("{day} 00:00")),
+        false => time(text),
+    }
+}
+
 /// A moment in nanoseconds since the Unix epoch: RFC 3339 (`2026-11-01T14:30:00Z`), a local time
 /// (`2026-11-01 14:30`), a local day, which means its end (`2026-11-01`), or how long ago (`3d`,
 /// `3 days ago`, `P3D`).

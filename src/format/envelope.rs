@@ -41,10 +41,11 @@ pub enum ObjectKind {
     Fence = 13,
     Final = 14,
     Tags = 15,
+    Audit = 16,
 }
 
 impl ObjectKind {
-    const ALL: [ObjectKind; 15] = [
+    const ALL: [ObjectKind; 16] = [
         ObjectKind::Config,
         ObjectKind::Region,
         ObjectKind::Roster,
@@ -60,6 +61,7 @@ impl ObjectKind {
         ObjectKind::Fence,
         ObjectKind::Final,
         ObjectKind::Tags,
+        ObjectKind::Audit,
     ];
 
     /// The kind for a stored code.
@@ -85,6 +87,7 @@ impl ObjectKind {
             ObjectKind::Fence => "fence",
             ObjectKind::Final => "final",
             ObjectKind::Tags => "tags",
+            ObjectKind::Audit => "audit entry",
         }
     }
 }
@@ -202,7 +205,10 @@ pub fn decode<'a>(kind: ObjectKind, bytes: &'a [u8]) -> Result<SignedObject<'a>,
     let signer = SlotId(reader.array()?);
     let sealing = Sealing { epoch: reader.u64()?, salt: reader.array()? };
     let sealed = flags & FLAG_SEALED != 0;
-    let seals = matches!(kind, ObjectKind::Segment | ObjectKind::Snapshot | ObjectKind::Verdict | ObjectKind::Tags);
+    let seals = matches!(
+        kind,
+        ObjectKind::Segment | ObjectKind::Snapshot | ObjectKind::Verdict | ObjectKind::Tags | ObjectKind::Audit
+    );
     if sealed != seals {
         let found = if sealed { "sealed" } else { "not sealed" };
         return Err(DecodeError::new("OBJ-6", format!("a {} whose payload is {found}", kind.name())));

@@ -1,6 +1,7 @@
 //! One file per stored object: encode and decode only, no input, output or cryptography.
 //! Pages: `format-spec/`.
 
+pub mod audit;
 pub mod config;
 pub mod envelope;
 pub mod gc;

@@ -3,6 +3,7 @@
 //! Typed states: a [`Located`] repository is verified against root and pin but locked; a
 //! [`Repository`] holds the ring.
 
+pub mod audit;
 pub mod content;
 pub mod fetch;
 pub mod gclog;
@@ -153,6 +154,9 @@ pub enum RepoError {
         /// How many fit.
         count: usize,
     },
+    /// Something can't be recorded in the audit chain, and so isn't done.
+    #[error("the audit chain can't be written: {0}")]
+    Audit(String),
     /// A key operation that can't be done.
     #[error("{0}")]
     Keys(String),

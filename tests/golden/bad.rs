@@ -4,10 +4,11 @@ use crate::vectors::{REPOSITORY, ROOT_PRIVATE};
 use crate::{check, hex};
 use keepstone::crypto::object::{Signer, build_signed, decode};
 use keepstone::crypto::{digest, sign};
+use keepstone::format::audit::{Action, AuditEntry};
 use keepstone::format::config::{Config, Region, Suite};
 use keepstone::format::envelope::ObjectKind;
 use keepstone::format::gc::Condemn;
-use keepstone::format::ids::{ChunkKind, PackId, RegionId, SessionId, SlotId, SnapshotId};
+use keepstone::format::ids::{ChunkKind, Digest, PackId, RegionId, SessionId, SlotId, SnapshotId};
 use keepstone::format::node::{Node, NodeKind, Timestamp};
 use keepstone::format::pack::{Directory, Footer, PackHeader, SectionRecord};
 use keepstone::format::ring::Ring;
@@ -37,6 +38,7 @@ fn refuse(decoder: &str, bytes: &[u8]) -> Result<(), DecodeError> {
         "session" => Session::decode(bytes).map(|_| ()),
         "verdict" => Verdict::decode(bytes).map(|_| ()),
         "tags" => Tags::decode(bytes).map(|_| ()),
+        "audit-entry" => AuditEntry::decode(bytes).map(|_| ()),
         "condemn" => Condemn::decode(bytes).map(|_| ()),
         other => panic!("no decoder '{other}'"),
     }
@@ -109,7 +111,7 @@ fn malformed_bytes_are_refused_by_name() {
     case("config-object", "OBJ-1", "cut within the header", cut);
     case("config-object", "OBJ-2", "wrong magic", forged(&object, 0, b"KSTM"));
     case("config-object", "OBJ-3", "version 2", forged(&object, 5, &[2]));
-    case("config-object", "OBJ-4", "unknown kind", forged(&object, 4, &[16]));
+    case("config-object", "OBJ-4", "unknown kind", forged(&object, 4, &[255]));
     case("config-object", "OBJ-4", "a region's kind", forged(&object, 4, &[2]));
     case("config-object", "OBJ-5", "unknown flag", forged(&object, 6, &[2]));
     case("config-object", "OBJ-6", "a salt without sealing", forged(&object, 48, &[1]));
@@ -338,6 +340,31 @@ fn malformed_bytes_are_refused_by_name() {
     case("verdict", "VERDICT-1", "ruling 4", verdict);
     let tags = Tags { snapshot: SnapshotId([1; 32]), number: 1, tags: vec!["a".into(), "a".into()] };
     case("tags", "TAGS-1", "a tag twice", tags.encode());
+    let entry = AuditEntry {
+        slot: SlotId([1; 16]),
+        number: 2,
+        previous: vec![Digest([1; 32])],
+        label: "l".into(),
+        host: "h".into(),
+        recorded_at: 0,
+        action: Action::Hold,
+        subjects: Vec::new(),
+        figures: Vec::new(),
+        reason: String::new(),
+    };
+    let mut action = entry.encode();
+    let at = action.windows(3).position(|window| window == [7, Action::Hold as u8, 8]).expect("the action");
+    action[at + 1] = 23;
+    case("audit-entry", "AUDIT-1", "action 23", action);
+    let unordered = AuditEntry { previous: vec![Digest([2; 32]), Digest([1; 32])], ..entry.clone() };
+    case("audit-entry", "AUDIT-2", "previous entries out of order", unordered.encode());
+    let unordered = AuditEntry { subjects: vec![vec![1], vec![1]], ..entry.clone() };
+    case("audit-entry", "AUDIT-2", "a subject twice", unordered.encode());
+    let unordered = AuditEntry { figures: vec![("b".into(), 1), ("a".into(), 1)], ..entry.clone() };
+    case("audit-entry", "AUDIT-2", "figures out of order", unordered.encode());
+    case("audit-entry", "AUDIT-3", "entry 0", AuditEntry { number: 0, ..entry.clone() }.encode());
+    let long = AuditEntry { subjects: vec![vec![1; 33]], ..entry };
+    case("audit-entry", "CBOR-2", "a subject of 33 bytes", long.encode());
     let condemn = Condemn { generation: 1, region: RegionId([1; 16]), packs: vec![PackId([2; 32]), PackId([1; 32])] };
     case("condemn", "GC-1", "packs out of order", condemn.encode());
 

@@ -10,9 +10,12 @@ use keepstone::crypto::keyring::{Keyring, kem_public, seal_ring};
 use keepstone::crypto::object::{Signer, build_sealed, build_signed};
 use keepstone::crypto::sign;
 use keepstone::env::{SeededRandom, random_bytes};
+use keepstone::format::audit::{Action, AuditEntry};
 use keepstone::format::config::{Config, Region, Suite};
 use keepstone::format::envelope::ObjectKind;
-use keepstone::format::ids::{ChunkId, ChunkKind, PackId, RegionId, SessionId, SlotId, SnapshotId, number_name};
+use keepstone::format::ids::{
+    ChunkId, ChunkKind, Digest, PackId, RegionId, SessionId, SlotId, SnapshotId, number_name,
+};
 use keepstone::format::node::{Content, Extent, Node, NodeKind, Timestamp};
 use keepstone::format::pack::{Directory, DirectoryChunk, DirectoryFrame, FOOTER_BYTES, Footer, PackHeader, padme};
 use keepstone::format::ring::Ring;
@@ -320,6 +323,31 @@ fn build(suite: Suite) -> BTreeMap<String, Vec<u8>> {
     builder.sealed(&format!("verdicts/{snapshot}/{}-DIGEST", number_name(1)), ObjectKind::Verdict, verdict.encode());
     let tags = Tags { snapshot, number: 1, tags: vec!["first".into(), "kept".into()] };
     builder.sealed(&format!("tags/{snapshot}/{}-DIGEST", number_name(1)), ObjectKind::Tags, tags.encode());
+    let first = AuditEntry {
+        slot: SLOT,
+        number: 1,
+        previous: Vec::new(),
+        label: "owner".into(),
+        host: "mason".into(),
+        recorded_at: CREATED_AT,
+        action: Action::Init,
+        subjects: vec![SLOT.0.to_vec()],
+        figures: vec![("regions".into(), 1)],
+        reason: String::new(),
+    };
+    let name = format!("audit/{SLOT}/{}", number_name(1));
+    let first_digest = builder.sealed(&name, ObjectKind::Audit, first.encode());
+    let second = AuditEntry {
+        number: 2,
+        previous: vec![Digest(first_digest)],
+        action: Action::Hold,
+        subjects: vec![snapshot.0.to_vec()],
+        figures: Vec::new(),
+        reason: "a vector is kept".into(),
+        ..first
+    };
+    let name = format!("audit/{SLOT}/{}-DIGEST", number_name(2));
+    builder.sealed(&name, ObjectKind::Audit, second.encode());
     builder.objects
 }
 

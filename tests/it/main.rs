@@ -1,5 +1,6 @@
 //! Integration tests: the library against real services and the whole program.
 
+mod audit;
 mod backup;
 mod browse;
 mod cli;

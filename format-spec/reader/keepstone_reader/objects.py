@@ -8,10 +8,10 @@ from .wire import Cbor, FormatError, Reader, ascending
 MAGIC = b"KSTN"
 KINDS = [
     "config", "region", "roster", "ring", "pack", "segment", "session", "session end", "snapshot", "commit",
-    "verdict", "condemn", "fence", "final", "tags",
+    "verdict", "condemn", "fence", "final", "tags", "audit entry",
 ]  # fmt: skip
 CODES = {name: code for code, name in enumerate(KINDS, 1)}
-SEALED = {"segment", "snapshot", "verdict", "tags"}
+SEALED = {"segment", "snapshot", "verdict", "tags", "audit entry"}
 BY_ROOT = {"config", "region", "roster", "ring"}
 OWNER, WRITER, MAINTAINER = 1, 2, 3
 ROLES = {OWNER: "owner", WRITER: "writer", MAINTAINER: "maintainer"}
@@ -26,6 +26,7 @@ MAY_SIGN = {
     "condemn": {OWNER, MAINTAINER},
     "fence": {OWNER, MAINTAINER},
     "final": {OWNER, MAINTAINER},
+    "audit entry": {OWNER, WRITER, MAINTAINER},
 }
 LABEL_MAX, PATH_MAX, IDS_MAX, LOG_IDS_MAX, BASES_MAX = 255, 65536, 1 << 18, 1 << 16, 256
 ROOT_SIGNER = bytes(16)
@@ -432,3 +433,46 @@ def split_private(private):
         raise FormatError("SNAPSHOT-2", f"a private part of {len(private)} bytes")
     at = SECTION_RECORD
     return private[:at], int.from_bytes(private[at : at + 4], "little"), private[at + 4 :]
+
+
+ACTIONS = [
+    "init", "forget", "unforget", "hold", "release", "break-floor", "gc-final", "key-add", "key-remove",
+    "key-revoke", "key-rotate", "key-rewrap", "roster-merge", "repair", "attest",
+]  # fmt: skip
+
+
+@dataclass
+class AuditEntry:
+    slot: bytes
+    number: int
+    previous: list
+    label: str
+    host: str
+    recorded_at: int
+    action: int
+    subjects: list
+    figures: list
+    reason: str
+
+
+@_document
+def decode_audit_entry(cbor):
+    slot, number = cbor.field(1).fixed(16), cbor.field(2).uint()
+    if not number:
+        raise FormatError("AUDIT-3", "entry 0")
+    previous = [cbor.fixed(32) for _ in range(cbor.field(3).array(64))]
+    ascending(previous, "AUDIT-2", "previous entries")
+    label, host, recorded_at = cbor.field(4).text(LABEL_MAX), cbor.field(5).text(LABEL_MAX), cbor.field(6).int()
+    action = cbor.field(7).uint()
+    if action >= len(ACTIONS):
+        raise FormatError("AUDIT-1", f"unknown action {action}")
+    subjects = [cbor.bytes(32) for _ in range(cbor.field(8).array(65536))]
+    ascending(subjects, "AUDIT-2", "subjects")
+    figures = []
+    for _ in range(cbor.field(9).array(64)):
+        cbor.tuple(2)
+        figures.append((cbor.text(LABEL_MAX), cbor.uint()))
+    ascending([name.encode() for name, _ in figures], "AUDIT-2", "figures")
+    return AuditEntry(
+        slot, number, previous, label, host, recorded_at, action, subjects, figures, cbor.field(10).text(4096)
+    )

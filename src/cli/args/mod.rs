@@ -3,6 +3,7 @@
 //! Guarantees: no secret is ever an argument, since other users can read those; every value that is
 //! accepted here is well formed. What the environment and the configuration file add is in `config`.
 
+mod audit;
 mod backup;
 mod browse;
 mod repository;
@@ -12,6 +13,7 @@ use std::path::PathBuf;
 
 use clap::{ArgAction, Args, Parser, Subcommand};
 
+pub use audit::AuditArgs;
 pub use backup::BackupArgs;
 pub use browse::{CatArgs, DiffArgs, FindArgs, LsArgs, SnapshotsArgs, TagArgs};
 pub use repository::{
@@ -170,6 +172,7 @@ pub enum Command {
     Diff(DiffArgs),
     Tag(TagArgs),
     Restore(RestoreArgs),
+    Audit(AuditArgs),
     Check(CheckArgs),
     Scrub(ScrubArgs),
     #[command(subcommand, arg_required_else_help = true)]
