@@ -519,7 +519,13 @@ fn audit_entry_seeds() -> Vec<Vec<u8>> {
 }
 
 fn condemn_seeds() -> Vec<Vec<u8>> {
-    vec![Condemn { generation: 1, region: REGION, packs: vec![PackId([1; 32]), PackId([2; 32])] }.encode()]
+    let condemn = Condemn {
+        generation: 1,
+        region: REGION,
+        packs: vec![PackId([1; 32]), PackId([2; 32])],
+        forgotten: vec![SnapshotId([3; 32])],
+    };
+    vec![condemn.encode(), Condemn { forgotten: Vec::new(), ..condemn }.encode()]
 }
 
 fn fence_seeds() -> Vec<Vec<u8>> {

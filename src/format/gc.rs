@@ -1,6 +1,6 @@
 //! `gc/<n>/condemn`, `fence` and `final`: a region's collection log. Page: `format-spec/gc.md`.
 //!
-//! Writers read the log before they rely on a pack; collection itself is not part of this module.
+//! Writers read the log before they rely on a pack; collection itself is the room `gc`.
 
 use super::ids::{PackId, RegionId, SessionId, SnapshotId};
 use super::session::ascending;
@@ -18,6 +18,8 @@ pub struct Condemn {
     pub region: RegionId,
     /// The packs, ascending.
     pub packs: Vec<PackId>,
+    /// Snapshots that were forgotten at this moment, ascending: a later generation may collect them.
+    pub forgotten: Vec<SnapshotId>,
 }
 
 /// Who is too late to object, and what is past its window.
@@ -63,8 +65,13 @@ impl Condemn {
     /// Canonical CBOR.
     pub fn encode(&self) -> Vec<u8> {
         let mut cbor = CborWriter::new();
-        cbor.map(3).uint(1).uint(self.generation).uint(2).bytes(&self.region.0).uint(3);
+        cbor.map(if self.forgotten.is_empty() { 3 } else { 4 });
+        cbor.uint(1).uint(self.generation).uint(2).bytes(&self.region.0).uint(3);
         put_ids(&mut cbor, self.packs.iter().map(|id| &id.0[..]));
+        if !self.forgotten.is_empty() {
+            cbor.uint(4);
+            put_ids(&mut cbor, self.forgotten.iter().map(|id| &id.0[..]));
+        }
         cbor.finish()
     }
 
@@ -79,8 +86,12 @@ impl Condemn {
         let region = RegionId(cbor.fixed()?);
         cbor.field(&mut fields, 3)?;
         let packs = ascending(&mut cbor, ENTRIES_MAX, "GC-1", PackId)?;
+        let forgotten = match cbor.optional(&mut fields, 4)? {
+            true => ascending(&mut cbor, ENTRIES_MAX, "GC-1", SnapshotId)?,
+            false => Vec::new(),
+        };
         cbor.no_more(&fields)?;
-        let condemn = Condemn { generation, region, packs };
+        let condemn = Condemn { generation, region, packs, forgotten };
         canonical(bytes, &condemn.encode())?;
         Ok(condemn)
     }

@@ -3,12 +3,13 @@
 
 use super::RepoError;
 use super::open::{DECIDERS, RegionHandle, Repository};
-use crate::crypto::object;
+use crate::crypto::object::{self, build_signed};
 use crate::format::envelope::ObjectKind;
 use crate::format::gc::{Condemn, Fence, Final};
 use crate::format::ids::{PackId, RegionId, SessionId, SnapshotId, number_from_name, number_name};
 use crate::format::wire::DecodeError;
-use crate::store::list_sorted;
+use crate::ship::put_with_retries;
+use crate::store::{StoreErrorKind, list_sorted};
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 
 /// What a region's log says at one moment.
@@ -70,7 +71,10 @@ impl GcLog {
         self.open.as_ref().and_then(|open| open.fence.as_ref())
     }
 
-    fn close(&mut self, entry: Final) {
+    /// Takes the final of the open generation in.
+    pub(crate) fn close(&mut self, entry: Final) {
+        self.newest = self.newest.max(entry.generation);
+        self.open = None;
         self.dead.extend(entry.deleted);
         self.fenced.extend(entry.fenced);
         self.collected.extend(entry.collected);
@@ -86,16 +90,30 @@ pub fn entry_name(generation: u64, part: &str) -> String {
 }
 
 /// One entry of a log.
-trait Entry: Sized {
+pub trait Entry: Clone {
+    /// Its kind.
     const KIND: ObjectKind;
+    /// `condemn`, `fence` or `final`.
+    const PART: &'static str;
+    /// Its payload.
+    fn encode(&self) -> Vec<u8>;
+    /// From a payload.
+    ///
+    /// # Errors
+    /// `GC-1`; `CBOR` rules.
     fn decode(bytes: &[u8]) -> Result<Self, DecodeError>;
+    /// Its generation and region.
     fn place(&self) -> (u64, RegionId);
 }
 
 macro_rules! entry {
-    ($type:ident) => {
+    ($type:ident, $part:literal) => {
         impl Entry for $type {
             const KIND: ObjectKind = ObjectKind::$type;
+            const PART: &'static str = $part;
+            fn encode(&self) -> Vec<u8> {
+                $type::encode(self)
+            }
             fn decode(bytes: &[u8]) -> Result<Self, DecodeError> {
                 $type::decode(bytes)
             }
@@ -105,17 +123,16 @@ macro_rules! entry {
         }
     };
 }
-entry!(Condemn);
-entry!(Fence);
-entry!(Final);
+entry!(Condemn, "condemn");
+entry!(Fence, "fence");
+entry!(Final, "final");
 
-fn read_entry<E: Entry>(
-    repository: &Repository,
-    region: &RegionHandle,
-    number: u64,
-    part: &str,
-) -> Result<E, RepoError> {
-    let name = entry_name(number, part);
+/// Reads one entry.
+///
+/// # Errors
+/// When it is absent, damaged, misplaced, or no maintainer's.
+pub fn read_entry<E: Entry>(repository: &Repository, region: &RegionHandle, number: u64) -> Result<E, RepoError> {
+    let name = entry_name(number, E::PART);
     let bytes = region.get(&name)?;
     let broken = |source| region.object_error(&name, source);
     let signed = object::decode(E::KIND, repository.config.repository, &bytes).map_err(broken)?;
@@ -127,11 +144,46 @@ fn read_entry<E: Entry>(
     }
 }
 
+/// Puts an entry only if its name is free, and gives what stands there: `entry`, or that of who came first
+/// (`GC-5`). Where the store can't refuse a second put, what is read back counts.
+///
+/// # Errors
+/// When it can't be put, or what is there can't be read.
+pub fn publish<E: Entry>(repository: &Repository, region: &RegionHandle, entry: &E) -> Result<E, RepoError> {
+    let number = entry.place().0;
+    let signer = repository.signer();
+    let (bytes, _) = build_signed(E::KIND, repository.config.repository, &signer, &entry.encode());
+    match put_with_retries(&*region.store, &entry_name(number, E::PART), &bytes.into()) {
+        Ok(()) if region.info.put_if_absent => Ok(entry.clone()),
+        Ok(()) => read_entry(repository, region, number),
+        Err(error) if error.kind == StoreErrorKind::AlreadyExists => read_entry(repository, region, number),
+        // An answer that was lost says nothing of the put: what is there now does.
+        Err(error) => match read_entry(repository, region, number) {
+            Err(RepoError::Missing { .. } | RepoError::Store { .. }) => Err(region.error(error)),
+            found => found,
+        },
+    }
+}
+
+/// How often a log is listed before an entry that stands alone is damage.
+const LISTINGS: usize = 3;
+
 /// Reads the whole log of a region.
 ///
 /// # Errors
 /// When it can't be listed or read, or holds what no maintainer signed: never taken for an empty one.
 pub fn read(repository: &Repository, region: &RegionHandle) -> Result<GcLog, RepoError> {
+    // A listing is no picture of one moment: of two entries put while it runs it may show the later alone.
+    for _ in 1..LISTINGS {
+        match read_once(repository, region) {
+            Err(RepoError::Object { source, .. }) if source.rule == "GC-3" => {}
+            read => return read,
+        }
+    }
+    read_once(repository, region)
+}
+
+fn read_once(repository: &Repository, region: &RegionHandle) -> Result<GcLog, RepoError> {
     let mut generations: BTreeMap<u64, BTreeSet<String>> = BTreeMap::new();
     for listed in list_sorted(&*region.store, "gc/").map_err(|e| region.error(e))? {
         let number = listed.name.strip_prefix("gc/").and_then(|name| name.split_once('/'));
@@ -153,12 +205,12 @@ pub fn read(repository: &Repository, region: &RegionHandle) -> Result<GcLog, Rep
         }
         log.newest = number;
         if parts.contains("final") {
-            log.close(read_entry(repository, region, number, "final")?);
+            log.close(read_entry(repository, region, number)?);
             continue;
         }
-        let condemn: Condemn = read_entry(repository, region, number, "condemn")?;
+        let condemn: Condemn = read_entry(repository, region, number)?;
         let fence = match parts.contains("fence") {
-            true => Some(read_entry(repository, region, number, "fence")?),
+            true => Some(read_entry(repository, region, number)?),
             false => None,
         };
         log.open = Some(OpenGeneration { number, condemned: condemn.packs.into_iter().collect(), fence });

@@ -12,6 +12,7 @@ pub mod keys;
 pub mod open;
 pub mod pairs;
 pub mod session;
+pub mod sessions;
 pub mod snapshots;
 pub mod sync;
 pub mod walk;

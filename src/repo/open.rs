@@ -460,6 +460,20 @@ impl Repository {
     /// # Errors
     /// `SIGN-1` unknown slot, `SIGN-2` a role that may not, `SIGN-3` revoked; [`CryptoError::Signature`].
     pub fn verify_slot(&self, signed: &SignedObject<'_>, roles: &[Role]) -> Result<(), CryptoError> {
+        self.verify_signature(signed, roles)?;
+        let slot = signed.envelope.signer;
+        match self.roster.slot(slot).is_some_and(|entry| entry.state == SlotState::Revoked) {
+            true => Err(DecodeError::new("SIGN-3", format!("slot {slot} was revoked")).into()),
+            false => Ok(()),
+        }
+    }
+
+    /// As [`Repository::verify_slot`], whatever became of the slot since: for a collector, which keeps what a
+    /// revoked slot's objects speak of.
+    ///
+    /// # Errors
+    /// `SIGN-1` unknown slot, `SIGN-2` a role that may not; [`CryptoError::Signature`].
+    pub fn verify_signature(&self, signed: &SignedObject<'_>, roles: &[Role]) -> Result<(), CryptoError> {
         let slot = signed.envelope.signer;
         let what = signed.envelope.kind.name();
         let entry = self
@@ -469,9 +483,6 @@ impl Repository {
         if !roles.contains(&entry.role) {
             let detail = format!("slot {slot} is a {}, which may not sign a {what}", entry.role.name());
             return Err(DecodeError::new("SIGN-2", detail).into());
-        }
-        if entry.state == SlotState::Revoked {
-            return Err(DecodeError::new("SIGN-3", format!("slot {slot} was revoked")).into());
         }
         let signer = format!("slot {slot} ({})", entry.label);
         sign::verify(&entry.signing_public, signed.signed_part, &signed.signature, what, &signer)

@@ -9,7 +9,7 @@ use super::open::{AUTHORS, DECIDERS, RegionHandle, Repository, WRITERS};
 use crate::compress::{Compression, compress, decompress};
 use crate::crypto::CryptoError;
 use crate::crypto::object;
-use crate::format::envelope::ObjectKind;
+use crate::format::envelope::{ObjectKind, SignedObject};
 use crate::format::ids::{Digest, SessionId, SlotId, SnapshotId, number_from_name, number_name};
 use crate::format::pack::SectionRecord;
 use crate::format::session::Commit;
@@ -90,6 +90,28 @@ pub fn read_snapshot(
     region: &RegionHandle,
     id: SnapshotId,
 ) -> Result<(Snapshot, SlotId), RepoError> {
+    read_verified(repository, region, id, &|signed| repository.verify_slot(signed, &AUTHORS))
+}
+
+/// As [`read_snapshot`], whatever became of the slot that signed it: for a collector, which keeps what a
+/// revoked slot's snapshots reach (`COLLECT-7`).
+///
+/// # Errors
+/// As [`read_snapshot`], but for revoked slots.
+pub fn read_any_snapshot(
+    repository: &Repository,
+    region: &RegionHandle,
+    id: SnapshotId,
+) -> Result<(Snapshot, SlotId), RepoError> {
+    read_verified(repository, region, id, &|signed| repository.verify_signature(signed, &AUTHORS))
+}
+
+fn read_verified(
+    repository: &Repository,
+    region: &RegionHandle,
+    id: SnapshotId,
+    verify: &dyn Fn(&SignedObject<'_>) -> Result<(), CryptoError>,
+) -> Result<(Snapshot, SlotId), RepoError> {
     let name = snapshot_name(&id);
     let bytes = region.get(&name)?;
     let decode = |source| region.object_error(&name, source);
@@ -97,7 +119,7 @@ pub fn read_snapshot(
     if signed.digest.0 != id.0 {
         return Err(decode(DecodeError::new("OBJ-10", format!("its bytes are those of {}", signed.digest))));
     }
-    repository.verify_slot(&signed, &AUTHORS).map_err(|source| region.crypto_error(&name, source))?;
+    verify(&signed).map_err(|source| region.crypto_error(&name, source))?;
     let payload =
         object::open_payload(&repository.keyring, &signed).map_err(|source| region.crypto_error(&name, source))?;
     let snapshot = Snapshot::decode(&payload).map_err(decode)?;
@@ -232,13 +254,18 @@ impl Decision {
     }
 }
 
-fn parse_numbered(name: &str, prefix: &str) -> Option<(SnapshotId, u64, Digest)> {
+/// The snapshot, number and digest in the name of a verdict or of tags.
+pub(crate) fn parse_numbered(name: &str, prefix: &str) -> Option<(SnapshotId, u64, Digest)> {
     let (id, rest) = name.strip_prefix(prefix)?.split_once('/')?;
     let (number, digest) = rest.split_once('-')?;
     Some((SnapshotId::from_hex(id)?, number_from_name(number)?, Digest::from_hex(digest)?))
 }
 
-fn read_numbered(
+/// The payload of a verdict or of tags.
+///
+/// # Errors
+/// When it is absent, damaged, misnamed, or not signed by who may decide.
+pub(crate) fn read_numbered(
     repository: &Repository,
     region: &RegionHandle,
     name: &str,

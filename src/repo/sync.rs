@@ -22,6 +22,18 @@ pub fn list_segments(region: &RegionHandle) -> Result<HashSet<SegmentId>, RepoEr
     Ok(listed.iter().filter_map(|object| SegmentId::from_hex(object.name.strip_prefix("index/")?)).collect())
 }
 
+/// A segment as it is stored.
+///
+/// # Errors
+/// [`RepoError::Missing`] when it is absent, [`RepoError::Store`] otherwise.
+pub fn read_segment_bytes(region: &RegionHandle, id: SegmentId) -> Result<Vec<u8>, RepoError> {
+    let name = segment_name(&id);
+    region.store.get(&name, SEGMENT_BYTES_MAX as u64).map_err(|error| match error.kind {
+        StoreErrorKind::NotFound => RepoError::Missing { region: region.name.clone(), name },
+        _ => region.error(error),
+    })
+}
+
 /// Reads and verifies one segment from a region.
 ///
 /// # Errors
@@ -31,26 +43,25 @@ pub fn read_segment(
     region: &RegionHandle,
     id: SegmentId,
 ) -> Result<segment::OpenedSegment, RepoError> {
-    let name = segment_name(&id);
-    let bytes = region.store.get(&name, SEGMENT_BYTES_MAX as u64).map_err(|error| match error.kind {
-        StoreErrorKind::NotFound => RepoError::Missing { region: region.name.clone(), name: name.clone() },
-        _ => region.error(error),
-    })?;
+    let bytes = read_segment_bytes(region, id)?;
     let verify = |signed: &crate::format::envelope::SignedObject<'_>| {
         repository.verify_slot(signed, &WRITERS).map_err(|error| error.to_string())
     };
     let opened = segment::open(id, &bytes, &repository.keyring, &verify)?;
-    // Stating another slot as origin is reserved: else a writer could make its claims look like an
-    // owner's (SEG-9).
-    let own =
-        repository.roster.slot(opened.signer).is_some_and(|slot| slot.role == crate::format::roster::Role::Writer);
-    if own && opened.segment.packs.iter().any(|pack| pack.origin != opened.signer) {
+    if !states_own_origins(repository, &opened) {
         return Err(RepoError::Index(crate::index::IndexError::Segment {
             segment: id,
             detail: format!("SEG-9: writer {} states another slot as origin", opened.signer),
         }));
     }
     Ok(opened)
+}
+
+/// Stating another slot as origin is reserved: else a writer could make its claims look like an owner's (`SEG-9`).
+pub fn states_own_origins(repository: &Repository, opened: &segment::OpenedSegment) -> bool {
+    let writer =
+        repository.roster.slot(opened.signer).is_some_and(|slot| slot.role == crate::format::roster::Role::Writer);
+    !writer || opened.segment.packs.iter().all(|pack| pack.origin == opened.signer)
 }
 
 /// Takes every new segment of every reached region into the index. Damaged ones become issues: their

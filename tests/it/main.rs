@@ -8,6 +8,7 @@ mod facts;
 mod faults;
 mod fixture;
 mod frozen;
+mod gc;
 mod memory;
 mod program;
 mod property;

@@ -305,18 +305,20 @@ class Log:
     lists: list
 
 
-def _log(*sizes):
+def _log(*sizes, last_optional=None):
     @_document
     def decode(cbor):
         generation, region = cbor.field(1).uint(), cbor.field(2).fixed(16)
-        return Log(generation, region, [
-            _ids(cbor.field(key), size, "GC-1", LOG_IDS_MAX) for key, size in enumerate(sizes, 3)
-        ])
+        lists = [_ids(cbor.field(key), size, "GC-1", LOG_IDS_MAX) for key, size in enumerate(sizes, 3)]
+        if last_optional is not None:
+            key = 3 + len(sizes)
+            lists.append(_ids(cbor, last_optional, "GC-1", LOG_IDS_MAX) if cbor.optional(key) else [])
+        return Log(generation, region, lists)
 
     return decode
 
 
-decode_condemn = _log(32)
+decode_condemn = _log(32, last_optional=32)
 decode_fence = _log(16, 32)
 decode_final = _log(32, 32, 16, 16, 32)
 

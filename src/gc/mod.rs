@@ -1,0 +1,127 @@
+//! Collection: finds what no snapshot reaches and takes it away, in generations, beside running backups.
+//! Page: `format-spec/gc.md`.
+//!
+//! Guarantees: nothing is deleted before a final lists it, and no final lists what a counting or merely
+//! forgotten snapshot, an open session or a base of one still needs; what could not be read is never taken
+//! for absent (`COLLECT-1`). Every step can be done again by any process, and an unfinished generation is
+//! finished by whoever comes next. No pack is read but the headers of those that no segment lists. Called by
+//! `cli/gc`.
+//!
+//! One run in one region: [`region`] drives; [`claims`] reads who has a say (sessions, commits, verdicts),
+//! [`holdings`] what there is (packs, segments, what refers to what), [`mark`] tells what is needed,
+//! [`generation`] decides and writes the log, [`sweep`] deletes.
+
+mod claims;
+mod generation;
+mod holdings;
+mod mark;
+mod region;
+pub mod report;
+mod rulings;
+mod sweep;
+
+pub use report::{GcReport, OpenSession, Reason, RegionReport, Tally};
+
+use crate::format::ids::RegionId;
+use crate::index::graph::GraphError;
+use crate::pack::PackError;
+use crate::repo::open::DECIDERS;
+use crate::repo::{RepoError, Repository};
+use crate::report::Monitor;
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// How long a forgotten snapshot can be brought back by default.
+pub const FORGET_WINDOW: Duration = Duration::from_secs(7 * 24 * 3600);
+/// How long a session may take to see a condemn before it is fenced. Writers look every few minutes.
+pub const OBSERVE_TIME: Duration = Duration::from_secs(600);
+/// How often a run that waits looks whether the sessions have seen it.
+const POLL: Duration = Duration::from_secs(10);
+
+/// What stops a collection in a region. Nothing was deleted that an earlier final doesn't list.
+#[derive(Debug, thiserror::Error)]
+pub enum GcError {
+    /// An object can't be read, or a region fails.
+    #[error(transparent)]
+    Repo(#[from] RepoError),
+    /// What doesn't fit into memory can't be put aside.
+    #[error(transparent)]
+    Graph(#[from] GraphError),
+    /// A pack's header can't be read.
+    #[error(transparent)]
+    Pack(#[from] PackError),
+    /// The slot's role doesn't allow it.
+    #[error("a {role} slot may not collect; use an owner's or maintainer's key")]
+    NotPermitted {
+        /// The role.
+        role: &'static str,
+    },
+    /// What is stored disagrees with itself.
+    #[error("COLLECT-1: region '{region}' is incomplete, and nothing was deleted: {detail}")]
+    Incomplete {
+        /// The region's name.
+        region: String,
+        /// What is wrong.
+        detail: String,
+    },
+    /// The user stopped it.
+    #[error("stopped; the next run goes on from there")]
+    Cancelled,
+}
+
+/// How to collect.
+#[derive(Clone, Debug)]
+pub struct GcOptions {
+    /// Wait until the open sessions have seen the new generation, at most [`OBSERVE_TIME`], and finish it.
+    pub now: bool,
+    /// Compute and report what would go, and write nothing.
+    pub dry_run: bool,
+    /// Segments read at once; with 0 everything happens on the caller's thread.
+    pub threads: usize,
+    /// Bytes that the graph of chunks may hold in memory.
+    pub memory_bytes: usize,
+    /// The directory that takes what exceeds them; `None`: all is held in memory.
+    pub spill: Option<PathBuf>,
+    /// How long a forgotten snapshot can be brought back.
+    pub forget_window: Duration,
+    /// When this host first saw a region's open generation, by an earlier run's [`RegionReport::noticed`]:
+    /// the log holds no times.
+    pub noticed: BTreeMap<RegionId, (u64, i64)>,
+}
+
+impl Default for GcOptions {
+    fn default() -> Self {
+        GcOptions {
+            now: false,
+            dry_run: false,
+            threads: 0,
+            memory_bytes: 64 << 20,
+            spill: None,
+            forget_window: FORGET_WINDOW,
+            noticed: BTreeMap::new(),
+        }
+    }
+}
+
+/// Collects in every reached region, one after another. A region that fails doesn't keep the others from
+/// being collected; its report says why.
+///
+/// # Errors
+/// When this slot may not collect, or the user stops it.
+pub fn gc(repository: &Repository, options: &GcOptions, monitor: &dyn Monitor) -> Result<GcReport, GcError> {
+    if !DECIDERS.contains(&repository.role()) {
+        return Err(GcError::NotPermitted { role: repository.role().name() });
+    }
+    let mut report = GcReport { dry_run: options.dry_run, ..GcReport::default() };
+    for at in 0..repository.regions.len() {
+        let mut part = RegionReport { name: repository.regions[at].name.clone(), ..RegionReport::default() };
+        match region::collect(repository, at, options, monitor, &mut part) {
+            Ok(()) => {}
+            Err(GcError::Cancelled) => return Err(GcError::Cancelled),
+            Err(error) => part.failure = Some(error),
+        }
+        report.regions.push(part);
+    }
+    Ok(report)
+}
