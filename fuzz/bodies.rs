@@ -5,6 +5,7 @@ use keepstone::compress::{Compression, compress, decompress};
 use keepstone::crypto::slot::{Unlock, unwrap};
 use keepstone::format::audit::{Action, AuditEntry};
 use keepstone::format::config::{Config, Region, Suite};
+use keepstone::format::designation::Designation;
 use keepstone::format::envelope::{self, Envelope, ObjectKind, Sealing};
 use keepstone::format::gc::{Condemn, Fence, Final};
 use keepstone::format::ids::{
@@ -60,6 +61,7 @@ pub const BODIES: &[Body] = &[
     Body { name: "verdict", run: verdict, seeds: verdict_seeds },
     Body { name: "tags", run: tags, seeds: tags_seeds },
     Body { name: "audit_entry", run: audit_entry, seeds: audit_entry_seeds },
+    Body { name: "designation", run: designation, seeds: designation_seeds },
     Body { name: "gc_condemn", run: condemn, seeds: condemn_seeds },
     Body { name: "gc_fence", run: fence, seeds: fence_seeds },
     Body { name: "gc_final", run: gc_final, seeds: gc_final_seeds },
@@ -116,6 +118,7 @@ canonical!(commit, Commit);
 canonical!(verdict, Verdict);
 canonical!(tags, Tags);
 canonical!(audit_entry, AuditEntry);
+canonical!(designation, Designation);
 canonical!(condemn, Condemn);
 canonical!(fence, Fence);
 canonical!(gc_final, Final);
@@ -516,6 +519,11 @@ fn audit_entry_seeds() -> Vec<Vec<u8>> {
         ..first.clone()
     };
     vec![first.encode(), later.encode()]
+}
+
+fn designation_seeds() -> Vec<Vec<u8>> {
+    let host = "mason".to_owned();
+    vec![Designation { number: 1, region: REGION, slot: SlotId([4; 16]), host, decided_at: NOW }.encode()]
 }
 
 fn condemn_seeds() -> Vec<Vec<u8>> {

@@ -17,6 +17,7 @@ mod entry;
 pub mod exit;
 mod failure;
 mod find;
+mod gc;
 mod init;
 mod key;
 mod ls;
@@ -78,6 +79,7 @@ fn dispatch(cli: Cli) -> Result<Class, CliError> {
         Command::Restore(args) => restore::run(&args, &cli.global),
         Command::Check(args) => check::run(&args, &cli.global),
         Command::Scrub(args) => scrub::run(&args, &cli.global),
+        Command::Gc(args) => gc::run(&args, &cli.global),
         Command::Key(command) => key::run(&command, &cli.global),
         Command::Stats => stats::run(&cli.global),
         Command::Cache(command) => cache::run(command, &cli.global),

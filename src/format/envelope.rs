@@ -42,10 +42,11 @@ pub enum ObjectKind {
     Final = 14,
     Tags = 15,
     Audit = 16,
+    Designation = 19,
 }
 
 impl ObjectKind {
-    const ALL: [ObjectKind; 16] = [
+    const ALL: [ObjectKind; 17] = [
         ObjectKind::Config,
         ObjectKind::Region,
         ObjectKind::Roster,
@@ -62,6 +63,7 @@ impl ObjectKind {
         ObjectKind::Final,
         ObjectKind::Tags,
         ObjectKind::Audit,
+        ObjectKind::Designation,
     ];
 
     /// The kind for a stored code.
@@ -88,6 +90,7 @@ impl ObjectKind {
             ObjectKind::Final => "final",
             ObjectKind::Tags => "tags",
             ObjectKind::Audit => "audit entry",
+            ObjectKind::Designation => "designation",
         }
     }
 }

@@ -3,6 +3,7 @@
 
 pub mod audit;
 pub mod config;
+pub mod designation;
 pub mod envelope;
 pub mod gc;
 pub mod ids;

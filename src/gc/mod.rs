@@ -22,6 +22,7 @@ mod sweep;
 
 pub use report::{GcReport, OpenSession, Reason, RegionReport, Tally};
 
+use crate::env::host_name;
 use crate::format::ids::RegionId;
 use crate::index::graph::GraphError;
 use crate::pack::PackError;
@@ -83,6 +84,8 @@ pub struct GcOptions {
     pub memory_bytes: usize,
     /// The directory that takes what exceeds them; `None`: all is held in memory.
     pub spill: Option<PathBuf>,
+    /// This machine, as it calls itself: where a store can't refuse a second put, one host collects.
+    pub host: String,
     /// How long a forgotten snapshot can be brought back.
     pub forget_window: Duration,
     /// When this host first saw a region's open generation, by an earlier run's [`RegionReport::noticed`]:
@@ -98,6 +101,7 @@ impl Default for GcOptions {
             threads: 0,
             memory_bytes: 64 << 20,
             spill: None,
+            host: host_name(),
             forget_window: FORGET_WINDOW,
             noticed: BTreeMap::new(),
         }

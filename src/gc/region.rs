@@ -3,9 +3,13 @@
 use super::claims::Memory;
 use super::generation::Run;
 use super::{GcError, GcOptions, OBSERVE_TIME, POLL, RegionReport};
-use crate::repo::gclog::{self, OpenGeneration};
+use crate::repo::designation;
+use crate::repo::gclog::{self, GcLog, OpenGeneration};
 use crate::repo::open::Repository;
 use crate::report::Monitor;
+
+/// How often a run begins anew because another collector was at work.
+const ATTEMPTS: usize = 4;
 
 /// Collects in one region.
 ///
@@ -19,7 +23,34 @@ pub fn collect(
     report: &mut RegionReport,
 ) -> Result<(), GcError> {
     let region = &repository.regions[at];
-    let log = gclog::read(repository, region)?;
+    designation::require(repository, region, &options.host)?;
+    // What looks like damage may be another collector's work: it is damage only if the log stands still.
+    for _ in 1..ATTEMPTS {
+        let log = gclog::read(repository, region)?;
+        let began = (log.newest, log.open.is_some());
+        *report = RegionReport { name: region.name.clone(), ..RegionReport::default() };
+        match attempt(repository, at, options, monitor, report, log) {
+            Err(error @ GcError::Incomplete { .. }) => {
+                let log = gclog::read(repository, region)?;
+                if (log.newest, log.open.is_some()) == began {
+                    return Err(error);
+                }
+            }
+            ended => return ended,
+        }
+    }
+    attempt(repository, at, options, monitor, report, gclog::read(repository, region)?)
+}
+
+fn attempt(
+    repository: &Repository,
+    at: usize,
+    options: &GcOptions,
+    monitor: &dyn Monitor,
+    report: &mut RegionReport,
+    log: GcLog,
+) -> Result<(), GcError> {
+    let region = &repository.regions[at];
     let mut run = Run { repository, region, options, monitor, memory: Memory::default(), log, report };
     let view = match run.log.open.clone() {
         Some(open) => {

@@ -5,6 +5,7 @@
 
 pub mod audit;
 pub mod content;
+pub mod designation;
 pub mod fetch;
 pub mod gclog;
 pub mod init;
@@ -140,6 +141,14 @@ pub enum RepoError {
     Fenced {
         /// The region's name.
         region: String,
+    },
+    /// Somebody else collects here.
+    #[error("region '{region}': its store can't refuse a second put of one name, so one host collects there, {why}")]
+    NotDesignated {
+        /// The region's name.
+        region: String,
+        /// Who does.
+        why: String,
     },
     /// No snapshot fits.
     #[error("no snapshot {wanted}")]

@@ -6,6 +6,7 @@
 mod audit;
 mod backup;
 mod browse;
+mod gc;
 mod repository;
 mod restore;
 
@@ -16,6 +17,7 @@ use clap::{ArgAction, Args, Parser, Subcommand};
 pub use audit::AuditArgs;
 pub use backup::BackupArgs;
 pub use browse::{CatArgs, DiffArgs, FindArgs, LsArgs, SnapshotsArgs, TagArgs};
+pub use gc::GcArgs;
 pub use repository::{
     CacheCommand, CheckArgs, CompletionsArgs, InitArgs, KeyAddArgs, KeyCommand, KeyExportArgs, KeyPasswdArgs,
     KeyRemoveArgs, ManArgs, Role, ScrubArgs, Suite,
@@ -175,6 +177,7 @@ pub enum Command {
     Audit(AuditArgs),
     Check(CheckArgs),
     Scrub(ScrubArgs),
+    Gc(GcArgs),
     #[command(subcommand, arg_required_else_help = true)]
     Key(KeyCommand),
     /// Show how much is stored, and what deduplication and compression save
