@@ -25,6 +25,8 @@ use keepstone::format::session::{Commit, Session, SessionEnd};
 use keepstone::format::snapshot::{Counts, NotCaptured, Snapshot, SnapshotPrivate, SourceKind};
 use keepstone::format::verdict::{Ruling, Tags, Verdict};
 use keepstone::index::record::{PackEntry, decode_places, encode_places};
+use keepstone::store::remote::message::{Reply, Request};
+use keepstone::store::{Listed, StoreErrorKind};
 use zeroize::Zeroizing;
 
 /// One decoder under test.
@@ -68,6 +70,8 @@ pub const BODIES: &[Body] = &[
     Body { name: "decompression", run: decompression, seeds: decompression_seeds },
     Body { name: "index_pack", run: index_pack, seeds: index_pack_seeds },
     Body { name: "index_places", run: index_places, seeds: index_places_seeds },
+    Body { name: "serve_request", run: serve_request, seeds: serve_request_seeds },
+    Body { name: "serve_reply", run: serve_reply, seeds: serve_reply_seeds },
 ];
 
 /// Writes a body's seeds to `$KEEPSTONE_FUZZ_CORPUS/<name>/`; a fuzz target does so before it starts.
@@ -488,8 +492,10 @@ fn verdict_seeds() -> Vec<Vec<u8>> {
         ruling,
         decided_at: NOW,
         reason: "past its window".to_owned(),
+        until: None,
     };
-    vec![verdict(Ruling::Forget).encode(), verdict(Ruling::Hold).encode()]
+    let until = Verdict { until: Some(-NOW), ..verdict(Ruling::Hold) };
+    vec![verdict(Ruling::Forget).encode(), verdict(Ruling::Hold).encode(), until.encode()]
 }
 
 fn tags_seeds() -> Vec<Vec<u8>> {
@@ -531,7 +537,7 @@ fn condemn_seeds() -> Vec<Vec<u8>> {
         generation: 1,
         region: REGION,
         packs: vec![PackId([1; 32]), PackId([2; 32])],
-        forgotten: vec![SnapshotId([3; 32])],
+        forgotten: vec![(SnapshotId([3; 32]), NOW)],
     };
     vec![condemn.encode(), Condemn { forgotten: Vec::new(), ..condemn }.encode()]
 }
@@ -608,4 +614,61 @@ fn index_places(data: &[u8]) -> bool {
 
 fn index_places_seeds() -> Vec<Vec<u8>> {
     vec![vec![1, 2, 3, 4, 0x80, 1, 2, 3, 4]]
+}
+
+fn serve_request(data: &[u8]) -> bool {
+    match Request::decode(data) {
+        Ok(request) => {
+            assert_eq!(request.encode(), data);
+            true
+        }
+        Err(_) => false,
+    }
+}
+
+fn serve_request_seeds() -> Vec<Vec<u8>> {
+    let name = "packs/00/0011";
+    [
+        Request::Hello { version_min: 1, version_max: 2, create: true, path: "/srv/backups" },
+        Request::Put { name, heal: false, length: 3, first: b"abc" },
+        Request::Put { name, heal: true, length: 1 << 20, first: b"" },
+        Request::Get { name, bytes_max: 1 << 24 },
+        Request::GetRange { name, offset: 5, length: 6 },
+        Request::Size { name },
+        Request::List { prefix: "packs/" },
+        Request::Delete { name },
+        Request::Piece(b"bytes"),
+    ]
+    .iter()
+    .map(Request::encode)
+    .collect()
+}
+
+fn serve_reply(data: &[u8]) -> bool {
+    match Reply::decode(data) {
+        Ok(reply) => {
+            assert_eq!(reply.encode(), data);
+            true
+        }
+        Err(_) => false,
+    }
+}
+
+fn serve_reply_seeds() -> Vec<Vec<u8>> {
+    let listed = |name: &str| Listed { name: name.to_owned(), size: 7 };
+    [
+        Reply::Welcome { version: 1, role: Role::Writer, dataset: "db" },
+        Reply::Failed { kind: StoreErrorKind::Denied, detail: "SERVE-3: why" },
+        Reply::Ready,
+        Reply::Done { created: true },
+        Reply::Bytes { length: 5 },
+        Reply::Piece(b"bytes"),
+        Reply::Size(None),
+        Reply::Size(Some(5)),
+        Reply::Entries(vec![listed("config"), listed("index/00")]),
+        Reply::End { count: 2 },
+    ]
+    .iter()
+    .map(Reply::encode)
+    .collect()
 }

@@ -52,6 +52,7 @@ pub mod gc;
 pub mod index;
 pub mod limits;
 pub mod pack;
+pub mod policy;
 pub mod replicate;
 pub mod repo;
 pub mod report;

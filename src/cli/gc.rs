@@ -32,6 +32,7 @@ pub fn run(args: &GcArgs, global: &Global) -> Result<Class, CliError> {
         threads: workspace.settings.threads,
         memory_bytes: workspace.settings.memory_bytes / 2,
         spill: Some(directory),
+        forget_window: workspace.settings.retention.window(),
         noticed: read_noticed(&workspace),
         ..GcOptions::default()
     };
@@ -233,10 +234,7 @@ impl From<GcError> for CliError {
         match error {
             GcError::Repo(source) => source.into(),
             GcError::Pack(source) => source.into(),
-            GcError::Graph(_) => {
-                CliError::new(Class::Failed, text).hint("make room in the cache directory, or name another one")
-            }
-            GcError::NotPermitted { .. } => CliError::new(Class::Access, text),
+            GcError::Graph(source) => source.into(),
             GcError::Incomplete { .. } => CliError::new(Class::Corrupt, text),
             GcError::Cancelled => CliError::cancelled(),
         }

@@ -44,7 +44,7 @@ pub type Unopened = Vec<(String, CliError)>;
 pub fn stores(settings: &Settings, create: bool) -> Result<(Vec<RegionSpec>, Unopened), CliError> {
     let (mut specs, mut failed) = (Vec::new(), Vec::new());
     for region in &settings.regions {
-        match open_store(&region.url, &region.options, create) {
+        match open_store(&region.url, &settings.store_options(region), create) {
             Ok(store) => specs.push(RegionSpec { name: region.name.clone(), store }),
             Err(error) => {
                 let unusable = error.kind == crate::store::StoreErrorKind::Invalid;
@@ -184,6 +184,19 @@ impl Workspace {
     ) -> Result<SnapshotInfo, CliError> {
         let snapshots = filtered(self.snapshots()?.0.snapshots, filter);
         Ok(snapshots::select(&snapshots, &selector(reference))?.clone())
+    }
+
+    /// As [`Workspace::open`], for a command that reads content or names: a slot that can't is refused before
+    /// anything is brought up to date for it.
+    ///
+    /// # Errors
+    /// As [`Workspace::open`]; when this slot can't read payloads.
+    pub fn open_to_read(global: &Global) -> Result<Self, CliError> {
+        let workspace = Self::open(global)?;
+        match workspace.repository.keyring.can_open_payloads() {
+            true => Ok(workspace),
+            false => Err(FetchError::NotPermitted.into()),
+        }
     }
 
     /// Reads chunks with this run's share of memory.

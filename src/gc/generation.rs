@@ -10,6 +10,7 @@ use crate::format::audit::Action;
 use crate::format::gc::{Condemn, ENTRIES_MAX, Fence, Final};
 use crate::format::ids::{PackId, SessionId, SlotId, SnapshotId};
 use crate::pack::{PackError, read_header};
+use crate::policy::window::{ends_at, is_over};
 use crate::repo::audit::{Act, record};
 use crate::repo::gclog::{self, Entry, GcLog, OpenGeneration};
 use crate::repo::open::{RegionHandle, Repository};
@@ -62,17 +63,25 @@ impl Run<'_> {
         Ok(claims)
     }
 
-    /// When a forgotten snapshot's window ends; `None` for one that isn't forgotten.
-    fn window_end(&self, claims: &Claims, id: &SnapshotId) -> Option<i64> {
-        let window = i64::try_from(self.options.forget_window.as_nanos()).unwrap_or(i64::MAX);
-        match claims.standings.get(id) {
-            Some(Standing::Forgotten(at)) => Some(at.saturating_add(window)),
-            _ => None,
-        }
+    /// Since when collectors know which snapshots are forgotten, as generation `number` recorded it.
+    fn recorded(&self, number: u64) -> Result<BTreeMap<SnapshotId, i64>, GcError> {
+        Ok(match number {
+            0 => BTreeMap::new(),
+            _ => {
+                let condemn: Condemn = gclog::read_entry(self.repository, self.region, number)?;
+                condemn.forgotten.into_iter().collect()
+            }
+        })
     }
 
-    fn window_is_over(&self, claims: &Claims, id: &SnapshotId) -> bool {
-        self.window_end(claims, id).is_some_and(|end| self.repository.clock.now_ns() >= end)
+    /// True once a forgotten snapshot can't be brought back any more, by its verdict's clock and by that of
+    /// the collector that saw it first (`VERDICT-8`).
+    fn window_is_over(&self, claims: &Claims, id: &SnapshotId, seen_at: Option<i64>) -> bool {
+        let now = self.repository.clock.now_ns();
+        match claims.standings.get(id) {
+            Some(Standing::Forgotten(at)) => is_over(*at, seen_at, now, &self.options.forget_window),
+            _ => false,
+        }
     }
 
     /// Every snapshot with a commit that counts or may come to count again (`COLLECT-8`), but those in `gone`
@@ -97,7 +106,8 @@ impl Run<'_> {
             let forgotten = claims.is_forgotten(&snapshot);
             let root = match self.memory.root(self.repository, self.region, snapshot) {
                 Ok(root) => root,
-                Err(error) if forgotten && self.window_is_over(claims, &snapshot) => {
+                // Nothing of it can be marked, so no generation could ever record it: its verdict has to do.
+                Err(error) if forgotten && self.window_is_over(claims, &snapshot, Some(i64::MIN)) => {
                     let detail = format!("{error}; it is forgotten past its window, and can't come back");
                     self.report.notices.push(detail);
                     continue;
@@ -136,18 +146,13 @@ impl Run<'_> {
         }
         // A clock that is wrong must not take a window away: the snapshot was forgotten already when the
         // generation before was condemned, whatever any clock says (COLLECT-9).
-        let before: BTreeSet<SnapshotId> = match number {
-            0 | 1 => BTreeSet::new(),
-            _ => {
-                let before: Condemn = gclog::read_entry(self.repository, self.region, number - 1)?;
-                before.forgotten.into_iter().collect()
-            }
-        };
+        let before = self.recorded(number - 1)?;
         let bases = claims.bases(&self.log, &sessions);
         let snapshots: Vec<SnapshotId> = claims
             .committed()
             .into_iter()
-            .filter(|id| before.contains(id) && !bases.contains_key(id) && self.window_is_over(&claims, id))
+            .filter(|id| !bases.contains_key(id))
+            .filter(|id| before.get(id).is_some_and(|at| self.window_is_over(&claims, id, Some(*at))))
             .take(ENTRIES_MAX)
             .collect();
         self.publish(&Fence { generation: number, region: self.region.info.region, sessions, snapshots })
@@ -298,16 +303,20 @@ impl Run<'_> {
     /// Begins generation `number`, where there is something to gain by it. Gives what stands there.
     pub fn condemn(&mut self, view: &View, number: u64) -> Result<Option<OpenGeneration>, GcError> {
         let candidates = self.condemnable(view)?;
-        self.tell(view);
+        let before = self.recorded(number - 1)?;
         let claims = &view.claims;
         let committed = claims.committed();
-        let forgotten: Vec<SnapshotId> =
-            committed.iter().filter(|id| claims.is_forgotten(id)).copied().take(ENTRIES_MAX).collect();
-        let before: Vec<SnapshotId> = match number {
-            0 | 1 => Vec::new(),
-            _ => gclog::read_entry::<Condemn>(self.repository, self.region, number - 1)?.forgotten,
+        let now = self.repository.clock.now_ns();
+        let forgotten: Vec<(SnapshotId, i64)> = committed
+            .iter()
+            .filter(|id| claims.is_forgotten(id))
+            .map(|id| (*id, before.get(id).copied().unwrap_or(now)))
+            .take(ENTRIES_MAX)
+            .collect();
+        self.tell(view, &forgotten.iter().copied().collect());
+        let due = |(id, seen_at): &(SnapshotId, i64)| {
+            !before.contains_key(id) || self.window_is_over(claims, id, Some(*seen_at))
         };
-        let due = |id: &SnapshotId| before.binary_search(id).is_err() || self.window_is_over(claims, id);
         let unseen = |id: &&SnapshotId| !claims.is_forgotten(id) && !self.log.first_seen.contains_key(id);
         let pointless = candidates.is_empty()
             && claims.open(&self.log).next().is_none()
@@ -336,19 +345,21 @@ impl Run<'_> {
         for (_, size) in self.condemnable(view)?.into_values() {
             self.report.kept.add(size);
         }
-        self.tell(view);
+        let recorded = self.recorded(self.log.newest)?;
+        self.tell(view, &recorded);
         Ok(())
     }
 
     /// What stays, and why.
-    fn tell(&mut self, view: &View) {
+    fn tell(&mut self, view: &View, seen_at: &BTreeMap<SnapshotId, i64>) {
         let claims = &view.claims;
         self.report.sessions_open =
             claims.open(&self.log).map(|(id, _)| claims.describe(self.repository, id)).collect();
         for id in claims.committed() {
             match claims.standings.get(&id) {
-                Some(Standing::Forgotten(_)) => {
-                    self.report.windows.extend(self.window_end(claims, &id).map(|end| (id, end)));
+                Some(Standing::Forgotten(at)) => {
+                    let later = seen_at.get(&id).map_or(*at, |seen| *seen.max(at));
+                    self.report.windows.push((id, ends_at(later, &self.options.forget_window)));
                 }
                 Some(Standing::Held) => self.report.held += 1,
                 Some(Standing::Unreadable) => {

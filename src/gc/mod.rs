@@ -29,12 +29,13 @@ use crate::pack::PackError;
 use crate::repo::open::DECIDERS;
 use crate::repo::{RepoError, Repository};
 use crate::report::Monitor;
+use jiff::Span;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
-/// How long a forgotten snapshot can be brought back by default.
-pub const FORGET_WINDOW: Duration = Duration::from_secs(7 * 24 * 3600);
+/// Days for which a forgotten snapshot can be brought back by default.
+pub const FORGET_WINDOW_DAYS: i64 = 7;
 /// How long a session may take to see a condemn before it is fenced. Writers look every few minutes.
 pub const OBSERVE_TIME: Duration = Duration::from_secs(600);
 /// How often a run that waits looks whether the sessions have seen it.
@@ -52,12 +53,6 @@ pub enum GcError {
     /// A pack's header can't be read.
     #[error(transparent)]
     Pack(#[from] PackError),
-    /// The slot's role doesn't allow it.
-    #[error("a {role} slot may not collect; use an owner's or maintainer's key")]
-    NotPermitted {
-        /// The role.
-        role: &'static str,
-    },
     /// What is stored disagrees with itself.
     #[error("COLLECT-1: region '{region}' is incomplete, and nothing was deleted: {detail}")]
     Incomplete {
@@ -87,7 +82,7 @@ pub struct GcOptions {
     /// This machine, as it calls itself: where a store can't refuse a second put, one host collects.
     pub host: String,
     /// How long a forgotten snapshot can be brought back.
-    pub forget_window: Duration,
+    pub forget_window: Span,
     /// When this host first saw a region's open generation, by an earlier run's [`RegionReport::noticed`]:
     /// the log holds no times.
     pub noticed: BTreeMap<RegionId, (u64, i64)>,
@@ -102,7 +97,7 @@ impl Default for GcOptions {
             memory_bytes: 64 << 20,
             spill: None,
             host: host_name(),
-            forget_window: FORGET_WINDOW,
+            forget_window: Span::new().days(FORGET_WINDOW_DAYS),
             noticed: BTreeMap::new(),
         }
     }
@@ -114,9 +109,7 @@ impl Default for GcOptions {
 /// # Errors
 /// When this slot may not collect, or the user stops it.
 pub fn gc(repository: &Repository, options: &GcOptions, monitor: &dyn Monitor) -> Result<GcReport, GcError> {
-    if !DECIDERS.contains(&repository.role()) {
-        return Err(GcError::NotPermitted { role: repository.role().name() });
-    }
+    repository.require(&DECIDERS, "collect")?;
     let mut report = GcReport { dry_run: options.dry_run, ..GcReport::default() };
     for at in 0..repository.regions.len() {
         let mut part = RegionReport { name: repository.regions[at].name.clone(), ..RegionReport::default() };

@@ -89,7 +89,7 @@ fn read_verdict(
     let Some((_, _, digest)) = parse_numbered(name, "verdicts/") else { return Ok(None) };
     for at in regions {
         match read_numbered(repository, &repository.regions[*at], name, ObjectKind::Verdict, digest) {
-            Ok(payload) => {
+            Ok((payload, _)) => {
                 let verdict = Verdict::decode(&payload).ok();
                 let verdict = verdict.filter(|verdict| verdict.snapshot == id && verdict.number == number);
                 return Ok(verdict.map(|verdict| Some((verdict.ruling, verdict.decided_at))));

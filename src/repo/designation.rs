@@ -58,9 +58,7 @@ pub fn read(repository: &Repository, region: &RegionHandle) -> Result<Option<Des
 /// # Errors
 /// When this slot is no owner's, or the region can't be written.
 pub fn designate(repository: &Repository, region: &RegionHandle, slot: SlotId, host: &str) -> Result<(), RepoError> {
-    if repository.role() != Role::Owner {
-        return Err(RepoError::Keys("only an owner designates who collects; use an owner's key".to_owned()));
-    }
+    repository.require(&[Role::Owner], "designate who collects")?;
     let number = newest(region)?.map_or(1, |(number, _)| number + 1);
     let designation = Designation {
         number,

@@ -17,7 +17,7 @@ use keepstone::format::segment::Segment;
 use keepstone::format::sequence::{decode_chunk, encode_chunk, encode_node};
 use keepstone::format::session::Session;
 use keepstone::format::snapshot::{Counts, Snapshot, SourceKind};
-use keepstone::format::verdict::{Tags, Verdict};
+use keepstone::format::verdict::{Ruling, Tags, Verdict};
 use keepstone::format::wire::{CborWriter, DecodeError, put_varint};
 use serde_json::json;
 
@@ -338,6 +338,15 @@ fn malformed_bytes_are_refused_by_name() {
             .text("");
     });
     case("verdict", "VERDICT-1", "ruling 4", verdict);
+    let ended = Verdict {
+        snapshot: SnapshotId([1; 32]),
+        number: 1,
+        ruling: Ruling::Forget,
+        decided_at: 0,
+        reason: String::new(),
+        until: Some(1),
+    };
+    case("verdict", "VERDICT-7", "a forget with an end", ended.encode());
     let tags = Tags { snapshot: SnapshotId([1; 32]), number: 1, tags: vec!["a".into(), "a".into()] };
     case("tags", "TAGS-1", "a tag twice", tags.encode());
     let entry = AuditEntry {

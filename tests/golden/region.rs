@@ -319,6 +319,7 @@ fn build(suite: Suite) -> BTreeMap<String, Vec<u8>> {
         ruling: Ruling::Hold,
         decided_at: CREATED_AT,
         reason: "a vector is kept".into(),
+        until: None,
     };
     builder.sealed(&format!("verdicts/{snapshot}/{}-DIGEST", number_name(1)), ObjectKind::Verdict, verdict.encode());
     let tags = Tags { snapshot, number: 1, tags: vec!["first".into(), "kept".into()] };

@@ -1,6 +1,7 @@
 //! Collection: what may go goes, what is needed never does, whatever fails or interleaves.
 
 use crate::fixture::{World, noise, write};
+use jiff::Span;
 use keepstone::check::{self, check};
 use keepstone::crypto::object::{build_sealed, build_signed};
 use keepstone::env::{Clock, random_bytes};
@@ -37,7 +38,7 @@ fn backup(world: &World, source: &Path) -> SnapshotId {
 }
 
 fn quick() -> GcOptions {
-    GcOptions { forget_window: Duration::ZERO, ..GcOptions::default() }
+    GcOptions { forget_window: Span::new(), ..GcOptions::default() }
 }
 
 fn at_once() -> GcOptions {
@@ -66,7 +67,7 @@ fn rule(world: &World, id: SnapshotId, number: u64, ruling: Ruling) {
 }
 
 fn rule_at(repository: &Repository, id: SnapshotId, number: u64, ruling: Ruling, decided_at: i64) {
-    let verdict = Verdict { snapshot: id, number, ruling, decided_at, reason: String::new() };
+    let verdict = Verdict { snapshot: id, number, ruling, decided_at, reason: String::new(), until: None };
     let (bytes, digest) = build_sealed(
         ObjectKind::Verdict,
         &repository.keyring,
@@ -246,7 +247,7 @@ fn a_forgotten_snapshot_can_be_brought_back_until_its_window_is_over() {
     let second = backup(&world, new.path());
     let all = packs(&world);
     rule(&world, first, 1, Ruling::Forget);
-    let week = GcOptions { forget_window: 7 * DAY, ..at_once() };
+    let week = GcOptions { forget_window: Span::new().days(7), ..at_once() };
     for _ in 0..4 {
         let report = collect(&world, &week);
         assert_eq!(report.regions[0].windows.len(), 1);
@@ -257,6 +258,12 @@ fn a_forgotten_snapshot_can_be_brought_back_until_its_window_is_over() {
     assert_whole(&world, &[(first, old.path()), (second, new.path())]);
 
     rule(&world, first, 3, Ruling::Forget);
+    // Seen by a collector only after a week: the window counts from there (VERDICT-8).
+    world.clock.sleep(8 * DAY);
+    for _ in 0..3 {
+        collect(&world, &week);
+    }
+    assert_eq!(packs(&world), all);
     world.clock.sleep(8 * DAY);
     for _ in 0..3 {
         collect(&world, &week);
@@ -277,11 +284,13 @@ fn a_wrong_clock_takes_no_window_away() {
     let repository = world.open(&[0]).unwrap();
     rule_at(&repository, first, 1, Ruling::Forget, 0);
     world.clock.sleep(3650 * DAY);
-    let week = GcOptions { forget_window: 7 * DAY, ..at_once() };
+    let week = GcOptions { forget_window: Span::new().days(7), ..at_once() };
     let report = collect(&world, &week);
     assert_eq!(report.regions[0].snapshots_collected, [], "COLLECT-9");
     let condemn: Condemn = gclog::read_entry(&repository, &repository.regions[0], 1).unwrap();
-    assert_eq!(condemn.forgotten, [first]);
+    assert_eq!(condemn.forgotten.iter().map(|(id, _)| *id).collect::<Vec<_>>(), [first]);
+    assert_eq!(collect(&world, &week).regions[0].snapshots_collected, [], "VERDICT-8");
+    world.clock.sleep(8 * DAY);
     assert_eq!(collect(&world, &week).regions[0].snapshots_collected, [first]);
 
     // A verdict from a clock that runs ahead waits for it.
@@ -579,10 +588,10 @@ fn deletes(world: &World, from: usize) -> Vec<String> {
 
 #[test]
 fn damage_stops_a_collection_before_anything_new_is_deleted() {
-    let (world, ..) = busy();
+    let (world, .., second) = busy();
     let commit = names(&world, "commits/").remove(0);
-    let victims = ["index/", "gc/", "snapshots/"].map(|prefix| names(&world, prefix).remove(0));
-    for name in victims.iter().chain([&commit]) {
+    let victims = ["index/", "gc/"].map(|prefix| names(&world, prefix).remove(0));
+    for name in victims.iter().chain([&commit, &format!("snapshots/{second}")]) {
         let world = world.fork();
         damage(&world, name);
         let calls = world.stores[0].log().len();

@@ -305,20 +305,29 @@ class Log:
     lists: list
 
 
-def _log(*sizes, last_optional=None):
+def _log(*sizes, forgotten=False):
     @_document
     def decode(cbor):
         generation, region = cbor.field(1).uint(), cbor.field(2).fixed(16)
         lists = [_ids(cbor.field(key), size, "GC-1", LOG_IDS_MAX) for key, size in enumerate(sizes, 3)]
-        if last_optional is not None:
-            key = 3 + len(sizes)
-            lists.append(_ids(cbor, last_optional, "GC-1", LOG_IDS_MAX) if cbor.optional(key) else [])
+        if forgotten:
+            lists.append(_forgotten(cbor) if cbor.optional(3 + len(sizes)) else [])
         return Log(generation, region, lists)
 
     return decode
 
 
-decode_condemn = _log(32, last_optional=32)
+def _forgotten(cbor):
+    """Snapshots, each with the time at which a collector saw it forgotten first."""
+    pairs = []
+    for _ in range(cbor.array(LOG_IDS_MAX)):
+        cbor.tuple(2)
+        pairs.append((cbor.fixed(32), cbor.int()))
+    ascending([snapshot for snapshot, _ in pairs], "GC-1", "identifiers")
+    return pairs
+
+
+decode_condemn = _log(32, forgotten=True)
 decode_fence = _log(16, 32)
 decode_final = _log(32, 32, 16, 16, 32)
 
@@ -333,6 +342,7 @@ class Verdict:
     ruling: int
     decided_at: int
     reason: str
+    until: int | None = None
 
 
 @_document
@@ -340,7 +350,12 @@ def decode_verdict(cbor):
     snapshot, number, ruling = cbor.field(1).fixed(32), cbor.field(2).uint(), cbor.field(3).uint()
     if ruling > RELEASE:
         raise FormatError("VERDICT-1", f"unknown ruling {ruling}")
-    return Verdict(snapshot, number, ruling, cbor.field(4).int(), cbor.field(5).text(4096))
+    decided_at, reason, until = cbor.field(4).int(), cbor.field(5).text(4096), None
+    if cbor.optional(6):
+        if ruling != HOLD:
+            raise FormatError("VERDICT-7", "only a hold has an end")
+        until = cbor.int()
+    return Verdict(snapshot, number, ruling, decided_at, reason, until)
 
 
 def effective(verdicts):

@@ -1,5 +1,5 @@
 //! Arguments of the commands about the repository itself: `init`, `check`, `scrub`, `key`, `cache`,
-//! `completions`, `man`.
+//! `serve`, `completions`, `man`.
 
 use std::path::PathBuf;
 
@@ -80,6 +80,61 @@ pub struct ScrubArgs {
     pub name: String,
 }
 
+/// Give a directory to a client on another machine, as a region, as far as a role goes
+///
+/// Speaks keepstone's protocol on the standard input and output until the input ends. It is meant
+/// for ssh: pinned to a key by a forced command in authorized_keys, it makes out of a login a region
+/// in which a host can make backups and can neither delete, overwrite nor read what is stored. The
+/// client's region is ssh://HOST/DIR.
+#[derive(Clone, Debug, Args)]
+#[command(after_help = "\
+Roles:
+  writer      makes packs, segments, sessions, snapshots and commits; reads all but packs; lists
+  maintainer  also makes verdicts, tags and the gc log; reads everything; deletes packs, segments,
+              sessions and commits
+  owner       everything, `init` included
+  No role replaces an object's bytes by others.
+
+Examples:
+  In ~/.ssh/authorized_keys of the machine with the disk, in one line:
+    command=\"keepstone serve --stdio --role writer --dataset db --path /srv/backups\",restrict
+        ssh-ed25519 AAAA... db-host
+  On the other machine:
+    $ keepstone --region nas=ssh://backup@nas/ backup --dataset db /var/lib/db")]
+pub struct ServeArgs {
+    /// Speak on the standard input and output; there is no other way yet
+    #[arg(long, required = true)]
+    pub stdio: bool,
+
+    /// What the client may do
+    #[arg(long, value_enum)]
+    pub role: ServeRole,
+
+    /// The directory that holds the region: absolute, or below the home directory with ~/
+    #[arg(long, value_name = "DIR")]
+    pub path: PathBuf,
+
+    /// The only dataset that the client may back up
+    ///
+    /// The client is told and keeps to it. A client that was tampered with doesn't: what it puts is
+    /// sealed, and a server without a key can't tell. With --identity the server opens each snapshot
+    /// and commit before it is stored, and refuses those of other datasets. Any slot's will do: one
+    /// that isn't an owner's can't read the data.
+    #[arg(long, value_name = "NAME", value_parser = parse::label)]
+    pub dataset: Option<String>,
+}
+
+/// What a client of `serve` may do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum ServeRole {
+    /// Back up and list
+    Writer,
+    /// Also forget, tag, collect garbage, read what is sealed
+    Maintainer,
+    /// Everything
+    Owner,
+}
+
 /// Manage the passphrases and identities that open the repository
 #[derive(Clone, Debug, Subcommand)]
 #[allow(missing_docs, reason = "a comment on a variant would hide the longer help of its arguments")]
@@ -95,7 +150,11 @@ x25519), created_at, in_use, post_quantum.")]
     Export(KeyExportArgs),
 }
 
-/// Add a passphrase or an age recipient
+/// Add a slot: a passphrase or an age recipient, in a role
+///
+/// An owner can do everything. A writer backs up, deduplicates and lists snapshots, and can't restore,
+/// forget or collect: the role for a host. A maintainer forgets, collects and replicates, and can't
+/// back up or read content or names: the role for the machine that looks after the regions.
 ///
 /// Asks for the new passphrase twice, or takes it from KEEPSTONE_NEW_PASSPHRASE or
 /// --new-passphrase-file. Passphrase slots stay safe against a quantum computer; X25519 recipients
@@ -103,8 +162,9 @@ x25519), created_at, in_use, post_quantum.")]
 #[derive(Clone, Debug, Args)]
 #[command(after_help = "\
 Examples:
-  $ keepstone key add
-  $ keepstone key add --recipient age1ql3z7hjy54pw3hyww5ay...")]
+  $ keepstone key add --label 'in the safe'
+  $ keepstone key add --role writer --label web1
+  $ keepstone key add --role maintainer --recipient age1ql3z7hjy54pw3hyww5ay...")]
 pub struct KeyAddArgs {
     /// What the slot may do
     #[arg(long, value_enum, default_value_t = Role::Owner)]
@@ -118,9 +178,9 @@ pub struct KeyAddArgs {
     #[arg(long, value_name = "FILE")]
     pub new_passphrase_file: Option<PathBuf>,
 
-    /// Name the slot, for `key list`
-    #[arg(long, value_name = "NAME", value_parser = parse::label, default_value = "owner")]
-    pub label: String,
+    /// Name the slot, for `key list`; without it, its role
+    #[arg(long, value_name = "NAME", value_parser = parse::label)]
+    pub label: Option<String>,
 }
 
 /// What a slot may do.
@@ -129,6 +189,21 @@ pub enum Role {
     /// Everything
     #[default]
     Owner,
+    /// Back up, deduplicate, list snapshots
+    Writer,
+    /// Forget, collect, replicate, check
+    Maintainer,
+}
+
+impl Role {
+    /// The roster's word for it.
+    pub fn of_slot(self) -> crate::format::roster::Role {
+        match self {
+            Role::Owner => crate::format::roster::Role::Owner,
+            Role::Writer => crate::format::roster::Role::Writer,
+            Role::Maintainer => crate::format::roster::Role::Maintainer,
+        }
+    }
 }
 
 /// Remove a slot

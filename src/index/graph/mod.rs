@@ -3,8 +3,8 @@
 //!
 //! Guarantees: a reference keeps every chunk that begins with its 8 bytes (COLLECT-4). What can't be put
 //! aside or read back is an error and never a wrong mark: after one, neither the builder nor the marks can
-//! be used. Memory doesn't grow with the repository but for about 1.3 bits a listed chunk: a mark each, and
-//! 8 bytes for every page of sorted records. The rest stays within the budget it is given and goes to
+//! be used. Memory doesn't grow with the repository but for about 1.5 bits a listed copy of a chunk: a mark,
+//! and 8 bytes for every 4 KiB of sorted records. The rest stays within the budget it is given and goes to
 //! unlinked files beyond: 28 bytes a listed copy of a chunk, 8 a reference, 28 a structural chunk.
 //!
 //! **Which copies are of one chunk** is decided by 16 bytes of the ChunkId. 8 would not do: of a billion
@@ -389,11 +389,13 @@ pub struct Marks {
 }
 
 impl Marks {
-    /// Sets a bit; true when it was not set.
-    fn set(&mut self, at: u64) -> bool {
-        let (word, bit) = ((at / 64) as usize, 1u64 << (at % 64));
+    /// Marks a chunk; true when it was not marked.
+    fn reach(&mut self, chunk: &Group) -> bool {
+        let (word, bit) = ((chunk.position / 64) as usize, 1u64 << (chunk.position % 64));
         let fresh = self.bits[word] & bit == 0;
         self.bits[word] |= bit;
+        self.reached += u64::from(fresh);
+        self.lost += u64::from(fresh && !chunk.present);
         fresh
     }
 
@@ -409,6 +411,11 @@ impl Marks {
     /// Of these, how many are lost.
     pub fn lost(&self) -> u64 {
         self.lost
+    }
+
+    /// True when some chunk is marked here and in other marks of the same graph.
+    pub fn meets(&self, other: &Marks) -> bool {
+        self.bits.iter().zip(&other.bits).any(|(one, other)| one & other != 0)
     }
 }
 
@@ -441,16 +448,30 @@ impl Graph {
         Marks { bits: vec![0; self.listed.len().div_ceil(64) as usize], reached: 0, lost: 0, incomplete: false }
     }
 
-    /// Walks from a snapshot's root over what `marks` don't have yet, marks it, and calls `lacking` for each
-    /// reference to a chunk that can't be had: the key of the chunk that refers (none for the root), the
-    /// key referred to, and why. What was marked is not walked again, so a reference is told of once over all walks with
-    /// the same marks. A root stands for the one chunk of its name, a reference for all of its key.
+    /// [`Graph::walk_all`] from one root.
     ///
     /// # Errors
-    /// When what was put aside can't be read back; the marks can't be used any more.
+    /// As there.
     pub fn walk(
         &self,
         root: &ChunkId,
+        marks: &mut Marks,
+        lacking: &mut dyn FnMut(Option<Key>, Key, Lack),
+    ) -> Result<(), GraphError> {
+        self.walk_all(std::slice::from_ref(root), marks, lacking)
+    }
+
+    /// Walks from snapshots' roots over what `marks` don't have yet, marks it, and calls `lacking` for each
+    /// reference to a chunk that can't be had: the key of the chunk that refers (none for a root), the key
+    /// referred to, and why. What was marked is not walked again, so a reference is told of once over all
+    /// walks with the same marks. A root stands for the one chunk of its name, a reference for all of its
+    /// key. Many roots at once are far quicker than one after the other.
+    ///
+    /// # Errors
+    /// When what was put aside can't be read back; the marks can't be used any more.
+    pub fn walk_all(
+        &self,
+        roots: &[ChunkId],
         marks: &mut Marks,
         lacking: &mut dyn FnMut(Option<Key>, Key, Lack),
     ) -> Result<(), GraphError> {
@@ -466,8 +487,10 @@ impl Graph {
             next: self.edges(),
             payload: Vec::new(),
         };
-        if let Some(lack) = walk.reach(key(root), Some(&chunk_name(root)))? {
-            lacking(None, key(root), lack);
+        for root in roots {
+            if let Some(lack) = walk.reach(key(root), Some(&chunk_name(root)))? {
+                lacking(None, key(root), lack);
+            }
         }
         while !walk.next.is_empty() {
             let mut level = std::mem::replace(&mut walk.next, self.edges()).stream()?;
@@ -520,14 +543,38 @@ impl Graph {
         if marks.incomplete {
             return Err(GraphError::Incomplete);
         }
-        let (mut listed, name) = (self.listed.cursor(), chunk_name(id));
-        listed.seek(key(id))?;
-        while let Some(group) = group(&mut listed, &mut |_| {})?.filter(|group| group.name <= name) {
-            if group.name == name {
-                return Ok(marks.is_set(group.position));
+        let group = self.find(&mut self.listed.cursor(), id)?;
+        Ok(group.is_some_and(|group| marks.is_set(group.position)))
+    }
+
+    /// Marks listed chunks without walking what they refer to: for marks that are no walk's.
+    ///
+    /// # Errors
+    /// When what was put aside can't be read back; the marks can't be used any more.
+    pub fn mark(&self, marks: &mut Marks, ids: &[ChunkId]) -> Result<(), GraphError> {
+        if marks.incomplete {
+            return Err(GraphError::Incomplete);
+        }
+        marks.incomplete = true;
+        let mut listed = self.listed.cursor();
+        for id in ids {
+            if let Some(group) = self.find(&mut listed, id)? {
+                marks.reach(&group);
             }
         }
-        Ok(false)
+        marks.incomplete = false;
+        Ok(())
+    }
+
+    fn find(&self, listed: &mut Cursor<'_, Listed>, id: &ChunkId) -> Result<Option<Group>, GraphError> {
+        let name = chunk_name(id);
+        listed.seek(key(id))?;
+        while let Some(group) = group(listed, &mut |_| {})?.filter(|group| group.name <= name) {
+            if group.name == name {
+                return Ok(Some(group));
+            }
+        }
+        Ok(None)
     }
 }
 
@@ -557,12 +604,8 @@ impl Walk<'_> {
                 Some(Lack::Lost) => Some(Lack::Lost),
                 _ => None,
             };
-            if self.marks.set(group.position) {
-                self.marks.reached += 1;
-                self.marks.lost += u64::from(!group.present);
-                if group.structural {
-                    self.expand(&group.name)?;
-                }
+            if self.marks.reach(&group) && group.structural {
+                self.expand(&group.name)?;
             }
         }
         Ok(lack)
