@@ -7,7 +7,8 @@ use super::render;
 use super::workspace::Workspace;
 use crate::env::host_name;
 use crate::format::ids::RegionId;
-use crate::gc::{GcError, GcOptions, GcReport, OpenSession, RegionReport, Tally, gc};
+use crate::gc::{GcError, GcOptions, GcReport, MAX_UNUSED_DEFAULT, OpenSession, RegionReport, Tally, gc};
+use crate::pack::SpoolSpace;
 use crate::repo::designation::designate;
 use crate::report::Monitor;
 use serde_json::{Map, Value, json};
@@ -31,7 +32,10 @@ pub fn run(args: &GcArgs, global: &Global) -> Result<Class, CliError> {
         dry_run: args.dry_run,
         threads: workspace.settings.threads,
         memory_bytes: workspace.settings.memory_bytes / 2,
-        spill: Some(directory),
+        spill: Some(directory.clone()),
+        spools: SpoolSpace::Directory(directory),
+        max_unused: args.max_unused.unwrap_or(MAX_UNUSED_DEFAULT),
+        max_repack_bytes: args.max_repack,
         forget_window: workspace.settings.retention.window(),
         noticed: read_noticed(&workspace),
         ..GcOptions::default()
@@ -126,7 +130,7 @@ fn region_document(region: &RegionReport) -> Value {
     json!({
         "name": region.name, "finished": region.finished, "open": region.open,
         "waiting_for": region.waiting_for.iter().map(session).collect::<Vec<_>>(),
-        "condemned": condemned, "rescued": region.rescued, "deleted": tally(&region.deleted),
+        "condemned": condemned, "rescued": region.rescued, "repacked_bytes": region.repacked_bytes, "deleted": tally(&region.deleted),
         "deferred": tally(&region.deferred), "deferred_objects": region.deferred_objects,
         "deferred_reason": region.deferred_reason, "sessions_fenced": region.sessions_fenced,
         "snapshots_collected": collected, "segments_written": region.segments_written,
@@ -170,6 +174,7 @@ fn write_region(out: &mut dyn Write, region: &RegionReport, dry_run: bool) -> io
         let why = match reason {
             crate::gc::Reason::Unreached => "no snapshot reaches them",
             crate::gc::Reason::Duplicate => "what snapshots reach of them is elsewhere, too",
+            crate::gc::Reason::Emptied => "what snapshots need of them was taken into new packs",
             crate::gc::Reason::Orphan => "left by backups that didn't end",
         };
         writeln!(out, "  {condemns} {}: {why}", amount(packs))?;

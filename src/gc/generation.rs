@@ -26,6 +26,8 @@ pub struct Run<'a> {
     pub monitor: &'a dyn Monitor,
     pub memory: Memory,
     pub log: GcLog,
+    /// What this run condemned; in a dry run the region doesn't have it.
+    pub begun: Option<Condemn>,
     pub report: &'a mut RegionReport,
 }
 
@@ -65,13 +67,12 @@ impl Run<'_> {
 
     /// Since when collectors know which snapshots are forgotten, as generation `number` recorded it.
     fn recorded(&self, number: u64) -> Result<BTreeMap<SnapshotId, i64>, GcError> {
-        Ok(match number {
-            0 => BTreeMap::new(),
-            _ => {
-                let condemn: Condemn = gclog::read_entry(self.repository, self.region, number)?;
-                condemn.forgotten.into_iter().collect()
-            }
-        })
+        let forgotten = match &self.begun {
+            _ if number == 0 => Vec::new(),
+            Some(condemn) if condemn.generation == number => condemn.forgotten.clone(),
+            _ => gclog::read_entry::<Condemn>(self.repository, self.region, number)?.forgotten,
+        };
+        Ok(forgotten.into_iter().collect())
     }
 
     /// True once a forgotten snapshot can't be brought back any more, by its verdict's clock and by that of
@@ -301,8 +302,18 @@ impl Run<'_> {
     }
 
     /// Begins generation `number`, where there is something to gain by it. Gives what stands there.
-    pub fn condemn(&mut self, view: &View, number: u64) -> Result<Option<OpenGeneration>, GcError> {
-        let candidates = self.condemnable(view)?;
+    pub fn condemn(
+        &mut self,
+        view: &View,
+        number: u64,
+        emptied: &BTreeMap<PackId, u64>,
+    ) -> Result<Option<OpenGeneration>, GcError> {
+        let mut candidates = self.condemnable(view)?;
+        for (pack, size) in emptied {
+            candidates.insert(*pack, (Reason::Emptied, *size));
+            self.report.kept.packs -= 1;
+            self.report.kept.bytes -= size;
+        }
         let before = self.recorded(number - 1)?;
         let claims = &view.claims;
         let committed = claims.committed();
@@ -332,6 +343,7 @@ impl Run<'_> {
         self.stop_if_cancelled()?;
         let entry = Condemn { generation: number, region: self.region.info.region, packs: taken, forgotten };
         let entry = self.publish(&entry)?;
+        self.begun = Some(entry.clone());
         for pack in &entry.packs {
             if let Some((reason, size)) = candidates.get(pack) {
                 self.report.condemned.entry(*reason).or_insert_with(Tally::default).add(*size);

@@ -26,6 +26,8 @@ pub struct Needed {
     pub reached: Vec<bool>,
     /// By frame: plaintext bytes that are needed; at most the frame's own.
     pub frame_bytes: Vec<u32>,
+    /// What the roots reach.
+    pub marks: Marks,
     /// What a person should know.
     pub notices: Vec<String>,
 }
@@ -80,7 +82,7 @@ pub fn mark(
                 copies.into_iter().for_each(|copy| tally.need(copy));
             }
         })?;
-        return Ok(tally.finish(notices));
+        return Ok(tally.finish(all, notices));
     }
     let mut by_slot: BTreeMap<SlotId, Vec<&Root>> = BTreeMap::new();
     for root in roots {
@@ -105,7 +107,7 @@ pub fn mark(
             }
         })?;
     }
-    Ok(tally.finish(notices))
+    Ok(tally.finish(all, notices))
 }
 
 fn stop_if_cancelled(monitor: &dyn Monitor) -> Result<(), GcError> {
@@ -212,13 +214,16 @@ impl<'a> Tallies<'a> {
         }
     }
 
-    /// One copy of the slot's own, in the pack of which most is reached; all of them where it has none.
+    /// One copy of the slot's own, in the pack of which the largest share is reached; all of them where it has none.
     fn choose(&mut self, slot: SlotId, copies: &[ChunkCopy], avoid: &dyn Fn(u32) -> bool) {
         let usable: Vec<&ChunkCopy> = copies.iter().filter(|copy| self.usable(copy)).collect();
         let row = |copy: &ChunkCopy| &self.holdings.packs[copy.pack as usize];
         let own = usable.iter().filter(|copy| row(copy).origin == slot && !row(copy).disputed);
         let rank = |copy: &ChunkCopy| {
-            (!avoid(copy.pack), self.reached_bytes[copy.pack as usize], Reverse((copy.pack, copy.frame)))
+            // The densest: of a pack and of what was taken out of it the latter.
+            let reached = u128::from(self.reached_bytes[copy.pack as usize]);
+            let density = (reached << 32) / u128::from(row(copy).size.max(1));
+            (!avoid(copy.pack), density, Reverse((copy.pack, copy.frame)))
         };
         match own.max_by_key(|copy| rank(copy)).map(|copy| **copy) {
             Some(home) => self.need(&home),
@@ -228,11 +233,12 @@ impl<'a> Tallies<'a> {
         usable.iter().filter(|copy| self.holdings.packs[copy.pack as usize].disputed).for_each(|copy| self.need(copy));
     }
 
-    fn finish(self, notices: Vec<String>) -> Needed {
+    fn finish(self, marks: Marks, notices: Vec<String>) -> Needed {
         Needed {
             packs: self.needed,
             reached: self.reached_bytes.iter().map(|bytes| *bytes > 0).collect(),
             frame_bytes: self.frame_bytes,
+            marks,
             notices,
         }
     }

@@ -16,6 +16,7 @@ mod generation;
 mod holdings;
 mod mark;
 mod region;
+mod repack;
 pub mod report;
 mod rulings;
 mod sweep;
@@ -25,7 +26,7 @@ pub use report::{GcReport, OpenSession, Reason, RegionReport, Tally};
 use crate::env::host_name;
 use crate::format::ids::RegionId;
 use crate::index::graph::GraphError;
-use crate::pack::PackError;
+use crate::pack::{PackError, SpoolSpace};
 use crate::repo::open::DECIDERS;
 use crate::repo::{RepoError, Repository};
 use crate::report::Monitor;
@@ -66,8 +67,22 @@ pub enum GcError {
     Cancelled,
 }
 
+/// How much that nothing needs may stay in packs that are needed, before they are emptied.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum MaxUnused {
+    /// Hundredths of a percent of what the region's packs take.
+    Permyriad(u32),
+    /// Bytes.
+    Bytes(u64),
+}
+
+/// Tolerated by default: 5 % of a region. To reclaim the last of it costs reading and writing many times as
+/// much, since it is spread thin, and a pack that is mostly needed now may be all dead after a few more
+/// snapshots have gone.
+pub const MAX_UNUSED_DEFAULT: MaxUnused = MaxUnused::Permyriad(500);
+
 /// How to collect.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct GcOptions {
     /// Wait until the open sessions have seen the new generation, at most [`OBSERVE_TIME`], and finish it.
     pub now: bool,
@@ -79,6 +94,12 @@ pub struct GcOptions {
     pub memory_bytes: usize,
     /// The directory that takes what exceeds them; `None`: all is held in memory.
     pub spill: Option<PathBuf>,
+    /// What may stay unused. A maintainer counts whole frames, an owner chunks.
+    pub max_unused: MaxUnused,
+    /// Bytes of packs that a run reads at most to take out what is needed; `None`: no bound.
+    pub max_repack_bytes: Option<u64>,
+    /// Where new packs live until their name is known.
+    pub spools: SpoolSpace,
     /// This machine, as it calls itself: where a store can't refuse a second put, one host collects.
     pub host: String,
     /// How long a forgotten snapshot can be brought back.
@@ -96,6 +117,9 @@ impl Default for GcOptions {
             threads: 0,
             memory_bytes: 64 << 20,
             spill: None,
+            max_unused: MAX_UNUSED_DEFAULT,
+            max_repack_bytes: None,
+            spools: SpoolSpace::Memory,
             host: host_name(),
             forget_window: Span::new().days(FORGET_WINDOW_DAYS),
             noticed: BTreeMap::new(),

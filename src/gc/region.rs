@@ -51,7 +51,7 @@ fn attempt(
     log: GcLog,
 ) -> Result<(), GcError> {
     let region = &repository.regions[at];
-    let mut run = Run { repository, region, options, monitor, memory: Memory::default(), log, report };
+    let mut run = Run { repository, region, options, monitor, memory: Memory::default(), log, begun: None, report };
     let view = match run.log.open.clone() {
         Some(open) => {
             run.stay_open(open.number);
@@ -69,7 +69,10 @@ fn attempt(
     run.stop_if_cancelled()?;
     run.sweep(&view)?;
     let number = run.log.newest + 1;
-    let Some(open) = run.condemn(&view, number)? else { return Ok(()) };
+    let repacked = run.repack(&view, at)?;
+    let condemned = run.condemn(&view, number, &repacked.emptied);
+    repacked.end(&run);
+    let Some(open) = condemned? else { return Ok(()) };
     drop(view);
     run.stay_open(number);
     run.log.newest = number;

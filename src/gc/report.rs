@@ -39,6 +39,8 @@ pub enum Reason {
     Duplicate,
     /// No segment lists it, and its session is over.
     Orphan,
+    /// What is needed of it was taken into new packs.
+    Emptied,
 }
 
 impl Reason {
@@ -48,6 +50,7 @@ impl Reason {
             Reason::Unreached => "unreached",
             Reason::Duplicate => "duplicate",
             Reason::Orphan => "orphan",
+            Reason::Emptied => "emptied",
         }
     }
 }
@@ -80,6 +83,8 @@ pub struct RegionReport {
     pub noticed: Option<(RegionId, u64, i64)>,
     /// Packs condemned now, by reason.
     pub condemned: BTreeMap<Reason, Tally>,
+    /// Bytes written to take what is needed out of packs that are mostly dead.
+    pub repacked_bytes: u64,
     /// Condemned packs that turned out to be needed.
     pub rescued: u64,
     /// Packs deleted, or in a dry run to be deleted.

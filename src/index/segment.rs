@@ -109,7 +109,8 @@ pub fn merge(segments: &[(SegmentId, Segment)], keeps: &dyn Fn(&SegmentPack) -> 
     Segment { supersedes, packs }
 }
 
-fn prefix(id: &ChunkId) -> Reference {
+/// A reference to a chunk of any segment.
+pub fn prefix(id: &ChunkId) -> Reference {
     let mut prefix = [0u8; REFERENCE_PREFIX_BYTES];
     prefix.copy_from_slice(&id.0[..REFERENCE_PREFIX_BYTES]);
     Reference::Prefix(prefix)

@@ -7,10 +7,11 @@ use keepstone::crypto::object::{build_sealed, build_signed};
 use keepstone::env::{Clock, random_bytes};
 use keepstone::format::envelope::ObjectKind;
 use keepstone::format::gc::{Condemn, Fence, Final};
-use keepstone::format::ids::{PackId, SegmentId, SessionId, SnapshotId, number_name};
+use keepstone::format::ids::{PackId, SessionId, SnapshotId, number_name};
+use keepstone::format::roster::Role;
 use keepstone::format::session::{Commit, Session, SessionEnd};
 use keepstone::format::verdict::{Ruling, Verdict};
-use keepstone::gc::{GcError, GcOptions, GcReport, Reason, RegionReport, gc};
+use keepstone::gc::{GcError, GcOptions, GcReport, MaxUnused, Reason, gc};
 use keepstone::pack::reader::pack_name;
 use keepstone::repo::gclog::{self, GcLog, publish};
 use keepstone::repo::sync::{list_segments, read_segment};
@@ -871,5 +872,133 @@ fn each_region_is_collected_by_itself() {
         world.assert_restores(&[at], second, new.path(), 0);
     }
     assert_clean(&world, &[second]);
-    let _: (Reason, Option<RegionReport>, Option<SegmentId>) = (Reason::Orphan, None, None);
+}
+
+fn stored_bytes(world: &World) -> u64 {
+    list_sorted(&world.stores[0].inner().memory, "packs/").unwrap().iter().map(|listed| listed.size).sum()
+}
+
+/// Some large files, of which the first snapshot alone has most: they are forgotten.
+fn mostly_dead() -> (World, TempDir, SnapshotId) {
+    let source = tempfile::tempdir().unwrap();
+    for at in 0..6 {
+        write(source.path(), &format!("large/{at}"), &noise(100 + at, 2 << 20));
+    }
+    for at in 0..40 {
+        write(source.path(), &format!("small/{at}"), &noise(200 + at, 20_000));
+    }
+    let world = World::new(1);
+    let first = backup(&world, source.path());
+    for at in 0..5 {
+        std::fs::remove_file(source.path().join(format!("large/{at}"))).unwrap();
+    }
+    for at in 0..20 {
+        std::fs::remove_file(source.path().join(format!("small/{at}"))).unwrap();
+    }
+    let second = backup(&world, source.path());
+    rule(&world, first, 1, Ruling::Forget);
+    collect(&world, &thorough());
+    collect(&world, &GcOptions { max_unused: MaxUnused::Bytes(u64::MAX), ..at_once() });
+    (world, source, second)
+}
+
+fn thorough() -> GcOptions {
+    GcOptions { max_unused: MaxUnused::Permyriad(0), ..at_once() }
+}
+
+#[test]
+fn a_maintainer_moves_live_frames_out_of_mostly_dead_packs() {
+    let (world, source, second) = mostly_dead();
+    let (_, identity) = world.add_slot(Role::Maintainer, "keeper");
+    let keeper = world.as_slot(&identity);
+    let (before, tolerated) = (stored_bytes(&world), GcOptions { max_unused: MaxUnused::Permyriad(9000), ..at_once() });
+    let report = collect(&keeper, &tolerated);
+    assert_eq!((report.regions[0].repacked_bytes, stored_bytes(&world)), (0, before));
+    let bounded = GcOptions { max_repack_bytes: Some(10), ..thorough() };
+    assert_eq!(collect(&keeper, &bounded).regions[0].repacked_bytes, 0);
+    let dry = collect(&keeper, &GcOptions { dry_run: true, ..thorough() });
+    assert!(dry.regions[0].condemned.contains_key(&Reason::Emptied));
+    assert_eq!(stored_bytes(&world), before);
+
+    let report = collect(&keeper, &thorough());
+    assert!(report.regions[0].condemned[&Reason::Emptied].packs > 0, "{:?}", report.regions[0]);
+    assert!(report.regions[0].dead_in_live_frames_bytes > 0, "what only an owner could take out is told");
+    let after = stored_bytes(&world);
+    assert!(after < before / 2, "{before} bytes before, {after} after");
+    assert_whole(&world, &[(second, source.path())]);
+    quiet(&keeper);
+    assert_clean(&world, &[second]);
+    // The frames keep the slot that wrote them first, so that it still trusts them: nothing is stored again.
+    let owner = world.open(&[0]).unwrap();
+    for id in list_segments(&owner.regions[0]).unwrap() {
+        let opened = read_segment(&owner, &owner.regions[0], id).unwrap();
+        assert!(opened.segment.packs.iter().all(|pack| pack.origin == owner.secrets.slot), "SEG-9");
+    }
+    let summary = world.backup(&[0], source.path(), 0).unwrap();
+    assert_eq!(summary.new_chunks, 0);
+
+    // Nothing is left that is worth it for a maintainer, but an owner takes out more.
+    assert_eq!(collect(&keeper, &thorough()).regions[0].repacked_bytes, 0);
+    collect(&world, &thorough());
+    assert!(stored_bytes(&world) < after);
+    quiet(&world);
+    assert_whole(&world, &[(second, source.path())]);
+    assert_eq!(world.backup(&[0], source.path(), 0).unwrap().new_chunks, 0);
+}
+
+#[test]
+fn an_owner_takes_single_chunks_out_of_thin_frames() {
+    let (world, source, second) = mostly_dead();
+    let before = stored_bytes(&world);
+    let dead = collect(&world, &GcOptions { dry_run: true, ..quick() }).regions[0].dead_bytes;
+    collect(&world, &thorough());
+    quiet(&world);
+    let saved = before - stored_bytes(&world);
+    assert!(saved > dead / 2, "{saved} bytes of {dead} dead ones");
+    let report = collect(&world, &GcOptions { dry_run: true, ..quick() });
+    assert!(report.regions[0].dead_bytes < dead / 10, "{:?}", report.regions[0]);
+    assert_clean(&world, &[second]);
+    assert_whole(&world, &[(second, source.path())]);
+    let read = check::Options { read_data: Some(check::Subset::All), ..check::Options::default() };
+    let repository = world.open(&[0]).unwrap();
+    let report = check(&repository, None, &read, &Silent).unwrap();
+    assert!(report.is_sound(), "{:?}", report.issues);
+}
+
+#[test]
+fn a_damaged_pack_is_not_moved() {
+    let (world, source, second) = mostly_dead();
+    let (_, identity) = world.add_slot(Role::Maintainer, "keeper");
+    for pack in packs(&world) {
+        let world = world.fork();
+        let keeper = world.as_slot(&identity);
+        damage(&world, &pack_name(&pack));
+        collect(&keeper, &thorough());
+        collect(&world, &thorough());
+        assert!(packs(&world).contains(&pack), "damage must not get a digest that fits");
+    }
+    assert_whole(&world, &[(second, source.path())]);
+}
+
+#[test]
+fn whenever_a_move_breaks_off_nothing_is_lost() {
+    let (world, source, second) = mostly_dead();
+    let calls = {
+        let world = world.fork();
+        world.calls_of(|| {
+            collect(&world, &thorough());
+        })
+    };
+    for number in (0..calls).step_by(2) {
+        let world = world.fork();
+        world.die_after(number);
+        let _ = world.open(&[0]).map(|repository| gc(&repository, &thorough(), &Silent).map(|_| ()));
+        world.live_again();
+        assert_whole(&world, &[(second, source.path())]);
+        for _ in 0..4 {
+            collect(&world, &thorough());
+        }
+        assert_clean(&world, &[second]);
+        assert_whole(&world, &[(second, source.path())]);
+    }
 }

@@ -2,6 +2,9 @@
 
 use clap::Args;
 
+use crate::cli::parse;
+use crate::gc::MaxUnused;
+
 /// Reclaim what no snapshot needs, in every region
 ///
 /// Collection goes in generations, beside running backups. A run finishes the generation that the last
@@ -21,7 +24,7 @@ Ends with code 4 (partial) when a store refuses to delete what is free, as one d
 objects: each later run tries again.
 
 JSON: {dry_run, regions}; of a region: name, finished (generations), open, waiting_for (sessions),
-condemned ({reason: {packs, bytes}}; reasons: unreached, duplicate, orphan), rescued, deleted,
+condemned ({reason: {packs, bytes}}; reasons: unreached, duplicate, orphan, emptied), rescued, repacked_bytes, deleted,
 deferred ({packs, bytes}), deferred_objects, deferred_reason, sessions_fenced, snapshots_collected,
 segments_written, segments_deleted, objects_deleted, kept ({packs, bytes}), live_bytes, dead_bytes,
 dead_in_live_frames_bytes, sessions_open ({session, slot, label, started_at, observed}),
@@ -36,6 +39,18 @@ pub struct GcArgs {
     /// Show exactly what would be condemned and deleted, and write nothing
     #[arg(long, short = 'n')]
     pub dry_run: bool,
+
+    /// Tolerate so much that nothing needs in packs that are needed: a share (5%) or a size (10GiB) [default: 5%]
+    ///
+    /// Packs that are mostly dead are emptied until no more than this is left in a region: what is needed
+    /// moves into new packs. An owner's key takes single chunks out of frames, which are compressed
+    /// together; a maintainer's, which can't open them, only moves whole frames and counts only those.
+    #[arg(long, value_name = "SHARE", value_parser = parse::max_unused)]
+    pub max_unused: Option<MaxUnused>,
+
+    /// Read at most so much to empty packs in one run
+    #[arg(long, value_name = "SIZE", value_parser = parse::size)]
+    pub max_repack: Option<u64>,
 
     /// Let this key slot on this host collect in regions whose store can't refuse a second put; needs an owner's key
     ///
