@@ -62,6 +62,8 @@ impl From<RepoError> for CliError {
             RepoError::Key(source) => source.into(),
             RepoError::Store { source, region } => CliError::from(source).in_region(&region),
             RepoError::Index(source) => source.into(),
+            RepoError::NotDesignated { .. } => CliError::new(Class::Access, text)
+                .hint("collect there, or have an owner run `keepstone gc --designate` on the host that shall"),
             RepoError::Fenced { .. } => CliError::new(Class::Failed, text).hint("run the backup again"),
             RepoError::Ambiguous { .. } => CliError::usage(text).hint("`keepstone snapshots` shows the ids"),
             RepoError::Verdict(_) => CliError::usage(text).hint("nothing was changed"),

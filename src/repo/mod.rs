@@ -7,6 +7,7 @@ pub mod accepted;
 pub mod attest;
 pub mod audit;
 pub mod content;
+pub mod designation;
 pub mod fetch;
 pub mod gclog;
 pub mod init;
@@ -15,6 +16,7 @@ pub mod open;
 pub mod pairs;
 pub mod retention;
 pub mod session;
+pub mod sessions;
 pub mod snapshots;
 pub mod sync;
 pub mod verdicts;
@@ -164,6 +166,14 @@ pub enum RepoError {
     Fenced {
         /// The region's name.
         region: String,
+    },
+    /// Somebody else collects here.
+    #[error("region '{region}': its store can't refuse a second put of one name, so one host collects there, {why}")]
+    NotDesignated {
+        /// The region's name.
+        region: String,
+        /// Who does.
+        why: String,
     },
     /// No snapshot fits.
     #[error("no snapshot {wanted}")]

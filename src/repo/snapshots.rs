@@ -323,13 +323,18 @@ pub fn read_decision(
     failure.map_or(Ok(None), Err)
 }
 
-pub(super) fn parse_numbered(name: &str, prefix: &str) -> Option<(SnapshotId, u64, Digest)> {
+/// The snapshot, number and digest in the name of a verdict or of tags.
+pub(crate) fn parse_numbered(name: &str, prefix: &str) -> Option<(SnapshotId, u64, Digest)> {
     let (id, rest) = name.strip_prefix(prefix)?.split_once('/')?;
     let (number, digest) = rest.split_once('-')?;
     Some((SnapshotId::from_hex(id)?, number_from_name(number)?, Digest::from_hex(digest)?))
 }
 
-pub(super) fn read_numbered(
+/// The payload of a verdict or of tags.
+///
+/// # Errors
+/// When it is absent, damaged, misnamed, or not signed by who may decide.
+pub(crate) fn read_numbered(
     repository: &Repository,
     region: &RegionHandle,
     name: &str,

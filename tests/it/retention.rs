@@ -208,7 +208,7 @@ fn log(repository: &Repository, at: usize, kind: ObjectKind, part: &str, payload
 
 fn generation(repository: &Repository, at: usize) -> (Condemn, Fence, Final) {
     let region = repository.regions[at].info.region;
-    let condemn = Condemn { generation: 1, region, packs: Vec::new() };
+    let condemn = Condemn { generation: 1, region, packs: Vec::new(), forgotten: Vec::new() };
     let fence = Fence { generation: 1, region, sessions: Vec::new(), snapshots: Vec::new() };
     let (deleted, rescued, fenced, collected, seen) = Default::default();
     (condemn, fence, Final { generation: 1, region, deleted, rescued, fenced, collected, seen })
