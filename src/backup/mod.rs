@@ -4,9 +4,13 @@
 //! Guarantees: a commit is written in a region only when everything that it needs is there; nothing is
 //! reported as saved that isn't; what could not be captured is in the snapshot and in the report.
 
+mod conclude;
+mod drive;
 pub mod engine;
 pub mod file;
 pub mod finish;
+mod gather;
+mod produce;
 pub mod run;
 pub mod tree;
 

@@ -4,9 +4,9 @@
 //! A pack streams through in stored order: a thread holds one piece of it, one frame, and the directory
 //! with the padding at its end; about 10 MiB each with frames of the usual size, never a whole pack.
 
-use super::graph::{Key, key};
-use super::structure::{Checked, Run};
-use super::{CheckError, store_issue};
+use super::CheckError;
+use super::run::{Run, store_issue};
+use super::structure::Checked;
 use crate::crypto::keyring::ChunkHasher;
 use crate::env::random_bytes;
 use crate::format::envelope::TRAILER_BYTES;
@@ -91,7 +91,7 @@ fn read_region(run: &Run<'_>, checked: &mut Checked, chosen: &[PackId]) -> Resul
     let region = &run.repository.regions[checked.at];
     let mut claimed: HashSet<PackId> = HashSet::new();
     let (packs, bytes, chunks) = (Counter::default(), Counter::default(), Counter::default());
-    let damaged = Mutex::new(HashSet::new());
+    let damaged = Mutex::new(checked.graph.marks());
     for id in &checked.segments {
         if claimed.len() == chosen.len() {
             break;
@@ -116,7 +116,9 @@ fn read_region(run: &Run<'_>, checked: &mut Checked, chosen: &[PackId]) -> Resul
             packs.add(1);
             bytes.add(reading.pack.size);
             chunks.add(reading.verified);
-            damaged.lock().unwrap_or_else(PoisonError::into_inner).extend(&reading.damaged);
+            let mut damaged = damaged.lock().unwrap_or_else(PoisonError::into_inner);
+            checked.graph.mark(&mut damaged, &reading.damaged)?;
+            drop(damaged);
             run.findings.monitor.advance(1, 0);
             Ok(())
         })?;
@@ -124,7 +126,7 @@ fn read_region(run: &Run<'_>, checked: &mut Checked, chosen: &[PackId]) -> Resul
     checked.report.packs_read = packs.get();
     checked.report.bytes_read = bytes.get();
     checked.report.chunks_verified = chunks.get();
-    checked.damaged = damaged.into_inner().unwrap_or_else(PoisonError::into_inner);
+    checked.damaged = Some(damaged.into_inner().unwrap_or_else(PoisonError::into_inner));
     Ok(())
 }
 
@@ -187,7 +189,7 @@ struct PackReading<'a> {
     name: String,
     faults: Vec<String>,
     faults_total: u64,
-    damaged: Vec<Key>,
+    damaged: Vec<ChunkId>,
     verified: u64,
 }
 
@@ -260,7 +262,7 @@ impl<'a> PackReading<'a> {
 
     fn all_damaged(&mut self) {
         let chunks = self.pack.frames.iter().flat_map(|frame| &frame.chunks);
-        self.damaged = chunks.map(|chunk| key(&chunk.id)).collect();
+        self.damaged = chunks.map(|chunk| chunk.id).collect();
     }
 
     fn frames_and_directory(&mut self, stream: &mut Stream<'_>) -> Result<(), Stop> {
@@ -289,7 +291,7 @@ impl<'a> PackReading<'a> {
             match reader.open_frame(position, frame.section, frame.number, raw_length, sealed) {
                 Ok(raw) => self.chunks(position, frame, &raw, hashers.get(frame.section as usize)),
                 Err(error) => {
-                    self.damaged.extend(frame.chunks.iter().map(|chunk| key(&chunk.id)));
+                    self.damaged.extend(frame.chunks.iter().map(|chunk| chunk.id));
                     self.fault(error);
                 }
             }
@@ -341,7 +343,7 @@ impl<'a> PackReading<'a> {
             };
             self.verified += 1;
             if let Some(detail) = fault {
-                self.damaged.push(key(&chunk.id));
+                self.damaged.push(chunk.id);
                 self.fault(format!("frame {position}, chunk {number}: {detail}"));
             }
         }

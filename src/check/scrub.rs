@@ -4,8 +4,9 @@
 //! repository's objects. Doesn't see: what is absent, an old state put back, who signed.
 //! Memory: one piece of an object a thread, and the listing (about 150 bytes an object).
 
+use super::CheckError;
 use super::objects::AGE_FIRST_LINE;
-use super::{CheckError, Findings, store_issue};
+use super::run::{Findings, store_issue};
 use crate::format::envelope::{ObjectKind, TRAILER_BYTES, decode_preamble};
 use crate::format::ids::{Digest, RepositoryId, SessionId, SlotId, SnapshotId, number_from_name};
 use crate::format::wire::Reader;
@@ -171,7 +172,7 @@ pub fn scrub(
     scrub.findings.parallel(threads.max(1), listed.len(), &|at| scrub.object(&listed[at]))?;
     scrub.notices(&listed);
 
-    let state = scrub.findings.state.into_inner().unwrap_or_else(PoisonError::into_inner);
+    let state = scrub.findings.into_found();
     let kinds = scrub.kinds.into_inner().unwrap_or_else(PoisonError::into_inner);
     Ok(ScrubReport {
         objects: kinds.values().map(|tally| tally.objects).sum(),

@@ -19,7 +19,7 @@ use std::io::Write;
 /// # Errors
 /// When a snapshot or the path is not there, or a tree can't be read.
 pub fn run(args: &DiffArgs, global: &Global) -> Result<Class, CliError> {
-    let workspace = Workspace::open(global)?;
+    let workspace = Workspace::open_to_read(global)?;
     let (index, _) = workspace.index()?;
     let (listing, _) = workspace.snapshots()?;
     let snapshots = filtered(listing.snapshots, &args.filter);

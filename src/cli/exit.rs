@@ -8,7 +8,7 @@
 //! | 2 | usage | the command line, an environment variable or the configuration file is wrong |
 //! | 3 | pending | the snapshot is saved, but not committed in every configured region yet |
 //! | 4 | partial | done, but some entries were not captured, restored or found sound; the report lists them |
-//! | 10 | access | wrong passphrase, identity or pin, or the store denies it |
+//! | 10 | access | wrong passphrase, identity or pin; the slot's role, or the store, denies it |
 //! | 11 | corrupt | a stored object is damaged or not what it claims to be |
 //! | 12 | missing | a region, snapshot, path or file that was named is not there |
 //! | 13 | busy | another process holds what this one needs |
@@ -123,6 +123,21 @@ impl Class {
         };
         if rank(other) > rank(self) { other } else { self }
     }
+
+    /// How a run of this class ends whose result was printed last. That the reader of the result had
+    /// enough of it changes nothing about what the run came to.
+    ///
+    /// # Errors
+    /// When it could not be printed for another reason; the run's class stands, unless it is success.
+    pub fn printed(self, result: Result<(), CliError>) -> Result<Class, CliError> {
+        match result {
+            Err(error) if !error.silent => {
+                let class = if self == Class::Success { error.class } else { self };
+                Err(CliError { class, ..error })
+            }
+            _ => Ok(self),
+        }
+    }
 }
 
 /// The exit codes as text, for the end of the help.
@@ -133,7 +148,7 @@ Exit codes:
     2  usage        wrong arguments, environment or configuration
     3  pending      saved, but not committed in every configured region yet
     4  partial      done, but some entries were not captured, restored or found sound
-   10  access       wrong passphrase, identity or pin, or the store denies it
+   10  access       wrong passphrase, identity or pin; the slot's role, or the store, denies it
    11  corrupt      stored bytes are damaged
    12  missing      a region, snapshot, path or file that was named is not there
    13  busy         another process holds what this one needs
@@ -310,6 +325,17 @@ mod tests {
         let full = CliError::output(&io::Error::from(io::ErrorKind::StorageFull));
         assert!(!full.is_silent());
         assert_eq!(full.class, Class::Failed);
+    }
+
+    #[test]
+    fn what_a_run_came_to_outlasts_its_reader() {
+        let output = |kind| Err(CliError::output(&io::Error::from(kind)));
+        for class in Class::ALL {
+            assert_eq!(class.printed(Ok(())), Ok(class));
+            assert_eq!(class.printed(output(io::ErrorKind::BrokenPipe)), Ok(class));
+            let unprinted = class.printed(output(io::ErrorKind::StorageFull)).unwrap_err().class;
+            assert_eq!(unprinted, if class == Class::Success { Class::Failed } else { class });
+        }
     }
 
     #[test]

@@ -5,6 +5,7 @@ use crate::backup::BackupError;
 use crate::crypto::CryptoError;
 use crate::find::FindError;
 use crate::index::IndexError;
+use crate::index::graph::GraphError;
 use crate::pack::PackError;
 use crate::repo::RepoError;
 use crate::repo::fetch::FetchError;
@@ -13,6 +14,7 @@ use crate::restore::target::{TargetError, TargetErrorKind};
 use crate::ship::ShipError;
 use crate::source::{SourceError, StreamError};
 
+const ROLE: &str = "`keepstone key list` shows which role this slot has";
 const REBUILD: &str = "run `keepstone cache rebuild`; nothing in the repository is touched by it";
 
 impl From<RepoError> for CliError {
@@ -64,6 +66,7 @@ impl From<RepoError> for CliError {
                 .hint(format!("nothing was changed; `keepstone release {}` ends the hold", &id.to_string()[..12])),
             RepoError::Role { .. } => CliError::new(Class::Access, text).hint("nothing was changed"),
             RepoError::Audit(_) => CliError::new(Class::Failed, text).hint("nothing was changed"),
+            RepoError::NotPermitted { .. } => CliError::new(Class::Access, text).hint(ROLE),
             RepoError::Keys(_) => CliError::usage(text).hint("`keepstone key list` shows the slots"),
         }
     }
@@ -79,7 +82,9 @@ fn class_of_crypto(error: &CryptoError) -> Class {
 
 impl From<CryptoError> for CliError {
     fn from(error: CryptoError) -> Self {
-        CliError::new(class_of_crypto(&error), error.to_string())
+        let refused = matches!(error, CryptoError::NotPermitted { .. });
+        let error = CliError::new(class_of_crypto(&error), error.to_string());
+        if refused { error.hint(ROLE) } else { error }
     }
 }
 
@@ -113,11 +118,23 @@ impl From<PackError> for CliError {
     }
 }
 
+impl From<GraphError> for CliError {
+    fn from(error: GraphError) -> Self {
+        let text = error.to_string();
+        match error {
+            GraphError::Spool(source) => source.into(),
+            GraphError::Altered { .. } | GraphError::Incomplete => {
+                CliError::new(Class::Failed, text).hint("name another place with --cache-dir, or give more --memory")
+            }
+        }
+    }
+}
+
 impl From<FetchError> for CliError {
     fn from(error: FetchError) -> Self {
         let text = error.to_string();
         match error {
-            FetchError::NotPermitted => CliError::new(Class::Access, text),
+            FetchError::NotPermitted => CliError::new(Class::Access, text).hint(ROLE),
             FetchError::Index(source) => source.into(),
             FetchError::Unlisted(_) => CliError::new(Class::Missing, text)
                 .hint("a region that is not reached may hold it; `keepstone check` tells more"),

@@ -21,7 +21,7 @@ pub fn run(args: &FindArgs, global: &Global) -> Result<Class, CliError> {
         CliError::usage("the pattern is not UTF-8").hint("write `?` or `*` in place of the bytes that are not")
     })?;
     let pattern = Pattern::new(text, args.ignore_case)?;
-    let workspace = Workspace::open(global)?;
+    let workspace = Workspace::open_to_read(global)?;
     let (index, _) = workspace.index()?;
     let (listing, mut class) = workspace.snapshots()?;
     let mut snapshots = filtered(listing.snapshots, &args.filter);
@@ -60,7 +60,7 @@ pub fn run(args: &FindArgs, global: &Global) -> Result<Class, CliError> {
     };
     let failed: Vec<String> = found.failed.iter().map(|(at, _)| snapshots[*at].id.to_string()).collect();
     let document = json!({ "searched": snapshots.len(), "failed": failed, "entries": documents });
-    Output { json: global.json }.result(&document, |out| {
+    let printed = Output { json: global.json }.result(&document, |out| {
         for (path, version) in versions() {
             writeln!(out, "{}", entry::long_line(path, &version.node))?;
             let ids: Vec<String> =
@@ -77,6 +77,6 @@ pub fn run(args: &FindArgs, global: &Global) -> Result<Class, CliError> {
             },
             count(snapshots.len(), "snapshot")
         )
-    })?;
-    Ok(class)
+    });
+    class.printed(printed)
 }

@@ -10,7 +10,7 @@ use super::sheet::Sheet;
 use super::workspace::Workspace;
 use crate::crypto::slot::Wrapping;
 use crate::env::{Clock, SystemClock};
-use crate::format::roster::{RosterSlot, SlotState};
+use crate::format::roster::{Role, RosterSlot, SlotState};
 use crate::report::Monitor;
 use serde_json::{Value, json};
 use std::path::Path;
@@ -136,12 +136,21 @@ fn add(workspace: &mut Workspace, args: &KeyAddArgs, output: Output) -> Result<C
         }
         None => new_passphrase(workspace, args.new_passphrase_file.as_deref())?,
     };
-    let slot = workspace.repository.add_owner(&args.label, &wrapping)?;
+    let role = args.role.of_slot();
+    let label = args.label.as_deref().unwrap_or(role.name());
+    let slot = workspace.repository.add_slot(role, label, &wrapping)?;
     workspace.progress.finish();
     let added = workspace.repository.roster.slot(slot).map(|slot| document(workspace, slot));
     output.result(&added, |out| {
-        writeln!(out, "Added slot {slot} ({}), opened by {}", render::printable(&args.label), wrapping.name())?;
-        writeln!(out, "`keepstone key export {}` prints its emergency sheet.", &slot.to_string()[..8])
+        let label = render::printable(label);
+        writeln!(out, "Added the {} slot {slot} ({label}), opened by {}", role.name(), wrapping.name())?;
+        match role {
+            Role::Owner => {
+                writeln!(out, "`keepstone key export {}` prints its emergency sheet.", &slot.to_string()[..8])
+            }
+            Role::Writer => writeln!(out, "It backs up and lists snapshots; it can't restore, forget or collect."),
+            Role::Maintainer => writeln!(out, "It forgets and collects; it can't back up, or read content or names."),
+        }
     })?;
     Ok(Class::Success)
 }

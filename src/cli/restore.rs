@@ -18,10 +18,7 @@ use serde_json::json;
 /// When it can't begin or had to stop.
 pub fn run(args: &RestoreArgs, global: &Global) -> Result<Class, CliError> {
     let selection = args.selection()?;
-    let workspace = Workspace::open(global)?;
-    if !workspace.repository.keyring.can_open_payloads() {
-        return Err(crate::repo::fetch::FetchError::NotPermitted.into());
-    }
+    let workspace = Workspace::open_to_read(global)?;
     let (index, _) = workspace.index()?;
     let (listing, _) = workspace.snapshots()?;
     let snapshots = filtered(listing.snapshots, &args.filter);
@@ -67,7 +64,7 @@ pub fn run(args: &RestoreArgs, global: &Global) -> Result<Class, CliError> {
         "bytes": summary.bytes, "removed": summary.removed, "verified": summary.verified,
         "issues": shown, "damaged_copies": copies.len(),
     });
-    Output { json: global.json }.result(&document, |out| {
+    let printed = Output { json: global.json }.result(&document, |out| {
         for issue in &summary.issues {
             writeln!(
                 out,
@@ -105,6 +102,7 @@ pub fn run(args: &RestoreArgs, global: &Global) -> Result<Class, CliError> {
             writeln!(out, "Read back and found right: {} files", render::count(summary.verified))?;
         }
         Ok(())
-    })?;
-    Ok(if summary.issues.is_empty() { Class::Success } else { Class::Partial })
+    });
+    let class = if summary.issues.is_empty() { Class::Success } else { Class::Partial };
+    class.printed(printed)
 }

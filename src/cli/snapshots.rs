@@ -46,7 +46,7 @@ pub fn run(args: &SnapshotsArgs, global: &Global) -> Result<Class, CliError> {
             document
         })
         .collect();
-    Output { json: global.json }.result(&documents, |out| {
+    let printed = Output { json: global.json }.result(&documents, |out| {
         let mut table = Table::new(&[
             ("ID", Align::Left),
             ("TAKEN", Align::Left),
@@ -98,8 +98,8 @@ pub fn run(args: &SnapshotsArgs, global: &Global) -> Result<Class, CliError> {
             }
         }
         writeln!(out, "{}", render::counted(snapshots.len() as u64, "snapshot"))
-    })?;
-    Ok(class)
+    });
+    class.printed(printed)
 }
 
 fn details_document(private: &SnapshotPrivate) -> Value {

@@ -186,6 +186,19 @@ impl Workspace {
         Ok(snapshots::select(&snapshots, &selector(reference))?.clone())
     }
 
+    /// As [`Workspace::open`], for a command that reads content or names: a slot that can't is refused before
+    /// anything is brought up to date for it.
+    ///
+    /// # Errors
+    /// As [`Workspace::open`]; when this slot can't read payloads.
+    pub fn open_to_read(global: &Global) -> Result<Self, CliError> {
+        let workspace = Self::open(global)?;
+        match workspace.repository.keyring.can_open_payloads() {
+            true => Ok(workspace),
+            false => Err(FetchError::NotPermitted.into()),
+        }
+    }
+
     /// Reads chunks with this run's share of memory.
     ///
     /// # Errors

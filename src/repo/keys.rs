@@ -16,9 +16,9 @@ use crate::store::{StoreErrorKind, list_sorted};
 
 impl Repository {
     fn root_private(&self) -> Result<&[u8; 32], RepoError> {
-        self.secrets.root_private.as_ref().ok_or_else(|| {
-            RepoError::Keys("only an owner's key can change the key slots; open the repository with one".to_owned())
-        })
+        self.require(&[Role::Owner], "change the key slots")?;
+        let lacking = || RepoError::Keys("KEY-4: the key file of this owner's slot lacks the root key".to_owned());
+        self.secrets.root_private.as_ref().ok_or_else(lacking)
     }
 
     /// Every region must be there: a roster that one region lacks would split the repository.
@@ -45,11 +45,12 @@ impl Repository {
         Ok(roster)
     }
 
-    /// Adds an owner slot. Key file and rings go first, the roster last: until then nothing counts.
+    /// Adds a slot. Key file and rings go first, the roster last: until then nothing counts. It gets the
+    /// rings of all epochs, each with what its role may have; owners get the root key, too.
     ///
     /// # Errors
     /// When this slot is no owner's, a region is missing, or a store fails.
-    pub fn add_owner(&mut self, label: &str, wrapping: &Wrapping) -> Result<SlotId, RepoError> {
+    pub fn add_slot(&mut self, role: Role, label: &str, wrapping: &Wrapping) -> Result<SlotId, RepoError> {
         let root = *self.root_private()?;
         self.all_regions()?;
         let random = &*self.random;
@@ -60,11 +61,11 @@ impl Repository {
             slot,
             kem_private: *kem.private,
             signing_private: random_bytes(random),
-            root_private: Some(root),
+            root_private: (role == Role::Owner).then_some(root),
         };
         let entry = RosterSlot {
             slot,
-            role: Role::Owner,
+            role,
             state: SlotState::Active,
             label: label.to_owned(),
             wrapping: wrapping.name().to_owned(),

@@ -24,6 +24,7 @@ pub use session::Session;
 pub use snapshots::SnapshotInfo;
 
 use crate::crypto::CryptoError;
+use crate::format::roster::Role;
 use crate::format::wire::DecodeError;
 use crate::store::StoreError;
 
@@ -180,9 +181,28 @@ pub enum RepoError {
     /// Something can't be recorded in the audit chain, and so isn't done.
     #[error("the audit chain can't be written: {0}")]
     Audit(String),
+    /// The role of the slot that opened the repository doesn't allow it.
+    #[error("{} slot may not {action}: use the key of {}", article(.role), anyone(.needed))]
+    NotPermitted {
+        /// The slot's role.
+        role: Role,
+        /// What was asked.
+        action: &'static str,
+        /// Who may.
+        needed: &'static [Role],
+    },
     /// A key operation that can't be done.
     #[error("{0}")]
     Keys(String),
+}
+
+fn article(role: &Role) -> String {
+    let article = if *role == Role::Owner { "an" } else { "a" };
+    format!("{article} {}", role.name())
+}
+
+fn anyone(roles: &[Role]) -> String {
+    roles.iter().map(article).collect::<Vec<_>>().join(" or ")
 }
 
 fn list(failures: &[(String, StoreError)]) -> String {

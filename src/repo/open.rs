@@ -60,10 +60,13 @@ impl RegionHandle {
     /// Reads a metadata object.
     ///
     /// # Errors
-    /// [`RepoError::Missing`] when it is absent, [`RepoError::Store`] otherwise.
+    /// [`RepoError::Missing`] when it is absent, [`RepoError::Object`] when it is larger than any may be,
+    /// [`RepoError::Store`] otherwise.
     pub fn get(&self, name: &str) -> Result<Vec<u8>, RepoError> {
         self.store.get(name, OBJECT_BYTES_MAX as u64).map_err(|error| match error.kind {
             StoreErrorKind::NotFound => RepoError::Missing { region: self.name.clone(), name: name.to_owned() },
+            // One object that nobody can use; the store is fine, and so is the rest.
+            StoreErrorKind::Range => self.object_error(name, DecodeError::new("LIMIT-1", error.detail)),
             _ => self.error(error),
         })
     }
@@ -448,6 +451,18 @@ impl Repository {
     pub fn role(&self) -> Role {
         // The slot came out of the roster; should it have vanished, the least is assumed.
         self.roster.slot(self.secrets.slot).map_or(Role::Writer, |slot| slot.role)
+    }
+
+    /// Refuses what the role of the slot that opened the repository doesn't allow.
+    ///
+    /// # Errors
+    /// [`RepoError::NotPermitted`] unless its role is one of `needed`.
+    pub fn require(&self, needed: &'static [Role], action: &'static str) -> Result<(), RepoError> {
+        let role = self.role();
+        match needed.contains(&role) {
+            true => Ok(()),
+            false => Err(RepoError::NotPermitted { role, action, needed }),
+        }
     }
 
     /// The root's fingerprint.

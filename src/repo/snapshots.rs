@@ -298,10 +298,7 @@ pub(super) fn read_numbered(
 /// # Errors
 /// When this slot may not decide, or a region can't be written.
 pub fn set_tags(repository: &Repository, id: SnapshotId, tags: BTreeSet<String>) -> Result<(), RepoError> {
-    if !DECIDERS.contains(&repository.role()) {
-        let role = repository.role().name();
-        return Err(RepoError::Keys(format!("a {role} slot may not change tags; use an owner's or maintainer's key")));
-    }
+    repository.require(&DECIDERS, "change tags")?;
     let mut number = 0;
     for region in &repository.regions {
         let prefix = format!("tags/{id}/");

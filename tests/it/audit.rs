@@ -8,7 +8,7 @@ use keepstone::crypto::slot::Wrapping;
 use keepstone::format::audit::{Action, AuditEntry};
 use keepstone::format::envelope::ObjectKind;
 use keepstone::format::ids::{Digest, SlotId, number_name};
-use keepstone::format::roster::{Roster, SlotState};
+use keepstone::format::roster::{Role, Roster, SlotState};
 use keepstone::repo::audit::{Act, Chains, FindingKind, entry_name, merge, read, record};
 use keepstone::repo::{RepoError, Repository};
 use keepstone::store::memory::MemoryStore;
@@ -301,7 +301,7 @@ fn a_revoked_slots_entries_stay() {
     let mut world = World::new(1);
     let mut repository = world.open(&[0]).unwrap();
     let (secret, recipient) = identity();
-    let second = repository.add_owner("second", &Wrapping::Recipient(recipient)).unwrap();
+    let second = repository.add_slot(Role::Owner, "second", &Wrapping::Recipient(recipient)).unwrap();
     let owner = std::mem::replace(&mut world.identity, secret);
     note(&world, &[0], "by the second");
     world.identity = owner;

@@ -6,7 +6,8 @@ use keepstone::compress::Compression;
 use keepstone::crypto::slot::{Unlock, Wrapping};
 use keepstone::env::{Clock, Random, StepClock, SystemRandom};
 use keepstone::format::config::Suite;
-use keepstone::format::ids::SnapshotId;
+use keepstone::format::ids::{SlotId, SnapshotId};
+use keepstone::format::roster::Role;
 use keepstone::index::MemoryIndex;
 use keepstone::pack::SpoolSpace;
 use keepstone::repo::fetch::Fetcher;
@@ -201,6 +202,25 @@ impl World {
         let located = Located::open(&self.specs(which), Some(self.pin))?;
         let clock: Arc<dyn Clock> = self.clock.clone();
         located.unlock(&unlock, clock, Arc::clone(&self.random))
+    }
+
+    /// Adds a slot of this role; gives it with the identity that opens it.
+    pub fn add_slot(&self, role: Role, label: &str) -> (SlotId, String) {
+        let (identity, recipient) = identity();
+        let mut repository = self.open(&self.all()).unwrap();
+        (repository.add_slot(role, label, &Wrapping::Recipient(recipient)).unwrap(), identity)
+    }
+
+    /// The same repository in the same stores, opened by another slot's identity.
+    pub fn as_slot(&self, identity: &str) -> World {
+        World {
+            stores: self.stores.clone(),
+            identity: identity.to_owned(),
+            pin: self.pin,
+            clock: self.clock.clone(),
+            random: Arc::clone(&self.random),
+            fuse: Arc::clone(&self.fuse),
+        }
     }
 
     /// Backs up with a fresh index, as a host without a cache does.

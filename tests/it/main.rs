@@ -1,5 +1,6 @@
 //! Integration tests: the library against real services and the whole program.
 
+mod attack;
 mod audit;
 mod backup;
 mod browse;
@@ -14,5 +15,6 @@ mod property;
 mod reader;
 mod restore;
 mod retention;
+mod roles;
 mod s3;
 mod streams;

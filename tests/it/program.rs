@@ -88,6 +88,21 @@ impl Program {
             .expect(0);
     }
 
+    /// Adds a slot of this role; its identity file has the role's name.
+    #[track_caller]
+    pub fn add_slot(&self, role: &str) -> Value {
+        let (secret, recipient) = identity();
+        std::fs::write(self.path(role), secret).unwrap();
+        self.run(["--json", "key", "add", "--role", role, "--recipient", &recipient]).expect(0).json()
+    }
+
+    /// Runs as the slot that this identity file opens.
+    pub fn run_as<S: AsRef<OsStr>>(&self, slot: &str, arguments: impl IntoIterator<Item = S>) -> Ended {
+        let mut command = self.command(arguments);
+        command.env("KEEPSTONE_IDENTITY", self.path(slot));
+        Ended::new(command.output().unwrap())
+    }
+
     pub fn region(&self, name: &str) -> String {
         format!("{name}={}", self.path(name).display())
     }

@@ -95,7 +95,11 @@ x25519), created_at, in_use, post_quantum.")]
     Export(KeyExportArgs),
 }
 
-/// Add a passphrase or an age recipient
+/// Add a slot: a passphrase or an age recipient, in a role
+///
+/// An owner can do everything. A writer backs up, deduplicates and lists snapshots, and can't restore,
+/// forget or collect: the role for a host. A maintainer forgets, collects and replicates, and can't
+/// back up or read content or names: the role for the machine that looks after the regions.
 ///
 /// Asks for the new passphrase twice, or takes it from KEEPSTONE_NEW_PASSPHRASE or
 /// --new-passphrase-file. Passphrase slots stay safe against a quantum computer; X25519 recipients
@@ -103,8 +107,9 @@ x25519), created_at, in_use, post_quantum.")]
 #[derive(Clone, Debug, Args)]
 #[command(after_help = "\
 Examples:
-  $ keepstone key add
-  $ keepstone key add --recipient age1ql3z7hjy54pw3hyww5ay...")]
+  $ keepstone key add --label 'in the safe'
+  $ keepstone key add --role writer --label web1
+  $ keepstone key add --role maintainer --recipient age1ql3z7hjy54pw3hyww5ay...")]
 pub struct KeyAddArgs {
     /// What the slot may do
     #[arg(long, value_enum, default_value_t = Role::Owner)]
@@ -118,9 +123,9 @@ pub struct KeyAddArgs {
     #[arg(long, value_name = "FILE")]
     pub new_passphrase_file: Option<PathBuf>,
 
-    /// Name the slot, for `key list`
-    #[arg(long, value_name = "NAME", value_parser = parse::label, default_value = "owner")]
-    pub label: String,
+    /// Name the slot, for `key list`; without it, its role
+    #[arg(long, value_name = "NAME", value_parser = parse::label)]
+    pub label: Option<String>,
 }
 
 /// What a slot may do.
@@ -129,6 +134,21 @@ pub enum Role {
     /// Everything
     #[default]
     Owner,
+    /// Back up, deduplicate, list snapshots
+    Writer,
+    /// Forget, collect, replicate, check
+    Maintainer,
+}
+
+impl Role {
+    /// The roster's word for it.
+    pub fn of_slot(self) -> crate::format::roster::Role {
+        match self {
+            Role::Owner => crate::format::roster::Role::Owner,
+            Role::Writer => crate::format::roster::Role::Writer,
+            Role::Maintainer => crate::format::roster::Role::Maintainer,
+        }
+    }
 }
 
 /// Remove a slot
