@@ -69,7 +69,6 @@ impl From<RepoError> for CliError {
             RepoError::Verdict(_) => CliError::usage(text).hint("nothing was changed"),
             RepoError::Held { id, .. } => CliError::usage(text)
                 .hint(format!("nothing was changed; `keepstone release {}` ends the hold", &id.to_string()[..12])),
-            RepoError::Role { .. } => CliError::new(Class::Access, text).hint("nothing was changed"),
             RepoError::Audit(_) => CliError::new(Class::Failed, text).hint("nothing was changed"),
             RepoError::NotPermitted { .. } => CliError::new(Class::Access, text).hint(ROLE),
             RepoError::Keys(_) => CliError::usage(text).hint("`keepstone key list` shows the slots"),

@@ -202,14 +202,6 @@ pub enum RepoError {
         /// Why it is held.
         reason: String,
     },
-    /// A role that may not do this.
-    #[error("a {role} slot may not {action}; use an owner's or maintainer's key")]
-    Role {
-        /// The role.
-        role: &'static str,
-        /// What it may not do.
-        action: &'static str,
-    },
     /// Something can't be recorded in the audit chain, and so isn't done.
     #[error("the audit chain can't be written: {0}")]
     Audit(String),
