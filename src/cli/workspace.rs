@@ -205,7 +205,7 @@ impl Workspace {
         self.cache_directory().join("index")
     }
 
-    /// The snapshot that the arguments name.
+    /// The snapshot that the arguments name, and the class of a run that relies on it: see [`doubt`].
     ///
     /// # Errors
     /// When none or several fit, or a region can't be listed.
@@ -213,9 +213,11 @@ impl Workspace {
         &self,
         reference: &parse::SnapshotRef,
         filter: &super::args::Filter,
-    ) -> Result<SnapshotInfo, CliError> {
-        let snapshots = filtered(self.snapshots()?.0.snapshots, filter);
-        Ok(snapshots::select(&snapshots, &selector(reference))?.clone())
+    ) -> Result<(SnapshotInfo, Class), CliError> {
+        let (listing, class) = self.snapshots()?;
+        let snapshots = filtered(listing.snapshots, filter);
+        let info = snapshots::select(&snapshots, &selector(reference))?.clone();
+        Ok((info, doubt(reference, class)))
     }
 
     /// As [`Workspace::open`], for a command that reads content or names: a slot that can't is refused before
@@ -263,6 +265,15 @@ pub fn filtered(snapshots: Vec<SnapshotInfo>, filter: &super::args::Filter) -> V
             && filter.at_ns.is_none_or(|at| info.snapshot.started_at <= at)
     };
     snapshots.into_iter().filter(fits).collect()
+}
+
+/// What a damaged listing makes of a run: one that counts from the newest snapshot may have met an older
+/// one, which whoever reads the result must not take for the newest.
+pub fn doubt(reference: &parse::SnapshotRef, listing: Class) -> Class {
+    match reference {
+        parse::SnapshotRef::Latest { .. } => listing,
+        parse::SnapshotRef::Prefix(_) => Class::Success,
+    }
 }
 
 /// The library's word for a snapshot argument.
