@@ -30,6 +30,9 @@ use crate::store::{StoreErrorKind, list_sorted};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+/// Reads a whole copy of an object from a region; `None` where it isn't there.
+type ReadWhole<'a> = dyn Fn(&RegionHandle, &str) -> Result<Option<Vec<u8>>, RepoError> + 'a;
+
 impl Repository {
     fn root_private(&self) -> Result<&[u8; 32], RepoError> {
         self.require(&[Role::Owner], "change the key slots")?;
@@ -139,12 +142,7 @@ impl Repository {
         })
     }
 
-    fn copy(
-        &self,
-        to: &RegionHandle,
-        name: &str,
-        read: &dyn Fn(&RegionHandle, &str) -> Result<Option<Vec<u8>>, RepoError>,
-    ) -> Result<u64, RepoError> {
+    fn copy(&self, to: &RegionHandle, name: &str, read: &ReadWhole<'_>) -> Result<u64, RepoError> {
         if to.store.size(name).map_err(|e| to.error(e))?.is_some() {
             return Ok(0);
         }

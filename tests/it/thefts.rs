@@ -97,7 +97,7 @@ impl Scene {
     }
 
     fn read_data(&self) -> CheckReport {
-        let options = Options { read_data: Some(Subset::All), threads: 1, ..Options::default() };
+        let options = Options { read_data: Some(Subset::All), threads: 1 };
         check(&self.owner(), None, &options, &Silent).unwrap()
     }
 
