@@ -2,6 +2,7 @@
 
 PREFIX ?= /usr/local
 FUZZ_SECONDS ?= 30
+ROUNDS ?= 3
 CARGO ?= cargo
 XDG_CACHE_HOME ?= $(HOME)/.cache
 # Outside the checkout: RocksDB takes long to compile, and a fresh clone shouldn't compile it again.
@@ -10,13 +11,14 @@ export CARGO CARGO_TARGET_DIR
 
 PROGRAM = $(CARGO_TARGET_DIR)/release/keepstone
 
-.PHONY: help build demo test lint fuzz install clean
+.PHONY: help build demo test lint fuzz compare install clean
 
 help:
 	@echo 'make demo [DIR=directory]     back a directory up into two regions, change it, restore it, check it'
 	@echo 'make test                     every test'
 	@echo 'make lint                     formatting, lints, structure'
 	@echo 'make fuzz [FUZZ_SECONDS=30]   fuzz every decoder, so many seconds each'
+	@echo 'make compare A=tree B=tree     time this program and others on two versions of a tree [ROUNDS=3]'
 	@echo 'make build                    the program: $(PROGRAM)'
 	@echo 'make install [PREFIX=/usr/local] [DESTDIR=]'
 	@echo 'make clean                    remove what was compiled'
@@ -43,6 +45,11 @@ lint:
 fuzz:
 	@tests/setup.sh build
 	@tests/fuzz.sh $(FUZZ_SECONDS)
+
+# Uses whichever other programs are installed; downloads nothing. `benches/compare.py --help` has more inputs.
+compare: build
+	@test -n '$(A)' -a -n '$(B)' || { echo 'make compare A=first-tree B=next-tree'; exit 2; }
+	@benches/compare.py --program $(PROGRAM) --rounds $(ROUNDS) $(COMPARE_OPTIONS) trees '$(A)' '$(B)'
 
 install: build
 	install -D -m 755 '$(PROGRAM)' '$(DESTDIR)$(PREFIX)/bin/keepstone'

@@ -5,6 +5,7 @@ use keepstone::compress::{Compression, compress, decompress};
 use keepstone::crypto::slot::{Unlock, unwrap};
 use keepstone::format::accepted::Accepted;
 use keepstone::format::attestation::Attestation;
+use keepstone::format::audit::{Action, AuditEntry};
 use keepstone::format::config::{Config, Region, Suite};
 use keepstone::format::envelope::{self, Envelope, ObjectKind, Sealing};
 use keepstone::format::gc::{Condemn, Fence, Final};
@@ -25,6 +26,8 @@ use keepstone::format::session::{Commit, Session, SessionEnd};
 use keepstone::format::snapshot::{Counts, NotCaptured, Snapshot, SnapshotPrivate, SourceKind};
 use keepstone::format::verdict::{Ruling, Tags, Verdict};
 use keepstone::index::record::{PackEntry, decode_places, encode_places};
+use keepstone::store::remote::message::{Reply, Request};
+use keepstone::store::{Listed, StoreErrorKind};
 use zeroize::Zeroizing;
 
 /// One decoder under test.
@@ -62,12 +65,15 @@ pub const BODIES: &[Body] = &[
     Body { name: "commit", run: commit, seeds: commit_seeds },
     Body { name: "verdict", run: verdict, seeds: verdict_seeds },
     Body { name: "tags", run: tags, seeds: tags_seeds },
+    Body { name: "audit_entry", run: audit_entry, seeds: audit_entry_seeds },
     Body { name: "gc_condemn", run: condemn, seeds: condemn_seeds },
     Body { name: "gc_fence", run: fence, seeds: fence_seeds },
     Body { name: "gc_final", run: gc_final, seeds: gc_final_seeds },
     Body { name: "decompression", run: decompression, seeds: decompression_seeds },
     Body { name: "index_pack", run: index_pack, seeds: index_pack_seeds },
     Body { name: "index_places", run: index_places, seeds: index_places_seeds },
+    Body { name: "serve_request", run: serve_request, seeds: serve_request_seeds },
+    Body { name: "serve_reply", run: serve_reply, seeds: serve_reply_seeds },
 ];
 
 /// Writes a body's seeds to `$KEEPSTONE_FUZZ_CORPUS/<name>/`; a fuzz target does so before it starts.
@@ -119,6 +125,7 @@ canonical!(session_end, SessionEnd);
 canonical!(commit, Commit);
 canonical!(verdict, Verdict);
 canonical!(tags, Tags);
+canonical!(audit_entry, AuditEntry);
 canonical!(condemn, Condemn);
 canonical!(fence, Fence);
 canonical!(gc_final, Final);
@@ -481,6 +488,7 @@ fn session_seeds() -> Vec<Vec<u8>> {
         needs: vec![PackId([1; 32]), PackId([2; 32])],
         adopts: vec![SessionId([9; 16])],
         started_at: NOW,
+        bases: Vec::new(),
     };
     vec![session.encode()]
 }
@@ -500,12 +508,39 @@ fn verdict_seeds() -> Vec<Vec<u8>> {
         ruling,
         decided_at: NOW,
         reason: "past its window".to_owned(),
+        until: None,
     };
-    vec![verdict(Ruling::Forget).encode(), verdict(Ruling::Hold).encode()]
+    let until = Verdict { until: Some(-NOW), ..verdict(Ruling::Hold) };
+    vec![verdict(Ruling::Forget).encode(), verdict(Ruling::Hold).encode(), until.encode()]
 }
 
 fn tags_seeds() -> Vec<Vec<u8>> {
     vec![Tags { snapshot: SNAPSHOT, number: 3, tags: vec!["a".to_owned(), "b".to_owned()] }.encode()]
+}
+
+fn audit_entry_seeds() -> Vec<Vec<u8>> {
+    let first = AuditEntry {
+        slot: SlotId([4; 16]),
+        number: 1,
+        previous: Vec::new(),
+        label: "laptop".to_owned(),
+        host: "mason".to_owned(),
+        recorded_at: NOW,
+        action: Action::Init,
+        subjects: vec![vec![4; 16]],
+        figures: Vec::new(),
+        reason: String::new(),
+    };
+    let later = AuditEntry {
+        number: 9,
+        previous: vec![Digest([1; 32]), Digest([2; 32])],
+        action: Action::Forget,
+        subjects: vec![SNAPSHOT.0.to_vec(), vec![0xff; 32]],
+        figures: vec![("bytes".to_owned(), 1 << 40), ("packs".to_owned(), 3)],
+        reason: "policy".to_owned(),
+        ..first.clone()
+    };
+    vec![first.encode(), later.encode()]
 }
 
 fn condemn_seeds() -> Vec<Vec<u8>> {
@@ -524,6 +559,7 @@ fn gc_final_seeds() -> Vec<Vec<u8>> {
         rescued: vec![PackId([2; 32])],
         fenced: vec![SESSION],
         collected: vec![SessionId([9; 16])],
+        seen: vec![SNAPSHOT],
     };
     vec![entry.encode()]
 }
@@ -583,4 +619,61 @@ fn index_places(data: &[u8]) -> bool {
 
 fn index_places_seeds() -> Vec<Vec<u8>> {
     vec![vec![1, 2, 3, 4, 0x80, 1, 2, 3, 4]]
+}
+
+fn serve_request(data: &[u8]) -> bool {
+    match Request::decode(data) {
+        Ok(request) => {
+            assert_eq!(request.encode(), data);
+            true
+        }
+        Err(_) => false,
+    }
+}
+
+fn serve_request_seeds() -> Vec<Vec<u8>> {
+    let name = "packs/00/0011";
+    [
+        Request::Hello { version_min: 1, version_max: 2, create: true, path: "/srv/backups" },
+        Request::Put { name, heal: false, length: 3, first: b"abc" },
+        Request::Put { name, heal: true, length: 1 << 20, first: b"" },
+        Request::Get { name, bytes_max: 1 << 24 },
+        Request::GetRange { name, offset: 5, length: 6 },
+        Request::Size { name },
+        Request::List { prefix: "packs/" },
+        Request::Delete { name },
+        Request::Piece(b"bytes"),
+    ]
+    .iter()
+    .map(Request::encode)
+    .collect()
+}
+
+fn serve_reply(data: &[u8]) -> bool {
+    match Reply::decode(data) {
+        Ok(reply) => {
+            assert_eq!(reply.encode(), data);
+            true
+        }
+        Err(_) => false,
+    }
+}
+
+fn serve_reply_seeds() -> Vec<Vec<u8>> {
+    let listed = |name: &str| Listed { name: name.to_owned(), size: 7 };
+    [
+        Reply::Welcome { version: 1, role: Role::Writer, dataset: "db" },
+        Reply::Failed { kind: StoreErrorKind::Denied, detail: "SERVE-3: why" },
+        Reply::Ready,
+        Reply::Done { created: true },
+        Reply::Bytes { length: 5 },
+        Reply::Piece(b"bytes"),
+        Reply::Size(None),
+        Reply::Size(Some(5)),
+        Reply::Entries(vec![listed("config"), listed("index/00")]),
+        Reply::End { count: 2 },
+    ]
+    .iter()
+    .map(Reply::encode)
+    .collect()
 }

@@ -25,6 +25,16 @@ pub fn random_bytes<const N: usize>(random: &dyn Random) -> [u8; N] {
     bytes
 }
 
+/// This machine's name as it calls itself, for people; at most 255 bytes.
+pub fn host_name() -> String {
+    let name = rustix::system::uname().nodename().to_string_lossy().into_owned();
+    match name.len() {
+        0..=255 => name,
+        // No system allows such a name; the format doesn't either.
+        _ => String::new(),
+    }
+}
+
 /// The operating system's clock.
 pub struct SystemClock;
 

@@ -51,6 +51,7 @@ pub mod format;
 pub mod index;
 pub mod limits;
 pub mod pack;
+pub mod policy;
 pub mod replicate;
 pub mod repo;
 pub mod report;

@@ -16,6 +16,9 @@ pub const PACK_BYTES_MAX: u64 = 256 << 20;
 pub const PACK_BYTES_TARGET: u64 = 32 << 20;
 /// Most frames in one pack.
 pub const PACK_FRAMES_MAX: usize = 65_536;
+/// A pack is finished when the next frame would give it more chunks: the segment that lists it, with others
+/// before it, stays far below its own limits however small the chunks are.
+pub const PACK_CHUNKS_TARGET: usize = 1 << 19;
 /// Most chunks in one pack.
 pub const PACK_CHUNKS_MAX: usize = 4 << 20;
 /// Most sections in one pack.
@@ -72,6 +75,8 @@ pub const ACCEPTED_DIGESTS_MAX: usize = 1 << 18;
 pub const ACCEPTED_PARTS_MAX: u64 = 4096;
 /// Listings in one attestation.
 pub const ATTESTED_LISTINGS_MAX: usize = 1 << 18;
+/// Subjects of one audit entry; an act on more is recorded in several entries.
+pub const AUDIT_SUBJECTS_MAX: usize = 65_536;
 /// Tags of a snapshot, and bytes in one tag, dataset or host name.
 pub const TAGS_MAX: usize = 256;
 /// Bytes in a label: a tag, dataset or host name.
@@ -99,6 +104,8 @@ const _: () = assert!(CHUNK_BYTES_MAX < FRAME_RAW_BYTES_MAX);
 const _: () = assert!(FRAME_RAW_BYTES_TARGET + CHUNK_BYTES_MAX <= FRAME_RAW_BYTES_MAX);
 const _: () = assert!((FRAME_SEALED_BYTES_MAX as u64) < PACK_BYTES_MAX);
 const _: () = assert!(PACK_BYTES_TARGET <= PACK_BYTES_MAX);
+// One frame of the smallest different chunks may lie above the target; two packs may be joined.
+const _: () = assert!(2 * (PACK_CHUNKS_TARGET + FRAME_RAW_BYTES_TARGET / 2) <= PACK_CHUNKS_MAX);
 const _: () = assert!(CHUNK_AVERAGE_BYTES_MAX * 4 <= CHUNK_BYTES_MAX);
 const _: () = assert!(SEQUENCE_BYTES_MAX + RECORD_BYTES_MAX <= CHUNK_BYTES_MAX);
 const _: () = assert!(SCRYPT_LOG_N <= SCRYPT_LOG_N_MAX);

@@ -58,7 +58,10 @@ pub fn replicate(
     let all: BTreeSet<SegmentId> = listed.iter().flatten().copied().collect();
     for (at, to) in repository.regions.iter().enumerate() {
         let lacking: Vec<SegmentId> = all.iter().filter(|id| !listed[at].contains(id)).copied().collect();
-        let pending: Vec<&SnapshotInfo> = counted.iter().filter(|info| !info.regions.contains(&at)).collect();
+        // What a region's server doesn't take is no lack of it.
+        let taken = |info: &&SnapshotInfo| to.store.only_dataset().is_none_or(|only| only == info.snapshot.dataset);
+        let pending: Vec<&SnapshotInfo> =
+            counted.iter().filter(|info| !info.regions.contains(&at)).filter(taken).collect();
         if lacking.is_empty() && pending.is_empty() {
             continue;
         }

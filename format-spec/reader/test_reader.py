@@ -222,6 +222,7 @@ DECODERS = {
     "session": objects.decode_session,
     "verdict": objects.decode_verdict,
     "tags": objects.decode_tags,
+    "audit-entry": objects.decode_audit_entry,
     "condemn": objects.decode_condemn,
     "accepted": objects.decode_accepted,
     "attestation": objects.decode_attestation,
@@ -353,7 +354,8 @@ class FrozenRegions(unittest.TestCase):
             self.assertTrue(checked(copy), f"{name} cut short")
 
     def test_absence_of_what_counts_is_found(self):
-        unseen = ("sessions/", "verdicts/", "tags/", "commits/")
+        # So is the end of an audit chain.
+        unseen = ("sessions/", "verdicts/", "tags/", "commits/", f"audit/{SLOT.hex()}/{2:016x}")
         for name, copy, path in self.copies():
             path.unlink()
             found = checked(copy)
@@ -477,6 +479,41 @@ class WhatCounts(unittest.TestCase):
         self.assertEqual(self.counts(), (True, ["SIGN-1"]))
         self.roster(6, (WRITER, objects.MAINTAINER, 0, WRITER_KEY))
         self.assertEqual(self.counts(), (False, []))
+
+    def entry(self, number, previous, slot=SLOT, name="", signer=SLOT, key=SLOT_KEY):
+        payload = cbor({1: slot, 2: number, 3: previous, 4: "l", 5: "h", 6: 0, 7: 1, 8: [], 9: [], 10: ""})
+        self.put("audit entry", f"audit/{slot.hex()}/{number:016x}{name}", payload, signer, key)
+
+    def chain(self):
+        problems = []
+        chains = opened(self.path).audit(problems)
+        return [entry.number for entry in chains.get(SLOT, [])], [error.rule for _, error in problems]
+
+    def test_the_audit_chain_is_whole_and_what_is_not_is_told(self):
+        self.assertEqual(self.chain(), ([1, 2], []))
+        first, second = opened(self.path).audit([])[SLOT]
+        self.assertEqual((objects.ACTIONS[first.action], objects.ACTIONS[second.action]), ("init", "hold"))
+        self.entry(3, [second.digest])
+        self.assertEqual(self.chain(), ([1, 2, 3], []))
+        # A second entry 3 is a fork until an entry follows both.
+        self.entry(3, [second.digest], name="-DIGEST")
+        self.assertEqual(self.chain()[1], [])  # the same bytes: sealed with the same salt
+        self.entry(2, [first.digest], name="-DIGEST")
+        self.assertEqual(self.chain(), ([1, 2, 2, 3], ["AUDIT-8"]))
+        ends = [entry.digest for entry in opened(self.path).audit([])[SLOT][1:]]
+        self.entry(4, sorted(digest for digest in ends if digest != second.digest))
+        self.assertEqual(self.chain(), ([1, 2, 2, 3, 4], []))
+        self.entry(6, [])
+        self.assertEqual(self.chain()[1], ["AUDIT-7", "AUDIT-8"])
+        self.entry(7, [], slot=WRITER)
+        self.assertIn("AUDIT-4", self.chain()[1])
+
+    def test_a_revoked_slots_audit_entries_stay(self):
+        self.roster(2, (WRITER, objects.WRITER, 1, WRITER_KEY))
+        self.entry(1, [], slot=WRITER, signer=WRITER, key=WRITER_KEY)
+        problems = []
+        self.assertEqual(len(opened(self.path).audit(problems)[WRITER]), 1)
+        self.assertEqual(problems, [])
 
     def test_two_rosters_of_one_number_are_refused(self):
         self.roster(2, (WRITER, objects.WRITER, 0, WRITER_KEY))

@@ -4,9 +4,9 @@
 //! A pack streams through in stored order: a thread holds one piece of it, one frame, and the directory
 //! with the padding at its end; about 10 MiB each with frames of the usual size, never a whole pack.
 
-use super::graph::{Key, key};
-use super::structure::{Checked, Run};
-use super::{CheckError, store_issue};
+use super::CheckError;
+use super::run::{Run, store_issue};
+use super::structure::Checked;
 use crate::crypto::keyring::ChunkHasher;
 use crate::crypto::listing::listings;
 use crate::env::random_bytes;
@@ -94,7 +94,7 @@ fn read_region(run: &Run<'_>, checked: &mut Checked, chosen: &[PackId]) -> Resul
     // another told the truth.
     let mut claimed: HashSet<Digest> = HashSet::new();
     let (packs, bytes, chunks) = (Counter::default(), Counter::default(), Counter::default());
-    let damaged = Mutex::new(HashSet::new());
+    let damaged = Mutex::new(checked.graph.marks());
     let verified = Mutex::new(Vec::new());
     for id in &checked.segments {
         let segment = match read_segment(run.repository, region, *id) {
@@ -115,7 +115,9 @@ fn read_region(run: &Run<'_>, checked: &mut Checked, chosen: &[PackId]) -> Resul
             packs.add(1);
             bytes.add(reading.pack.size);
             chunks.add(reading.verified);
-            damaged.lock().unwrap_or_else(PoisonError::into_inner).extend(&reading.damaged);
+            let mut damaged = damaged.lock().unwrap_or_else(PoisonError::into_inner);
+            checked.graph.mark(&mut damaged, &reading.damaged)?;
+            drop(damaged);
             if reading.faults_total == 0 && !reading.failed {
                 verified.lock().unwrap_or_else(PoisonError::into_inner).push(listings[todo[at]]);
             }
@@ -127,7 +129,7 @@ fn read_region(run: &Run<'_>, checked: &mut Checked, chosen: &[PackId]) -> Resul
     checked.report.bytes_read = bytes.get();
     checked.report.chunks_verified = chunks.get();
     checked.verified = verified.into_inner().unwrap_or_else(PoisonError::into_inner);
-    checked.damaged = damaged.into_inner().unwrap_or_else(PoisonError::into_inner);
+    checked.damaged = Some(damaged.into_inner().unwrap_or_else(PoisonError::into_inner));
     Ok(())
 }
 
@@ -192,7 +194,7 @@ struct PackReading<'a> {
     faults_total: u64,
     /// The store didn't give all of it.
     failed: bool,
-    damaged: Vec<Key>,
+    damaged: Vec<ChunkId>,
     verified: u64,
 }
 
@@ -267,7 +269,7 @@ impl<'a> PackReading<'a> {
 
     fn all_damaged(&mut self) {
         let chunks = self.pack.frames.iter().flat_map(|frame| &frame.chunks);
-        self.damaged = chunks.map(|chunk| key(&chunk.id)).collect();
+        self.damaged = chunks.map(|chunk| chunk.id).collect();
     }
 
     fn frames_and_directory(&mut self, stream: &mut Stream<'_>) -> Result<(), Stop> {
@@ -296,7 +298,7 @@ impl<'a> PackReading<'a> {
             match reader.open_frame(position, frame.section, frame.number, raw_length, sealed) {
                 Ok(raw) => self.chunks(position, frame, &raw, hashers.get(frame.section as usize)),
                 Err(error) => {
-                    self.damaged.extend(frame.chunks.iter().map(|chunk| key(&chunk.id)));
+                    self.damaged.extend(frame.chunks.iter().map(|chunk| chunk.id));
                     self.fault(error);
                 }
             }
@@ -348,7 +350,7 @@ impl<'a> PackReading<'a> {
             };
             self.verified += 1;
             if let Some(detail) = fault {
-                self.damaged.push(key(&chunk.id));
+                self.damaged.push(chunk.id);
                 self.fault(format!("frame {position}, chunk {number}: {detail}"));
             }
         }

@@ -12,23 +12,22 @@
 //! by `cli/check` and `cli/scrub`.
 
 mod data;
-mod graph;
 mod objects;
+mod run;
 pub mod scrub;
 mod structure;
 
 pub use data::Subset;
 pub use scrub::{ScrubReport, scrub};
 
-use crate::crypto::CryptoError;
 use crate::format::ids::{Digest, SnapshotId};
-use crate::index::{Index, IndexError};
+use crate::index::Index;
+use crate::index::graph::GraphError;
 use crate::repo::{RepoError, Repository, snapshots};
-use crate::report::{Issue, IssueKind, Monitor};
-use crate::store::{StoreError, StoreErrorKind};
-use std::collections::HashSet;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Mutex, PoisonError};
+use crate::report::{Issue, Monitor};
+use crate::store::StoreError;
+use run::{Findings, Run};
+use std::path::PathBuf;
 
 /// Issues that a report lists one by one; more are only counted.
 pub const ISSUES_LISTED_MAX: usize = 10_000;
@@ -39,6 +38,9 @@ pub enum CheckError {
     /// The repository or a store can't be used.
     #[error(transparent)]
     Repo(#[from] RepoError),
+    /// What refers to what doesn't fit into memory and can't be put aside.
+    #[error(transparent)]
+    Graph(#[from] GraphError),
     /// A scrubbed region's store failed.
     #[error("region '{region}': {source}")]
     Store {
@@ -64,12 +66,16 @@ pub enum CheckError {
 }
 
 /// How to check.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Options {
     /// Which packs to read; `None` for none.
     pub read_data: Option<Subset>,
     /// Threads that read and verify; at least one is used.
     pub threads: usize,
+    /// Bytes of memory that the chunks and references of all regions may take together.
+    pub memory_bytes: usize,
+    /// The directory that takes what exceeds them, in unlinked files; `None`: all is held in memory.
+    pub spill: Option<PathBuf>,
 }
 
 /// What a check found in one region.
@@ -150,122 +156,6 @@ impl CheckReport {
     }
 }
 
-/// Collects issues from many threads, each subject and detail once.
-struct Findings<'a> {
-    monitor: &'a dyn Monitor,
-    state: Mutex<State>,
-}
-
-#[derive(Default)]
-struct State {
-    issues: Vec<Issue>,
-    seen: HashSet<(Vec<u8>, String)>,
-    total: u64,
-    notices: Vec<String>,
-    differences: Vec<String>,
-    failure: Option<CheckError>,
-}
-
-impl<'a> Findings<'a> {
-    fn new(monitor: &'a dyn Monitor) -> Self {
-        Findings { monitor, state: Mutex::default() }
-    }
-
-    fn state(&self) -> std::sync::MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn push(&self, issue: Issue) {
-        let mut state = self.state();
-        if state.issues.len() >= ISSUES_LISTED_MAX {
-            state.total += 1;
-        } else if state.seen.insert((issue.subject.clone(), issue.detail.clone())) {
-            state.total += 1;
-            self.monitor.issue(&issue);
-            state.issues.push(issue);
-        }
-    }
-
-    fn issue(&self, kind: IssueKind, region: &str, name: &str, detail: impl ToString) {
-        self.push(Issue { kind, subject: format!("{region}:{name}").into_bytes(), detail: detail.to_string() });
-    }
-
-    fn notice(&self, text: String) {
-        self.monitor.notice(&text);
-        self.state().notices.push(text);
-    }
-
-    fn difference(&self, text: String) {
-        self.state().differences.push(text);
-    }
-
-    /// Turns an error about one object into an issue; what concerns the whole store stops the run.
-    fn note(&self, region: &str, name: &str, error: RepoError) -> Result<(), CheckError> {
-        match &error {
-            RepoError::Store { source, .. } => match store_issue(source) {
-                Some(kind) => self.issue(kind, region, name, &error),
-                None => return Err(error.into()),
-            },
-            RepoError::Missing { .. } => self.issue(IssueKind::Missing, region, name, &error),
-            // No damage: it doesn't count, and nobody expects it to.
-            RepoError::Crypto { source: CryptoError::Revoked { .. }, .. }
-            | RepoError::Index(IndexError::Refused { .. }) => {}
-            RepoError::Object { .. }
-            | RepoError::Crypto { .. }
-            | RepoError::Key(_)
-            | RepoError::Index(IndexError::Segment { .. }) => {
-                self.issue(IssueKind::Damaged, region, name, &error);
-            }
-            _ => return Err(error.into()),
-        }
-        Ok(())
-    }
-
-    /// Runs `work` for 0, 1, … `count` − 1 on up to `threads` threads; the first error stops all.
-    fn parallel(
-        &self,
-        threads: usize,
-        count: usize,
-        work: &(dyn Fn(usize) -> Result<(), CheckError> + Sync),
-    ) -> Result<(), CheckError> {
-        let next = AtomicUsize::new(0);
-        let run = || {
-            loop {
-                let at = next.fetch_add(1, Ordering::Relaxed);
-                if at >= count || self.state().failure.is_some() {
-                    return;
-                }
-                let outcome = match self.monitor.cancelled() {
-                    true => Err(CheckError::Cancelled),
-                    false => work(at),
-                };
-                if let Err(error) = outcome {
-                    self.state().failure.get_or_insert(error);
-                    return;
-                }
-            }
-        };
-        std::thread::scope(|scope| {
-            for _ in 1..threads.min(count) {
-                scope.spawn(run);
-            }
-            run();
-        });
-        self.state().failure.take().map_or(Ok(()), Err)
-    }
-}
-
-/// The issue that a failed read of one object is; `None` when it says nothing about the object.
-fn store_issue(error: &StoreError) -> Option<IssueKind> {
-    match error.kind {
-        StoreErrorKind::NotFound => Some(IssueKind::Missing),
-        StoreErrorKind::Range => Some(IssueKind::Damaged),
-        // A medium's read error on one object is what a check is for; the rest of the region may be whole.
-        StoreErrorKind::Other | StoreErrorKind::Denied => Some(IssueKind::Unreadable),
-        _ => None,
-    }
-}
-
 /// Checks every reached region by itself, and that they agree. `index` is compared with the segments
 /// where it is given.
 ///
@@ -293,7 +183,7 @@ pub fn check(
             report.pending.push(PendingSnapshot { id: info.id, regions: lacking });
         }
     }
-    let run = structure::Run { repository, index, options, findings: &findings, listing: &listing };
+    let run = Run { repository, index, options, findings: &findings, listing: &listing };
     let mut checked = Vec::new();
     for at in 0..repository.regions.len() {
         checked.push(run.region(at)?);
@@ -303,17 +193,17 @@ pub fn check(
         data::read(&run, &mut checked, subset)?;
     }
     for region in &mut checked {
-        run.name_broken_snapshots(region);
+        run.name_broken_snapshots(region)?;
     }
     report.index_stale = checked.iter().any(|region| region.index_differs > 0);
     report.verified = checked.iter_mut().flat_map(|region| std::mem::take(&mut region.verified)).collect();
     report.verified.sort_unstable();
     report.verified.dedup();
     report.regions = checked.into_iter().map(|region| region.report).collect();
-    let state = findings.state.into_inner().unwrap_or_else(PoisonError::into_inner);
-    report.issues = state.issues;
-    report.issues_total = state.total;
-    report.notices = state.notices;
-    report.differences = state.differences;
+    let found = findings.into_found();
+    report.issues = found.issues;
+    report.issues_total = found.total;
+    report.notices = found.notices;
+    report.differences = found.differences;
     Ok(report)
 }

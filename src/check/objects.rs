@@ -4,7 +4,7 @@
 //! copy is read, since each region must open by itself.
 
 use super::CheckError;
-use super::structure::Run;
+use super::run::Run;
 use crate::crypto::keyring::open_ring;
 use crate::crypto::object;
 use crate::format::accepted::{Accepted, accepted_name};

@@ -4,8 +4,9 @@
 //! repository's objects. Doesn't see: what is absent, an old state put back, who signed.
 //! Memory: one piece of an object a thread, and the listing (about 150 bytes an object).
 
+use super::CheckError;
 use super::objects::AGE_FIRST_LINE;
-use super::{CheckError, Findings, store_issue};
+use super::run::{Findings, store_issue};
 use crate::format::accepted::parse_accepted_name;
 use crate::format::envelope::{ObjectKind, TRAILER_BYTES, decode_preamble};
 use crate::format::ids::{Digest, RepositoryId, SessionId, SlotId, SnapshotId, number_from_name};
@@ -114,6 +115,14 @@ fn parse_known(name: &str) -> Option<Named> {
             let kind = if prefix == "tags" { ObjectKind::Tags } else { ObjectKind::Verdict };
             Some(Named::Object(kind, Some(numbered(rest)?)))
         }
+        "audit" => {
+            let (slot, rest) = pair?;
+            SlotId::from_hex(slot)?;
+            match rest.contains('-') {
+                true => Some(Named::Object(ObjectKind::Audit, Some(numbered(rest)?))),
+                false => number_from_name(rest).and_then(|_| object(ObjectKind::Audit)),
+            }
+        }
         "gc" => {
             let (number, part) = pair?;
             number_from_name(number)?;
@@ -168,7 +177,7 @@ pub fn scrub(
     scrub.findings.parallel(threads.max(1), listed.len(), &|at| scrub.object(&listed[at]))?;
     scrub.notices(&listed);
 
-    let state = scrub.findings.state.into_inner().unwrap_or_else(PoisonError::into_inner);
+    let state = scrub.findings.into_found();
     let kinds = scrub.kinds.into_inner().unwrap_or_else(PoisonError::into_inner);
     Ok(ScrubReport {
         objects: kinds.values().map(|tally| tally.objects).sum(),
@@ -328,6 +337,8 @@ mod tests {
             (format!("sessions/{}/end", hex(16)), ObjectKind::SessionEnd, false),
             (format!("tags/{}/{}-{}", hex(32), hex(8), hex(32)), ObjectKind::Tags, true),
             (format!("gc/{}/final", hex(8)), ObjectKind::Final, false),
+            (format!("audit/{}/{}", hex(16), hex(8)), ObjectKind::Audit, false),
+            (format!("audit/{}/{}-{}", hex(16), hex(8), hex(32)), ObjectKind::Audit, true),
         ];
         for (name, kind, digest) in known {
             assert_eq!(parse(&name), Named::Object(kind, digest.then_some([0xab; 32])), "{name}");

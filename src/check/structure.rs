@@ -1,16 +1,17 @@
 //! One region's structure: segments, packs, snapshots, and what these reach. No pack is read.
 
-use super::graph::{Graph, Key, Lack, key};
-use super::{CheckError, Findings, Options, RegionReport, objects};
+use super::run::Run;
+use super::{CheckError, RegionReport, objects};
 use crate::crypto::listing::listings;
-use crate::format::ids::{Digest, PackId, SegmentId, SnapshotId};
+use crate::format::ids::{ChunkId, Digest, PackId, SegmentId, SnapshotId};
 use crate::format::segment::{Segment, SegmentPack};
+use crate::index::graph::{Graph, GraphBuilder, GraphError, Lack, Marks, key};
 use crate::index::segment::segment_name;
 use crate::index::{Index, IndexError, PackEntry, Place};
 use crate::pack::reader::pack_name;
 use crate::repo::gclog;
-use crate::repo::open::{RegionHandle, Repository};
-use crate::repo::snapshots::{Listing, open_private, read_snapshot, snapshot_name};
+use crate::repo::open::RegionHandle;
+use crate::repo::snapshots::{open_private, read_snapshot, snapshot_name};
 use crate::repo::sync::{list_segments, read_segment};
 use crate::report::{IssueKind, Phase};
 use std::collections::{BTreeSet, HashSet};
@@ -19,41 +20,31 @@ use std::sync::{Mutex, PoisonError};
 /// Segments opened at once: each may take some ten megabytes while it is decoded.
 const SEGMENTS_AT_ONCE: usize = 4;
 
-/// What all parts of a check share.
-pub(super) struct Run<'a> {
-    pub(super) repository: &'a Repository,
-    pub(super) index: Option<&'a dyn Index>,
-    pub(super) options: &'a Options,
-    pub(super) findings: &'a Findings<'a>,
-    pub(super) listing: &'a Listing,
-}
-
 /// What is known of a region once its structure was checked.
-#[derive(Default)]
 pub(super) struct Checked {
     pub(super) at: usize,
     pub(super) report: RegionReport,
+    /// What its chunks refer to.
+    pub(super) graph: Graph,
     /// Segments that could be opened.
     pub(super) segments: Vec<SegmentId>,
     /// Listed packs that are present with the right size, ascending, with their sizes.
     pub(super) packs: Vec<(PackId, u64)>,
-    /// Chunks that reading found damaged.
-    pub(super) damaged: HashSet<Key>,
+    /// Chunks that reading found damaged, once it has read.
+    pub(super) damaged: Option<Marks>,
     /// Listings of packs that were read whole and are as stated.
     pub(super) verified: Vec<Digest>,
     /// Segments that the local index knows otherwise.
     pub(super) index_differs: u64,
-    graph: Graph,
     /// Each snapshot that counts here, with its root.
-    roots: Vec<(SnapshotId, Key)>,
+    roots: Vec<(SnapshotId, ChunkId)>,
     /// Some snapshot reaches what can't be had.
     lacking: bool,
 }
 
 /// What the threads that open segments gather.
-#[derive(Default)]
 struct Gathered {
-    graph: Graph,
+    graph: GraphBuilder,
     opened: Vec<SegmentId>,
     superseded: BTreeSet<SegmentId>,
     /// Every listed pack.
@@ -65,24 +56,18 @@ struct Gathered {
 }
 
 impl Run<'_> {
-    /// Threads to use, at least one.
-    pub(super) fn threads(&self) -> usize {
-        self.options.threads.max(1)
-    }
-
     /// Checks one region.
     pub(super) fn region(&self, at: usize) -> Result<Checked, CheckError> {
         let region = &self.repository.regions[at];
-        let mut checked = Checked { at, ..Checked::default() };
-        checked.report.name = region.name.clone();
-        checked.report.objects = objects::verify(self, region)?;
-        self.segments(region, &mut checked)?;
+        let mut report = RegionReport { name: region.name.clone(), ..RegionReport::default() };
+        report.objects = objects::verify(self, region)?;
+        let mut checked = self.segments(at, region, report)?;
         self.snapshots(region, &mut checked)?;
-        self.walk(&mut checked);
+        self.walk(&mut checked)?;
         Ok(checked)
     }
 
-    fn segments(&self, region: &RegionHandle, checked: &mut Checked) -> Result<(), CheckError> {
+    fn segments(&self, at: usize, region: &RegionHandle, report: RegionReport) -> Result<Checked, CheckError> {
         // Segments are listed before packs: a pack is stored before the segment that lists it, so that
         // a backup going on meanwhile doesn't look like a loss.
         let mut ids: Vec<SegmentId> = list_segments(region)?.into_iter().collect();
@@ -99,17 +84,27 @@ impl Run<'_> {
         // The log last: a collection that deleted packs meanwhile has written its final before.
         let log = gclog::read(self.repository, region)?;
 
+        let mut index_differs = 0;
         let known = match self.index.map(|index| index.segments(region.info.region)) {
             Some(Ok(known)) => Some(known),
             Some(Err(error)) => {
                 self.findings.notice(error.to_string());
-                checked.index_differs += 1;
+                index_differs += 1;
                 None
             }
             None => None,
         };
         self.findings.monitor.phase(Phase::Check, Some(ids.len() as u64), None);
-        let gathered = Mutex::new(Gathered::default());
+        let memory_bytes = self.options.memory_bytes / self.repository.regions.len().max(1);
+        let gathered = Mutex::new(Gathered {
+            graph: GraphBuilder::new(self.options.spill.clone(), memory_bytes),
+            opened: Vec::new(),
+            superseded: BTreeSet::new(),
+            listed: Vec::new(),
+            unusable: Vec::new(),
+            chunks: 0,
+            index_differs: Vec::new(),
+        });
         self.findings.parallel(self.threads().min(SEGMENTS_AT_ONCE), ids.len(), &|at| {
             let id = ids[at];
             match read_segment(self.repository, region, id) {
@@ -117,7 +112,7 @@ impl Run<'_> {
                     let differs = known.as_ref().and_then(|known| self.compare(region, known, id, &opened.segment));
                     let mut gathered = gathered.lock().unwrap_or_else(PoisonError::into_inner);
                     gathered.index_differs.extend(differs);
-                    gathered.take(id, &opened.segment, &stored);
+                    gathered.take(id, &opened.segment, &stored)?;
                 }
                 Err(error) => self.findings.note(&region.name, &segment_name(&id), error)?,
             }
@@ -125,7 +120,18 @@ impl Run<'_> {
             Ok(())
         })?;
         let mut gathered = gathered.into_inner().unwrap_or_else(PoisonError::into_inner);
-        gathered.graph.finish();
+        let mut checked = Checked {
+            at,
+            report,
+            graph: gathered.graph.finish()?,
+            segments: gathered.opened,
+            packs: Vec::new(),
+            damaged: None,
+            verified: Vec::new(),
+            index_differs,
+            roots: Vec::new(),
+            lacking: false,
+        };
         gathered.listed.sort_unstable();
         gathered.listed.dedup();
 
@@ -134,7 +140,7 @@ impl Run<'_> {
             let name = pack_name(pack);
             match found {
                 // What a superseded segment or a finished collection speaks of may be gone.
-                None if gathered.superseded.contains(segment) || log.missing.contains(pack) => {}
+                None if gathered.superseded.contains(segment) || log.is_missing(pack) => {}
                 None => {
                     checked.report.packs_missing += 1;
                     let detail = format!("segment {segment} lists it, {stated} bytes, and it is not there");
@@ -170,12 +176,10 @@ impl Run<'_> {
                 region.name
             ));
         }
-        checked.report.segments = gathered.opened.len() as u64;
+        checked.report.segments = checked.segments.len() as u64;
         checked.report.packs = gathered.listed.len() as u64;
         checked.report.chunks = gathered.chunks;
-        checked.segments = gathered.opened;
-        checked.graph = gathered.graph;
-        Ok(())
+        Ok(checked)
     }
 
     /// Every copy of a snapshot in this region must verify, not just some region's.
@@ -198,45 +202,59 @@ impl Run<'_> {
         // A commit and a snapshot each.
         checked.report.objects += 2 * counted.len() as u64;
         checked.report.snapshots = counted.len() as u64;
-        checked.roots = counted.iter().map(|info| (info.id, key(&info.snapshot.root))).collect();
+        checked.roots = counted.iter().map(|info| (info.id, info.snapshot.root)).collect();
         Ok(())
     }
 
-    fn walk(&self, checked: &mut Checked) {
+    fn walk(&self, checked: &mut Checked) -> Result<(), CheckError> {
         let name = &checked.report.name;
         let mut marks = checked.graph.marks();
         let mut lacking = false;
-        for (snapshot, root) in &checked.roots {
-            checked.graph.walk(*root, &mut marks, &mut |from, to, lack| {
-                lacking = true;
-                // A chunk in an absent pack is said with the pack.
-                if lack == Lack::Unlisted {
-                    let from = match from {
-                        Some(from) => format!("chunk {from:016x}…"),
-                        None => format!("snapshot {snapshot}"),
-                    };
-                    let detail = format!("{from} refers to it, and no segment that can be read lists it");
-                    self.findings.issue(IssueKind::Missing, name, &format!("chunk {to:016x}…"), detail);
+        let roots: Vec<ChunkId> = checked.roots.iter().map(|(_, root)| *root).collect();
+        checked.graph.walk_all(&roots, &mut marks, &mut |from, to, lack| {
+            lacking = true;
+            // A chunk in an absent pack is said with the pack.
+            if lack == Lack::Lost {
+                return;
+            }
+            let issue = |from: String| {
+                let detail = format!("{from} refers to it, and no segment that can be read lists it");
+                self.findings.issue(IssueKind::Missing, name, &format!("chunk {to:016x}…"), detail);
+            };
+            match from {
+                Some(from) => issue(format!("chunk {from:016x}…")),
+                None => {
+                    let of_root = checked.roots.iter().filter(|(_, root)| key(root) == to);
+                    of_root.for_each(|(snapshot, _)| issue(format!("snapshot {snapshot}")));
                 }
-            });
-        }
-        checked.report.chunks_reached = marks.present.count();
+            }
+        })?;
+        checked.report.chunks_reached = marks.count() - marks.lost();
         checked.lacking = lacking;
+        Ok(())
     }
 
     /// Says which snapshots reach what is lost or damaged: known once everything was read.
-    pub(super) fn name_broken_snapshots(&self, checked: &mut Checked) {
-        if !checked.lacking && checked.damaged.is_empty() {
-            return;
+    pub(super) fn name_broken_snapshots(&self, checked: &mut Checked) -> Result<(), CheckError> {
+        let damaged = checked.damaged.as_ref().filter(|damaged| damaged.count() > 0);
+        if !checked.lacking && damaged.is_none() {
+            return Ok(());
         }
+        // What a whole snapshot reaches is whole, and need not be walked for the next one.
+        let mut whole = checked.graph.marks();
         for (snapshot, root) in &checked.roots {
-            if checked.graph.is_broken(*root, &checked.damaged) {
-                checked.report.snapshots_broken.push(*snapshot);
-                let kind = if checked.lacking { IssueKind::Missing } else { IssueKind::Damaged };
-                let detail = "it refers to chunks that are missing or damaged in this region";
-                self.findings.issue(kind, &checked.report.name, &snapshot_name(snapshot), detail);
+            let (mut marks, mut broken) = (whole.clone(), false);
+            checked.graph.walk(root, &mut marks, &mut |_, _, _| broken = true)?;
+            if !broken && !damaged.is_some_and(|damaged| damaged.meets(&marks)) {
+                whole = marks;
+                continue;
             }
+            checked.report.snapshots_broken.push(*snapshot);
+            let kind = if checked.lacking { IssueKind::Missing } else { IssueKind::Damaged };
+            let detail = "it refers to chunks that are missing or damaged in this region";
+            self.findings.issue(kind, &checked.report.name, &snapshot_name(snapshot), detail);
         }
+        Ok(())
     }
 
     /// What the local index says otherwise than a segment; `None` when they agree.
@@ -295,19 +313,23 @@ fn compare_pack(
 }
 
 impl Gathered {
-    fn take(&mut self, id: SegmentId, segment: &Segment, stored: &[(PackId, u64)]) {
-        let mut present = Vec::with_capacity(segment.packs.len());
+    fn take(&mut self, id: SegmentId, segment: &Segment, stored: &[(PackId, u64)]) -> Result<(), GraphError> {
+        let (mut packs, mut present) = (Vec::new(), Vec::new());
         for pack in &segment.packs {
-            let found = stored.binary_search_by_key(&pack.pack, |(pack, _)| *pack).ok().map(|at| stored[at].1);
+            let place = stored.binary_search_by_key(&pack.pack, |(pack, _)| *pack).ok();
+            let found = place.map(|at| stored[at].1);
+            // Packs that are not there needn't be told apart.
+            packs.push(place.map_or(u32::MAX, |at| at as u32));
             present.push(found == Some(pack.size));
             if found != Some(pack.size) {
                 self.unusable.push((pack.pack, id, found, pack.size));
             }
             self.listed.push(pack.pack);
         }
-        self.graph.add(segment, &present);
+        self.graph.add(segment, &packs, &present)?;
         self.superseded.extend(&segment.supersedes);
         self.chunks += segment.chunk_count() as u64;
         self.opened.push(id);
+        Ok(())
     }
 }

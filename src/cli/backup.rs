@@ -35,6 +35,8 @@ pub fn run(args: &BackupArgs, global: &Global) -> Result<Class, CliError> {
     drop(early);
     let workspace = Workspace::open(global)?;
     workspace.repository.require(&AUTHORS, "back up")?;
+    // Before anything is copied into a region that takes other snapshots only.
+    crate::backup::check_dataset(&workspace.repository, &wanted.dataset)?;
     let (index, index_class) = workspace.index()?;
     let (mut listing, listing_class) = workspace.snapshots()?;
     if workspace.repository.regions.len() > 1 && !wanted.dry_run {
@@ -57,9 +59,15 @@ pub fn run(args: &BackupArgs, global: &Global) -> Result<Class, CliError> {
         (BackupSource::Paths(_), None) => return Err(CliError::new(Class::Failed, "the source was not walked")),
     };
     workspace.progress.finish();
-    show(&workspace, &wanted, &summary, global.json)?;
+    let printed = show(&workspace, &wanted, &summary, global.json);
     // The snapshot is saved; damage that was met on the way is told by the exit code all the same.
-    Ok(class(&workspace, &summary, options.dry_run).worse(index_class).worse(listing_class))
+    let class = class(&workspace, &summary, options.dry_run).worse(index_class).worse(listing_class);
+    class.printed(printed).map_err(|mut error| {
+        if let Some(id) = summary.snapshot {
+            error.message = format!("{}; snapshot {id} is saved", error.message);
+        }
+        error
+    })
 }
 
 fn class(workspace: &Workspace, summary: &BackupSummary, dry_run: bool) -> Class {

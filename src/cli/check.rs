@@ -33,6 +33,9 @@ use std::io::{self, Write};
 /// When the repository can't be opened, a region stops answering, or the key can't read payloads.
 pub fn run(args: &CheckArgs, global: &Global) -> Result<Class, CliError> {
     let workspace = Workspace::open(global)?;
+    let spill = workspace.cache_directory();
+    // Whether it can be made matters only to a check that needs more memory than it has: its error names it.
+    let _ = std::fs::create_dir_all(&spill);
     let options = Options {
         read_data: args.read_data.map(|subset| match subset {
             ReadData::All => Subset::All,
@@ -40,6 +43,8 @@ pub fn run(args: &CheckArgs, global: &Global) -> Result<Class, CliError> {
             ReadData::Part { part, of } => Subset::Part { part, of },
         }),
         threads: workspace.settings.threads,
+        memory_bytes: workspace.settings.memory_bytes / 4,
+        spill: Some(spill),
     };
     let index = local_index(&workspace);
     let index = index.as_ref().map(|index| index as &dyn Index);
@@ -49,13 +54,13 @@ pub fn run(args: &CheckArgs, global: &Global) -> Result<Class, CliError> {
     let unchecked: Vec<&(String, String)> =
         workspace.absent.iter().filter(|(name, _)| !left_out.contains(name)).collect();
     let attested = attest(&workspace, &report);
-    show(&report, &unchecked, options.read_data.is_some(), attested, global.json)?;
-    Ok(match () {
+    let class = match () {
         () if !report.is_sound() => Class::Corrupt,
         () if !unchecked.is_empty() => Class::Storage,
         () if report.is_pending() => Class::Pending,
         () => Class::Success,
-    })
+    };
+    class.printed(show(&report, &unchecked, options.read_data.is_some(), attested, global.json))
 }
 
 /// An owner vouches for what was read and is as stated, so that writers may rely on one another's packs. What
@@ -198,6 +203,7 @@ impl From<CheckError> for CliError {
         let text = error.to_string();
         match error {
             CheckError::Repo(source) => source.into(),
+            CheckError::Graph(source) => source.into(),
             CheckError::Store { region, source } => CliError::from(source).in_region(&region),
             CheckError::NotARepository { .. } => CliError::new(Class::Missing, text).hint("check its address"),
             CheckError::NotPermitted => CliError::new(Class::Access, text),

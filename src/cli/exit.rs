@@ -123,6 +123,21 @@ impl Class {
         };
         if rank(other) > rank(self) { other } else { self }
     }
+
+    /// How a run of this class ends whose result was printed last. That the reader of the result had
+    /// enough of it changes nothing about what the run came to.
+    ///
+    /// # Errors
+    /// When it could not be printed for another reason; the run's class stands, unless it is success.
+    pub fn printed(self, result: Result<(), CliError>) -> Result<Class, CliError> {
+        match result {
+            Err(error) if !error.silent => {
+                let class = if self == Class::Success { error.class } else { self };
+                Err(CliError { class, ..error })
+            }
+            _ => Ok(self),
+        }
+    }
 }
 
 /// The exit codes as text, for the end of the help.
@@ -310,6 +325,17 @@ mod tests {
         let full = CliError::output(&io::Error::from(io::ErrorKind::StorageFull));
         assert!(!full.is_silent());
         assert_eq!(full.class, Class::Failed);
+    }
+
+    #[test]
+    fn what_a_run_came_to_outlasts_its_reader() {
+        let output = |kind| Err(CliError::output(&io::Error::from(kind)));
+        for class in Class::ALL {
+            assert_eq!(class.printed(Ok(())), Ok(class));
+            assert_eq!(class.printed(output(io::ErrorKind::BrokenPipe)), Ok(class));
+            let unprinted = class.printed(output(io::ErrorKind::StorageFull)).unwrap_err().class;
+            assert_eq!(unprinted, if class == Class::Success { Class::Failed } else { class });
+        }
     }
 
     #[test]

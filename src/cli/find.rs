@@ -60,7 +60,7 @@ pub fn run(args: &FindArgs, global: &Global) -> Result<Class, CliError> {
     };
     let failed: Vec<String> = found.failed.iter().map(|(at, _)| snapshots[*at].id.to_string()).collect();
     let document = json!({ "searched": snapshots.len(), "failed": failed, "entries": documents });
-    Output { json: global.json }.result(&document, |out| {
+    let printed = Output { json: global.json }.result(&document, |out| {
         for (path, version) in versions() {
             writeln!(out, "{}", entry::long_line(path, &version.node))?;
             let ids: Vec<String> =
@@ -77,6 +77,6 @@ pub fn run(args: &FindArgs, global: &Global) -> Result<Class, CliError> {
             },
             count(snapshots.len(), "snapshot")
         )
-    })?;
-    Ok(class)
+    });
+    class.printed(printed)
 }

@@ -29,7 +29,7 @@ pub fn run(args: &ScrubArgs, global: &Global) -> Result<Class, CliError> {
         CliError::new(Class::Missing, format!("no region '{}' is configured for this run", args.name))
             .hint(format!("there is: {}; or name it with --region NAME=URL", names.join(", ")))
     })?;
-    let store = open_store(&region.url, &region.options, false)
+    let store = open_store(&region.url, &settings.store_options(region), false)
         .map_err(|error| CliError::from(error).in_region(&region.name))?;
     let progress = Progress::start(global).map_err(|error| CliError::new(Class::Failed, error.to_string()))?;
     let report = scrub(&region.name, &*store, settings.threads, &progress)?;
@@ -42,7 +42,7 @@ pub fn run(args: &ScrubArgs, global: &Global) -> Result<Class, CliError> {
             .collect::<serde_json::Map<_, _>>(),
         "damaged": report.issues_total, "issues": issues_document(&report.issues), "notices": report.notices,
     });
-    Output { json: global.json }.result(&document, |out| {
+    let printed = Output { json: global.json }.result(&document, |out| {
         for (kind, tally) in &report.kinds {
             writeln!(out, "{:>12} {:<12} {:>12}", render::count(tally.objects), kind, render::size(tally.bytes))?;
         }
@@ -59,6 +59,7 @@ pub fn run(args: &ScrubArgs, global: &Global) -> Result<Class, CliError> {
             render::size(report.bytes),
         )?;
         writeln!(out, "Not seen without a key: objects that are absent, an old state put back; `check` looks for these")
-    })?;
-    Ok(if report.issues_total == 0 { Class::Success } else { Class::Corrupt })
+    });
+    let class = if report.issues_total == 0 { Class::Success } else { Class::Corrupt };
+    class.printed(printed)
 }

@@ -47,7 +47,7 @@ pub fn run(args: &SnapshotsArgs, global: &Global) -> Result<Class, CliError> {
             document
         })
         .collect();
-    Output { json: global.json }.result(&documents, |out| {
+    let printed = Output { json: global.json }.result(&documents, |out| {
         let mut table = Table::new(&[
             ("ID", Align::Left),
             ("TAKEN", Align::Left),
@@ -63,6 +63,7 @@ pub fn run(args: &SnapshotsArgs, global: &Global) -> Result<Class, CliError> {
                 info.regions.iter().map(|at| workspace.repository.regions[*at].name.as_str()).collect();
             let partial = if info.snapshot.partial { " PARTIAL" } else { "" };
             let future = if is_future(info) { " FUTURE" } else { "" };
+            let held = if info.hold(workspace.repository.clock.now_ns()).is_some() { " HELD" } else { "" };
             table.row([
                 info.id.to_string()[..12].to_owned(),
                 render::local_time(info.snapshot.started_at),
@@ -71,7 +72,7 @@ pub fn run(args: &SnapshotsArgs, global: &Global) -> Result<Class, CliError> {
                 render::count(info.snapshot.counts.files),
                 render::size(info.snapshot.counts.bytes),
                 names.join(","),
-                format!("{}{partial}{future}", render::printable(&info.tags.join(","))),
+                format!("{}{partial}{held}{future}", render::printable(&info.tags.join(","))),
             ]);
         }
         for line in table.lines() {
@@ -99,8 +100,8 @@ pub fn run(args: &SnapshotsArgs, global: &Global) -> Result<Class, CliError> {
             }
         }
         writeln!(out, "{}", render::counted(snapshots.len() as u64, "snapshot"))
-    })?;
-    Ok(class)
+    });
+    class.printed(printed)
 }
 
 fn details_document(private: &SnapshotPrivate) -> Value {
@@ -129,13 +130,16 @@ fn is_future(info: &SnapshotInfo) -> bool {
 pub fn document(workspace: &Workspace, info: &SnapshotInfo) -> Value {
     let snapshot = &info.snapshot;
     let counts = &snapshot.counts;
+    let held = info.hold(workspace.repository.clock.now_ns()).map(
+        |hold| json!({ "until": hold.until.map(render::json_time), "reason": hold.reason, "slot": hold.slot.to_string() }),
+    );
     json!({
         "id": info.id.to_string(), "dataset": snapshot.dataset, "host": snapshot.host, "tags": info.tags,
         "started_at": render::json_time(snapshot.started_at), "finished_at": render::json_time(snapshot.finished_at),
         "slot": info.slot.to_string(), "partial": snapshot.partial, "future": is_future(info),
         "files": counts.files, "directories": counts.directories, "others": counts.others, "bytes": counts.bytes,
         "omitted": counts.omitted, "issues": counts.issues, "chunk_average_bytes": snapshot.chunk_average_bytes,
-        "program": snapshot.program,
+        "program": snapshot.program, "held": held,
         "regions": info.regions.iter().map(|at| workspace.repository.regions[*at].name.clone()).collect::<Vec<_>>(),
     })
 }

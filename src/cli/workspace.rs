@@ -44,7 +44,7 @@ pub type Unopened = Vec<(String, CliError)>;
 pub fn stores(settings: &Settings, create: bool) -> Result<(Vec<RegionSpec>, Unopened), CliError> {
     let (mut specs, mut failed) = (Vec::new(), Vec::new());
     for region in &settings.regions {
-        match open_store(&region.url, &region.options, create) {
+        match open_store(&region.url, &settings.store_options(region), create) {
             Ok(store) => specs.push(RegionSpec { name: region.name.clone(), store }),
             Err(error) => {
                 let unusable = error.kind == crate::store::StoreErrorKind::Invalid;

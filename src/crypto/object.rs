@@ -6,6 +6,7 @@ use crate::env::{Random, random_bytes};
 use crate::format::envelope::{self, Envelope, ObjectKind, Sealing, SignedObject, TAG_BYTES};
 use crate::format::ids::{Digest, RepositoryId, SlotId};
 use crate::format::wire::DecodeError;
+use crate::limits::{OBJECT_BYTES_MAX, SEGMENT_BYTES_MAX};
 
 /// Who signs: a slot, or root (slot id all zeros).
 pub struct Signer<'a> {
@@ -28,7 +29,7 @@ pub fn build_signed(
 /// Builds an object whose payload is sealed under `meta` of the current epoch.
 ///
 /// # Errors
-/// [`CryptoError::NotPermitted`] when the ring is not there.
+/// [`CryptoError::NotPermitted`] when the ring is not there; `LIMIT-1` for an object that no reader would take.
 pub fn build_sealed(
     kind: ObjectKind,
     keyring: &Keyring,
@@ -46,7 +47,13 @@ pub fn build_sealed(
         sealing: Some(sealing),
         payload: &payload,
     };
-    Ok(finish(&envelope, signer))
+    let (bytes, digest) = finish(&envelope, signer);
+    let bytes_max = if kind == ObjectKind::Segment { SEGMENT_BYTES_MAX } else { OBJECT_BYTES_MAX };
+    if bytes.len() > bytes_max {
+        let detail = format!("{} bytes to store as one object, at most {bytes_max} allowed", bytes.len());
+        return Err(DecodeError::new("LIMIT-1", detail).into());
+    }
+    Ok((bytes, digest))
 }
 
 fn finish(envelope: &Envelope<'_>, signer: &Signer<'_>) -> (Vec<u8>, Digest) {

@@ -41,12 +41,13 @@ pub enum ObjectKind {
     Fence = 13,
     Final = 14,
     Tags = 15,
+    Audit = 16,
     Accepted = 17,
     Attestation = 18,
 }
 
 impl ObjectKind {
-    const ALL: [ObjectKind; 17] = [
+    const ALL: [ObjectKind; 18] = [
         ObjectKind::Config,
         ObjectKind::Region,
         ObjectKind::Roster,
@@ -62,6 +63,7 @@ impl ObjectKind {
         ObjectKind::Fence,
         ObjectKind::Final,
         ObjectKind::Tags,
+        ObjectKind::Audit,
         ObjectKind::Accepted,
         ObjectKind::Attestation,
     ];
@@ -89,6 +91,7 @@ impl ObjectKind {
             ObjectKind::Fence => "fence",
             ObjectKind::Final => "final",
             ObjectKind::Tags => "tags",
+            ObjectKind::Audit => "audit entry",
             ObjectKind::Accepted => "accepted list",
             ObjectKind::Attestation => "attestation",
         }
@@ -208,7 +211,10 @@ pub fn decode<'a>(kind: ObjectKind, bytes: &'a [u8]) -> Result<SignedObject<'a>,
     let signer = SlotId(reader.array()?);
     let sealing = Sealing { epoch: reader.u64()?, salt: reader.array()? };
     let sealed = flags & FLAG_SEALED != 0;
-    let seals = matches!(kind, ObjectKind::Segment | ObjectKind::Snapshot | ObjectKind::Verdict | ObjectKind::Tags);
+    let seals = matches!(
+        kind,
+        ObjectKind::Segment | ObjectKind::Snapshot | ObjectKind::Verdict | ObjectKind::Tags | ObjectKind::Audit
+    );
     if sealed != seals {
         let found = if sealed { "sealed" } else { "not sealed" };
         return Err(DecodeError::new("OBJ-6", format!("a {} whose payload is {found}", kind.name())));

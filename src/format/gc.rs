@@ -6,7 +6,8 @@ use super::ids::{PackId, RegionId, SessionId, SnapshotId};
 use super::session::ascending;
 use super::wire::{CborReader, CborWriter, DecodeError, canonical};
 
-const ENTRIES_MAX: usize = 1 << 18;
+/// Entries of each list of a log entry. What is more waits for the next generation.
+pub const ENTRIES_MAX: usize = 1 << 16;
 
 /// Packs that will go unless somebody needs them.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -47,6 +48,8 @@ pub struct Final {
     pub fenced: Vec<SessionId>,
     /// Sessions whose commits were collected, ascending.
     pub collected: Vec<SessionId>,
+    /// Snapshots that counted when this generation was marked and in no earlier one, ascending.
+    pub seen: Vec<SnapshotId>,
 }
 
 fn put_ids<'a>(cbor: &mut CborWriter, ids: impl ExactSizeIterator<Item = &'a [u8]>) {
@@ -118,7 +121,7 @@ impl Final {
     /// Canonical CBOR.
     pub fn encode(&self) -> Vec<u8> {
         let mut cbor = CborWriter::new();
-        cbor.map(6).uint(1).uint(self.generation).uint(2).bytes(&self.region.0).uint(3);
+        cbor.map(7).uint(1).uint(self.generation).uint(2).bytes(&self.region.0).uint(3);
         put_ids(&mut cbor, self.deleted.iter().map(|id| &id.0[..]));
         cbor.uint(4);
         put_ids(&mut cbor, self.rescued.iter().map(|id| &id.0[..]));
@@ -126,6 +129,8 @@ impl Final {
         put_ids(&mut cbor, self.fenced.iter().map(|id| &id.0[..]));
         cbor.uint(6);
         put_ids(&mut cbor, self.collected.iter().map(|id| &id.0[..]));
+        cbor.uint(7);
+        put_ids(&mut cbor, self.seen.iter().map(|id| &id.0[..]));
         cbor.finish()
     }
 
@@ -146,8 +151,10 @@ impl Final {
         let fenced = ascending(&mut cbor, ENTRIES_MAX, "GC-1", SessionId)?;
         cbor.field(&mut fields, 6)?;
         let collected = ascending(&mut cbor, ENTRIES_MAX, "GC-1", SessionId)?;
+        cbor.field(&mut fields, 7)?;
+        let seen = ascending(&mut cbor, ENTRIES_MAX, "GC-1", SnapshotId)?;
         cbor.no_more(&fields)?;
-        let entry = Final { generation, region, deleted, rescued, fenced, collected };
+        let entry = Final { generation, region, deleted, rescued, fenced, collected, seen };
         canonical(bytes, &entry.encode())?;
         Ok(entry)
     }

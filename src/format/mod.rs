@@ -3,6 +3,7 @@
 
 pub mod accepted;
 pub mod attestation;
+pub mod audit;
 pub mod config;
 pub mod envelope;
 pub mod gc;

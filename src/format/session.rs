@@ -5,6 +5,7 @@ use super::ids::{PackId, RegionId, SessionId, SnapshotId};
 use super::wire::{CborReader, CborWriter, DecodeError, canonical};
 
 const NEEDS_MAX: usize = 1 << 18;
+const BASES_MAX: usize = 256;
 
 /// One state of an open session; the highest `number` counts.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -23,13 +24,21 @@ pub struct Session {
     pub adopts: Vec<SessionId>,
     /// When it was opened, nanoseconds since the Unix epoch; for display only.
     pub started_at: i64,
+    /// Snapshots whose chunks it relies on without looking them up, ascending.
+    pub bases: Vec<SnapshotId>,
 }
 
 impl Session {
     /// Canonical CBOR.
     pub fn encode(&self) -> Vec<u8> {
         let mut cbor = CborWriter::new();
-        cbor.map(7).uint(1).bytes(&self.session.0).uint(2).uint(self.number).uint(3).bytes(&self.region.0);
+        cbor.map(if self.bases.is_empty() { 7 } else { 8 })
+            .uint(1)
+            .bytes(&self.session.0)
+            .uint(2)
+            .uint(self.number)
+            .uint(3)
+            .bytes(&self.region.0);
         cbor.uint(4).uint(self.observed).uint(5).array(self.needs.len());
         self.needs.iter().for_each(|pack| {
             cbor.bytes(&pack.0);
@@ -39,6 +48,12 @@ impl Session {
             cbor.bytes(&session.0);
         });
         cbor.uint(7).int(self.started_at);
+        if !self.bases.is_empty() {
+            cbor.uint(8).array(self.bases.len());
+            self.bases.iter().for_each(|snapshot| {
+                cbor.bytes(&snapshot.0);
+            });
+        }
         cbor.finish()
     }
 
@@ -61,8 +76,12 @@ impl Session {
         let adopts = ascending(&mut cbor, NEEDS_MAX, "SESSION-1", SessionId)?;
         cbor.field(&mut fields, 7)?;
         let started_at = cbor.int()?;
+        let bases = match cbor.optional(&mut fields, 8)? {
+            true => ascending(&mut cbor, BASES_MAX, "SESSION-1", SnapshotId)?,
+            false => Vec::new(),
+        };
         cbor.no_more(&fields)?;
-        let state = Session { session, number, region, observed, needs, adopts, started_at };
+        let state = Session { session, number, region, observed, needs, adopts, started_at, bases };
         canonical(bytes, &state.encode())?;
         Ok(state)
     }

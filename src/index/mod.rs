@@ -1,8 +1,10 @@
 //! The local index: which chunk is where. A cache that any run can rebuild from the regions' segments.
 //!
 //! Two implementations: [`rocks::RocksIndex`] on disk and [`memory::MemoryIndex`]. Both hold durable
-//! segments only; what is still in flight is [`inflight::InFlight`]'s business.
+//! segments only; what is still in flight is [`inflight::InFlight`]'s business. [`graph`] is made from one
+//! region's segments for one run: what its snapshots reach.
 
+pub mod graph;
 pub mod inflight;
 pub mod memory;
 pub mod record;

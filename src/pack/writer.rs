@@ -14,7 +14,7 @@ use crate::format::ids::{ChunkId, ChunkKind, PackId, SessionId};
 use crate::format::pack::{
     Directory, DirectoryChunk, DirectoryFrame, FOOTER_BYTES, Footer, PackHeader, SectionRecord, padme,
 };
-use crate::limits::{PACK_BYTES_TARGET, PACK_FRAMES_MAX};
+use crate::limits::{PACK_BYTES_TARGET, PACK_CHUNKS_TARGET, PACK_FRAMES_MAX};
 use crate::store::Payload;
 use std::sync::{Arc, Mutex, MutexGuard};
 
@@ -65,7 +65,7 @@ pub struct FinishedPack {
 impl FinishedPack {
     /// How many chunks it holds.
     pub fn chunk_count(&self) -> usize {
-        self.frames.iter().map(|frame| frame.chunks.len()).sum()
+        chunk_count(&self.frames)
     }
 }
 
@@ -101,6 +101,15 @@ struct OpenState {
     broken: bool,
 }
 
+/// A frame's place in a pack; whoever has it must write the frame there, or mark the pack broken.
+struct Reserved {
+    pack: Arc<OpenPack>,
+    number: u64,
+    offset: u64,
+    /// A pack that had no room left and is the caller's to complete.
+    full: Option<Arc<OpenPack>>,
+}
+
 fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     // A panic elsewhere is a programmer's error that ends the run; the state itself stays coherent
     // because every change under these locks is complete before anything can fail.
@@ -134,7 +143,7 @@ impl PackWriter {
         debug_assert_eq!(chunks.iter().map(|chunk| chunk.length).sum::<u32>(), raw_length);
         let mut frame = compress(raw, self.compression);
         let sealed_length = (frame.len() + TAG_BYTES) as u32;
-        let (pack, number, offset) = self.reserve(sealed_length, chunks)?;
+        let Reserved { pack, number, offset, full } = self.reserve(sealed_length, chunks)?;
         pack.key.seal(number, raw_length, &mut frame);
         debug_assert_eq!(frame.len(), sealed_length as usize);
         let written = pack.spool.write_at(&frame, offset);
@@ -145,12 +154,15 @@ impl PackWriter {
             state.broken |= written.is_err();
             state.closing && state.pending == 0
         };
+        // Only now: had completing the full pack failed before, this frame's place would stay empty.
+        let completed = full.map_or(Ok(()), |full| self.complete(vec![full]));
         written?;
+        completed?;
         if last { self.complete(vec![pack]) } else { Ok(()) }
     }
 
     /// Finds room for a frame in one of the open packs; closes a pack that has none left.
-    fn reserve(&self, sealed_length: u32, chunks: Vec<PendingChunk>) -> Result<(Arc<OpenPack>, u64, u64), PackError> {
+    fn reserve(&self, sealed_length: u32, chunks: Vec<PendingChunk>) -> Result<Reserved, PackError> {
         let mut open = locked(&self.open);
         let chosen = if open.len() < self.open_max {
             open.push(Arc::new(self.create_pack()?));
@@ -163,11 +175,12 @@ impl PackWriter {
         let full = !state.frames.is_empty()
             && (finished_length(state.end + u64::from(sealed_length), &state.frames, Some(&chunks))
                 > PACK_BYTES_TARGET
-                || state.frames.len() >= PACK_FRAMES_MAX);
+                || state.frames.len() >= PACK_FRAMES_MAX
+                || chunk_count(&state.frames) + chunks.len() > PACK_CHUNKS_TARGET);
         if !full {
-            let place = state.reserve(sealed_length, chunks);
+            let (number, offset) = state.reserve(sealed_length, chunks);
             drop(state);
-            return Ok((pack, place.0, place.1));
+            return Ok(Reserved { pack, number, offset, full: None });
         }
         // The next pack first: should it fail, this one goes on as it was and is completed once only.
         let fresh = Arc::new(self.create_pack()?);
@@ -175,12 +188,8 @@ impl PackWriter {
         state.closing = true;
         let idle = state.pending == 0;
         drop(state);
-        let place = locked(&fresh.state).reserve(sealed_length, chunks);
-        drop(open);
-        if idle {
-            self.complete(vec![pack])?;
-        }
-        Ok((fresh, place.0, place.1))
+        let (number, offset) = locked(&fresh.state).reserve(sealed_length, chunks);
+        Ok(Reserved { pack: fresh, number, offset, full: idle.then_some(pack) })
     }
 
     fn create_pack(&self) -> Result<OpenPack, PackError> {
@@ -202,7 +211,7 @@ impl PackWriter {
     pub fn finish(&self) -> Result<(), PackError> {
         let packs: Vec<_> = std::mem::take(&mut *locked(&self.open))
             .into_iter()
-            .filter(|pack| !locked(&pack.state).frames.is_empty() && !locked(&pack.state).broken)
+            .filter(|pack| locked(&pack.state).is_whole())
             .collect();
         let joint: u64 = packs.iter().map(|pack| locked(&pack.state).end).sum();
         if packs.len() > 1 && joint <= PACK_BYTES_TARGET {
@@ -219,7 +228,7 @@ impl PackWriter {
     /// Writes header, directory, padding, footer and digest; hands the pack on. Several open packs
     /// become one with a section for each.
     fn complete(&self, packs: Vec<Arc<OpenPack>>) -> Result<(), PackError> {
-        if packs.iter().any(|pack| locked(&pack.state).broken) {
+        if !packs.iter().all(|pack| locked(&pack.state).is_whole()) {
             // The run has failed with what broke it; this pack is dropped.
             return Ok(());
         }
@@ -278,6 +287,11 @@ impl PackWriter {
 }
 
 impl OpenState {
+    /// True if there are frames and the bytes of every one reached the spool: only then may it be named.
+    fn is_whole(&self) -> bool {
+        !self.frames.is_empty() && self.pending == 0 && !self.broken
+    }
+
     /// Takes the next number and place; both are never given twice.
     fn reserve(&mut self, sealed_length: u32, chunks: Vec<PendingChunk>) -> (u64, u64) {
         let (number, offset) = (self.frames.len() as u64, self.end);
@@ -288,9 +302,13 @@ impl OpenState {
     }
 }
 
+fn chunk_count(frames: &[WrittenFrame]) -> usize {
+    frames.iter().map(|frame| frame.chunks.len()).sum()
+}
+
 /// An upper bound of a pack's length before padding, with one more frame.
 fn finished_length(end: u64, frames: &[WrittenFrame], next: Option<&Vec<PendingChunk>>) -> u64 {
-    let chunks = frames.iter().map(|frame| frame.chunks.len()).sum::<usize>() + next.map_or(0, Vec::len);
+    let chunks = chunk_count(frames) + next.map_or(0, Vec::len);
     let directory = 10 + (frames.len() + 1) * 20 + chunks * 4 + TAG_BYTES;
     end + (directory + FOOTER_BYTES + TRAILER_BYTES) as u64
 }
@@ -383,20 +401,69 @@ mod tests {
             assert!(failures > 0 || room > 70_000, "room for {room} bytes");
             space.fetch_add(500_000, Ordering::Relaxed);
             writer.finish().expect("there is room now");
-            for pack in locked(&named).iter() {
-                let mut bytes = vec![0u8; pack.size as usize];
-                pack.payload.read_exact_at(&mut bytes, 0).expect("in memory");
-                let (header, directory) =
-                    crate::pack::reader::decode_directory(pack.id, &bytes, &keyring).expect("the directory opens");
-                let mut offset = PackHeader::length(header.sections.len());
-                let reader = PackReader::open(pack.id, header, &keyring).expect("the sections open");
-                for (position, (entry, frame)) in directory.frames.iter().zip(&pack.frames).enumerate() {
-                    let sealed = bytes[offset..offset + entry.sealed_length as usize].to_vec();
-                    offset += sealed.len();
-                    let opened = reader.open_frame(position, entry.section, entry.number, entry.raw_length, sealed);
-                    assert_eq!(hasher.id(ChunkKind::Data, &opened.expect("the frame opens")), frame.chunks[0].id);
+            locked(&named).iter().for_each(|pack| assert_whole(pack, &keyring));
+        }
+    }
+
+    /// Opens every frame of a pack of frames with one chunk each.
+    fn assert_whole(pack: &FinishedPack, keyring: &Keyring) {
+        let hasher = keyring.ids(1).expect("ids");
+        let mut bytes = vec![0u8; pack.size as usize];
+        pack.payload.read_exact_at(&mut bytes, 0).expect("in memory");
+        let (header, directory) =
+            crate::pack::reader::decode_directory(pack.id, &bytes, keyring).expect("the directory opens");
+        let mut offset = PackHeader::length(header.sections.len());
+        let reader = PackReader::open(pack.id, header, keyring).expect("the sections open");
+        for (position, (entry, frame)) in directory.frames.iter().zip(&pack.frames).enumerate() {
+            let sealed = bytes[offset..offset + entry.sealed_length as usize].to_vec();
+            offset += sealed.len();
+            let opened = reader.open_frame(position, entry.section, entry.number, entry.raw_length, sealed);
+            let chunk = &frame.chunks[0];
+            assert_eq!(hasher.id(chunk.kind, &opened.expect("the frame opens")), chunk.id);
+        }
+    }
+
+    /// The disk is full while a full pack is completed, and has room again once that pack's spool is
+    /// gone: the frame that was to open the next pack must not leave a hole in it.
+    #[test]
+    fn a_pack_that_cannot_be_completed_leaves_no_hole_in_the_next_one() {
+        let ring = Keyring::generate(&SeededRandom::new(1));
+        let rings = BTreeMap::from([(1, ring)]);
+        let keyring = Arc::new(Keyring::new(RepositoryId([1; 16]), Suite::ChaCha20Poly1305, rings).expect("a ring"));
+        let hasher = keyring.ids(1).expect("ids");
+        // None at all, or just enough for the next frame.
+        for room in [0, (1 << 20) + 100] {
+            let named: Arc<Mutex<Vec<FinishedPack>>> = Arc::default();
+            let sink = Arc::clone(&named);
+            let space = Arc::new(AtomicU64::new(PACK_BYTES_TARGET));
+            let writer = PackWriter::new(
+                Arc::clone(&keyring),
+                Arc::new(SeededRandom::new(7)),
+                SpoolSpace::Bounded(Arc::clone(&space)),
+                SessionId([2; 16]),
+                true,
+                Compression::Off,
+                Arc::new(move |pack| locked(&sink).push(pack)),
+            );
+            let mut failures = 0;
+            for number in 0..40u8 {
+                let raw = vec![number; 1 << 20];
+                let id = hasher.id(ChunkKind::Tree, &raw);
+                let chunk = PendingChunk { id, kind: ChunkKind::Tree, length: 1 << 20, references: Vec::new() };
+                // Room for the frames of the first pack, and none for its header.
+                if number == 31 {
+                    space.store(room, Ordering::Relaxed);
+                }
+                if writer.add_frame(&raw, vec![chunk]).is_err() {
+                    failures += 1;
+                    space.store(1 << 30, Ordering::Relaxed);
                 }
             }
+            assert_eq!(failures, 1);
+            writer.finish().expect("there is room now");
+            let named = locked(&named);
+            assert_eq!(named.is_empty(), room == 0, "what holds a frame that was not written is dropped");
+            named.iter().for_each(|pack| assert_whole(pack, &keyring));
         }
     }
 }

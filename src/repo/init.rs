@@ -1,6 +1,7 @@
 //! Making a repository: root key, owner slot, first ring; every object in every region.
 
 use super::RepoError;
+use super::audit;
 use super::open::{RegionHandle, RegionSpec, key_name};
 use crate::crypto::keyring::{KemKeyPair, Keyring, seal_ring};
 use crate::crypto::object::{Signer, build_signed};
@@ -14,6 +15,7 @@ use crate::format::ring::{Ring, RingSecrets, SlotSecrets};
 use crate::format::roster::{Role, Roster, RosterSlot, SlotState};
 use crate::store::probe::{Probe, probe};
 use crate::store::{Store, StoreErrorKind};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use zeroize::Zeroizing;
 
@@ -114,10 +116,16 @@ pub fn init(
     };
     let key_file = wrap(&secrets, &options.wrapping)?;
     let ring = Keyring::generate(random);
+    let keyring = Keyring::new(repository, options.suite, BTreeMap::from([(1, ring.clone())]))
+        .ok_or_else(|| RepoError::Keys("a ring was not made".to_owned()))?;
     let (ring_name, ring_bytes) = build_ring(&config, 1, &entry, &ring, &root, random)?;
     let roster = Roster { number: 1, slots: vec![entry], epochs: Vec::new(), accepted: Vec::new() };
     let (roster_name, roster_bytes) = build_roster(repository, &roster, &root);
     let (config_bytes, _) = build_signed(ObjectKind::Config, repository, &root_signer(&root), &config.encode());
+
+    let signer = Signer { slot, private: &secrets.signing_private };
+    let (audit_bytes, audit_digest) =
+        audit::first_entry(&keyring, &signer, &options.label, specs.len(), clock, random)?;
 
     let mut regions = Vec::new();
     for (spec, probe) in specs.iter().zip(probes) {
@@ -132,6 +140,7 @@ pub fn init(
             (key_name(slot, 1), key_file.clone()),
             (ring_name.clone(), ring_bytes.clone()),
             (roster_name.clone(), roster_bytes.clone()),
+            (audit::name_where(probe.put_if_absent, slot, 1, &audit_digest), audit_bytes.clone()),
             ("region".to_owned(), region_bytes),
             ("config".to_owned(), config_bytes.clone()),
         ];

@@ -5,6 +5,7 @@
 
 pub mod accepted;
 pub mod attest;
+pub mod audit;
 pub mod content;
 pub mod fetch;
 pub mod gclog;
@@ -12,9 +13,11 @@ pub mod init;
 pub mod keys;
 pub mod open;
 pub mod pairs;
+pub mod retention;
 pub mod session;
 pub mod snapshots;
 pub mod sync;
+pub mod verdicts;
 pub mod walk;
 
 pub use init::{InitOptions, init};
@@ -176,6 +179,30 @@ pub enum RepoError {
         /// How many fit.
         count: usize,
     },
+    /// Verdicts that can't be given.
+    #[error("{0}")]
+    Verdict(String),
+    /// A snapshot that is on hold.
+    #[error("snapshot {id} is on hold{}: {reason}", until.as_ref().map_or_else(String::new, |until| format!(" until {until}")))]
+    Held {
+        /// The snapshot.
+        id: crate::format::ids::SnapshotId,
+        /// When the hold ends, RFC 3339.
+        until: Option<String>,
+        /// Why it is held.
+        reason: String,
+    },
+    /// A role that may not do this.
+    #[error("a {role} slot may not {action}; use an owner's or maintainer's key")]
+    Role {
+        /// The role.
+        role: &'static str,
+        /// What it may not do.
+        action: &'static str,
+    },
+    /// Something can't be recorded in the audit chain, and so isn't done.
+    #[error("the audit chain can't be written: {0}")]
+    Audit(String),
     /// The role of the slot that opened the repository doesn't allow it.
     #[error("{} slot may not {action}: use the key of {}", article(.role), anyone(.needed))]
     NotPermitted {

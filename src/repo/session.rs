@@ -77,7 +77,7 @@ impl Session {
         let mut regions = BTreeMap::new();
         for (at, region) in repository.regions.iter().enumerate() {
             let log = gclog::read(repository, region)?;
-            regions.insert(at, SessionRegion { observed: log.newest, missing: log.missing });
+            regions.insert(at, SessionRegion { observed: log.newest, missing: log.missing() });
         }
         Ok(Session { id: SessionId(random_bytes(&*repository.random)), regions, failed: Vec::new() })
     }
@@ -104,7 +104,7 @@ impl Session {
         let (bytes, _) = build_signed(ObjectKind::Commit, repository.config.repository, &signer, &commit.encode());
         put_with_retries(&*region.store, &commit_name(self.id), &bytes.into()).map_err(|e| region.error(e))?;
         let log = gclog::read(repository, region)?;
-        match log.dead_sessions.contains(&self.id) || log.doubtful_sessions.contains(&self.id) {
+        match log.is_dead_session(&self.id) || log.is_doubtful_session(&self.id) {
             true => Err(RepoError::Fenced { region: region.name.clone() }),
             false => Ok(()),
         }
@@ -143,6 +143,7 @@ impl SessionRegion {
             needs: Vec::new(),
             adopts: Vec::new(),
             started_at,
+            bases: Vec::new(),
         };
         put_state(repository, region, &state)?;
         let log = gclog::read(repository, region)?;
@@ -151,7 +152,7 @@ impl SessionRegion {
             state.observed = log.newest;
             put_state(repository, region, &state)?;
         }
-        Ok(SessionRegion { observed: log.newest, missing: log.missing })
+        Ok(SessionRegion { observed: log.newest, missing: log.missing() })
     }
 }
 

@@ -7,6 +7,7 @@ use super::RepoError;
 use super::open::{RegionHandle, Repository, WRITERS};
 use crate::format::ids::{RegionId, SegmentId};
 use crate::format::roster::Role;
+use crate::format::wire::DecodeError;
 use crate::index::segment::{self, segment_name};
 use crate::index::{Index, IndexError};
 use crate::limits::SEGMENT_BYTES_MAX;
@@ -35,6 +36,7 @@ pub fn read_segment(
     let name = segment_name(&id);
     let bytes = region.store.get(&name, SEGMENT_BYTES_MAX as u64).map_err(|error| match error.kind {
         StoreErrorKind::NotFound => RepoError::Missing { region: region.name.clone(), name: name.clone() },
+        StoreErrorKind::Range => region.object_error(&name, DecodeError::new("LIMIT-1", error.detail)),
         _ => region.error(error),
     })?;
     let verify = |signed: &crate::format::envelope::SignedObject<'_>| repository.verify_slot(signed, &WRITERS);
@@ -83,6 +85,7 @@ pub fn sync(repository: &Repository, index: &dyn Index, monitor: &dyn Monitor) -
     monitor.phase(Phase::Index, Some(listed.len() as u64), None);
     for (id, regions) in listed {
         let mut opened = None;
+        let mut damaged: HashSet<usize> = HashSet::new();
         for at in &regions {
             let region = &repository.regions[*at];
             match read_segment(repository, region, id) {
@@ -101,11 +104,15 @@ pub fn sync(repository: &Repository, index: &dyn Index, monitor: &dyn Monitor) -
                     };
                     monitor.issue(&issue);
                     issues.push(issue);
+                    damaged.insert(*at);
                 }
             }
         }
         if let Some(opened) = opened {
-            let ids: Vec<RegionId> = regions.iter().map(|at| repository.regions[*at].info.region).collect();
+            // Nothing can be restored from a region alone by a segment that is damaged there: what is
+            // listed by it alone counts as absent from that region, and is told again until it is whole.
+            let whole = regions.iter().filter(|at| !damaged.contains(at));
+            let ids: Vec<RegionId> = whole.map(|at| repository.regions[*at].info.region).collect();
             index.ingest(id, &opened.segment, &ids)?;
         }
         monitor.advance(1, 0);

@@ -307,7 +307,9 @@ impl<'a, 'f> Run<'a, 'f> {
         match decision {
             Decision::Keep => {
                 self.summary.kept += 1;
-                if !self.looks_same(parent, node) {
+                if self.looks_same(parent, node) {
+                    self.target.keep_link(parent, node);
+                } else {
                     // Kept as asked, but whoever reads the result must not take it for restored.
                     let detail = "another file is there and is kept; `--overwrite if-different` replaces it".to_owned();
                     let issue = Issue { kind: IssueKind::NotRestored, subject: path, detail };

@@ -6,11 +6,15 @@ use std::cmp::Ordering;
 use std::mem::MaybeUninit;
 use std::os::fd::BorrowedFd;
 
-use rustix::fs::RawDir;
+use rustix::fs::{RawDir, SeekFrom};
 use rustix::io::Errno;
+
+use super::metadata::Stat;
 
 /// Room for one answer of the kernel: a few hundred names a call.
 const SCRATCH_BYTES: usize = 32 << 10;
+/// How often a directory is listed that changes all the time.
+const LISTINGS_MAX: usize = 4;
 
 /// A buffer that listings share, so that a directory costs no allocation for it.
 #[derive(Debug)]
@@ -58,12 +62,32 @@ impl Names {
         (names, failure)
     }
 
+    /// As [`Names::list`], for a directory that may change meanwhile. Where an entry is replaced during a
+    /// listing, some file systems leave its name out; so a directory that changed is listed again, and every name
+    /// counts that was met in any listing and is still there.
+    pub(super) fn list_steadily(directory: BorrowedFd<'_>, scratch: &mut Scratch) -> (Names, Option<Errno>) {
+        let changed_at = || Stat::of(directory).map(|stat| (stat.identity.modified_at, stat.identity.changed_at));
+        let mut before = changed_at();
+        let (mut names, mut failure) = Names::list(directory, scratch);
+        for _ in 1..LISTINGS_MAX {
+            let after = changed_at();
+            if failure.is_some() || after == before || rustix::fs::seek(directory, SeekFrom::Start(0)).is_err() {
+                break;
+            }
+            before = after;
+            let again;
+            (again, failure) = Names::list(directory, scratch);
+            let missed = names.iter().filter(|name| !again.contains(name) && Stat::at(directory, name, false).is_ok());
+            names = Names::from_names(missed.chain(again.iter()));
+        }
+        (names, failure)
+    }
+
     /// Exactly these names.
     pub(super) fn from_names<'a>(given: impl IntoIterator<Item = &'a [u8]>) -> Names {
         let mut names = Names::default();
         let keys = given.into_iter().filter_map(|name| names.append(name)).collect();
         names.sort(keys);
-        names.order.dedup_by(|a, b| name_at(&names.arena, *a) == name_at(&names.arena, *b));
         names
     }
 
@@ -83,12 +107,18 @@ impl Names {
             unequal => unequal,
         });
         self.order = keys.iter().map(|key| key.1).collect();
+        // The kernel may give a name twice, and a tree with one name twice could not be read again.
+        self.order.dedup_by(|a, b| name_at(arena, *a) == name_at(arena, *b));
         self.arena.shrink_to_fit();
     }
 
     /// The name at `index` in order.
     pub(super) fn get(&self, index: usize) -> Option<&[u8]> {
         self.order.get(index).map(|position| name_at(&self.arena, *position))
+    }
+
+    fn iter(&self) -> impl Iterator<Item = &[u8]> {
+        self.order.iter().map(|position| name_at(&self.arena, *position))
     }
 
     /// True if `name` is listed.
@@ -115,6 +145,7 @@ fn name_at(arena: &[u8], position: u32) -> &[u8] {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::os::fd::AsFd;
 
     fn all(names: &Names) -> Vec<&[u8]> {
         (0..).map_while(|index| names.get(index)).collect()
@@ -136,5 +167,27 @@ mod tests {
         let expected: [&[u8]; 8] = [b"\x01", b"a", b"a-", b"a.b", b"b", b"same-prefix-1", b"same-prefix-2", b"\xff"];
         assert_eq!(all(&names), expected);
         assert!(names.contains(b"a.b") && !names.contains(b"a."));
+    }
+
+    #[test]
+    fn a_name_that_the_kernel_gives_twice_is_listed_once() {
+        let mut names = Names::default();
+        let keys = [&b"b"[..], b"a-long-name-1", b"b", b"a-long-name-1"].map(|name| names.append(name).unwrap());
+        names.sort(keys.to_vec());
+        assert_eq!(all(&names), [&b"a-long-name-1"[..], b"b"]);
+    }
+
+    #[test]
+    fn a_directory_lists_the_same_once_more() {
+        let directory = tempfile::tempdir().unwrap();
+        for number in 0..3000 {
+            std::fs::write(directory.path().join(format!("name-{number}")), b"").unwrap();
+        }
+        let fd = std::fs::File::open(directory.path()).unwrap();
+        for _ in 0..2 {
+            rustix::fs::seek(&fd, SeekFrom::Start(0)).unwrap();
+            let (names, failure) = Names::list_steadily(fd.as_fd(), &mut Scratch::new());
+            assert_eq!((all(&names).len(), failure), (3000, None));
+        }
     }
 }

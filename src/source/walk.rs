@@ -263,7 +263,7 @@ impl Walk {
         let mut failure = None;
         let mut kept: Vec<&[u8]> = Vec::new();
         if cover == Cover::Whole {
-            (names, failure) = Names::list(fd.as_fd(), &mut self.scratch);
+            (names, failure) = Names::list_steadily(fd.as_fd(), &mut self.scratch);
             if !is_source && let Some((marked, markers)) = self.rules.markers(&fd, &names) {
                 (why, cover, kept) = (Some(marked), Cover::Remnant, markers);
             }

@@ -6,6 +6,7 @@ use keepstone::crypto::object::{Signer, build_signed, decode};
 use keepstone::crypto::{digest, sign};
 use keepstone::format::accepted::Accepted;
 use keepstone::format::attestation::Attestation;
+use keepstone::format::audit::{Action, AuditEntry};
 use keepstone::format::config::{Config, Region, Suite};
 use keepstone::format::envelope::ObjectKind;
 use keepstone::format::gc::Condemn;
@@ -18,7 +19,7 @@ use keepstone::format::segment::Segment;
 use keepstone::format::sequence::{decode_chunk, encode_chunk, encode_node};
 use keepstone::format::session::Session;
 use keepstone::format::snapshot::{Counts, Snapshot, SourceKind};
-use keepstone::format::verdict::{Tags, Verdict};
+use keepstone::format::verdict::{Ruling, Tags, Verdict};
 use keepstone::format::wire::{CborWriter, DecodeError, put_varint};
 use serde_json::json;
 
@@ -41,6 +42,7 @@ fn refuse(decoder: &str, bytes: &[u8]) -> Result<(), DecodeError> {
         "session" => Session::decode(bytes).map(|_| ()),
         "verdict" => Verdict::decode(bytes).map(|_| ()),
         "tags" => Tags::decode(bytes).map(|_| ()),
+        "audit-entry" => AuditEntry::decode(bytes).map(|_| ()),
         "condemn" => Condemn::decode(bytes).map(|_| ()),
         other => panic!("no decoder '{other}'"),
     }
@@ -113,7 +115,7 @@ fn malformed_bytes_are_refused_by_name() {
     case("config-object", "OBJ-1", "cut within the header", cut);
     case("config-object", "OBJ-2", "wrong magic", forged(&object, 0, b"KSTM"));
     case("config-object", "OBJ-3", "version 2", forged(&object, 5, &[2]));
-    case("config-object", "OBJ-4", "unknown kind", forged(&object, 4, &[200]));
+    case("config-object", "OBJ-4", "unknown kind", forged(&object, 4, &[255]));
     case("config-object", "OBJ-4", "a region's kind", forged(&object, 4, &[2]));
     case("config-object", "OBJ-5", "unknown flag", forged(&object, 6, &[2]));
     case("config-object", "OBJ-6", "a salt without sealing", forged(&object, 48, &[1]));
@@ -181,7 +183,9 @@ fn malformed_bytes_are_refused_by_name() {
             slot(2, 2, 1, 1216)(out);
             if !epochs.is_empty() {
                 out.uint(3).array(epochs.len());
-                epochs.iter().for_each(|epoch| drop(out.array(2).uint(*epoch).bytes(&[0; 32])));
+                for epoch in epochs {
+                    out.array(2).uint(*epoch).bytes(&[0; 32]);
+                }
             }
             if !accepted.is_empty() {
                 out.uint(4).array(accepted.len());
@@ -353,6 +357,7 @@ fn malformed_bytes_are_refused_by_name() {
         needs: vec![PackId([2; 32]), PackId([1; 32])],
         adopts: Vec::new(),
         started_at: 0,
+        bases: Vec::new(),
     };
     case("session", "SESSION-1", "needs out of order", session.encode());
     let verdict = cbor(|out| {
@@ -369,8 +374,42 @@ fn malformed_bytes_are_refused_by_name() {
             .text("");
     });
     case("verdict", "VERDICT-1", "ruling 4", verdict);
+    let ended = Verdict {
+        snapshot: SnapshotId([1; 32]),
+        number: 1,
+        ruling: Ruling::Forget,
+        decided_at: 0,
+        reason: String::new(),
+        until: Some(1),
+    };
+    case("verdict", "VERDICT-7", "a forget with an end", ended.encode());
     let tags = Tags { snapshot: SnapshotId([1; 32]), number: 1, tags: vec!["a".into(), "a".into()] };
     case("tags", "TAGS-1", "a tag twice", tags.encode());
+    let entry = AuditEntry {
+        slot: SlotId([1; 16]),
+        number: 2,
+        previous: vec![Digest([1; 32])],
+        label: "l".into(),
+        host: "h".into(),
+        recorded_at: 0,
+        action: Action::Hold,
+        subjects: Vec::new(),
+        figures: Vec::new(),
+        reason: String::new(),
+    };
+    let mut action = entry.encode();
+    let at = action.windows(3).position(|window| window == [7, Action::Hold as u8, 8]).expect("the action");
+    action[at + 1] = 23;
+    case("audit-entry", "AUDIT-1", "action 23", action);
+    let unordered = AuditEntry { previous: vec![Digest([2; 32]), Digest([1; 32])], ..entry.clone() };
+    case("audit-entry", "AUDIT-2", "previous entries out of order", unordered.encode());
+    let unordered = AuditEntry { subjects: vec![vec![1], vec![1]], ..entry.clone() };
+    case("audit-entry", "AUDIT-2", "a subject twice", unordered.encode());
+    let unordered = AuditEntry { figures: vec![("b".into(), 1), ("a".into(), 1)], ..entry.clone() };
+    case("audit-entry", "AUDIT-2", "figures out of order", unordered.encode());
+    case("audit-entry", "AUDIT-3", "entry 0", AuditEntry { number: 0, ..entry.clone() }.encode());
+    let long = AuditEntry { subjects: vec![vec![1; 33]], ..entry };
+    case("audit-entry", "CBOR-2", "a subject of 33 bytes", long.encode());
     let condemn = Condemn { generation: 1, region: RegionId([1; 16]), packs: vec![PackId([2; 32]), PackId([1; 32])] };
     case("condemn", "GC-1", "packs out of order", condemn.encode());
 

@@ -16,6 +16,7 @@ use keepstone::crypto::slot::Unlock;
 use keepstone::env::{SeededRandom, SystemClock, SystemRandom, random_bytes};
 use keepstone::format::accepted::{Accepted, accepted_name};
 use keepstone::format::attestation::Attestation;
+use keepstone::format::audit::{Action, AuditEntry};
 use keepstone::format::config::{Config, Region, Suite};
 use keepstone::format::envelope::ObjectKind;
 use keepstone::format::ids::{
@@ -392,6 +393,7 @@ fn build(suite: Suite, third: bool) -> BTreeMap<String, Vec<u8>> {
         needs: Vec::new(),
         adopts: Vec::new(),
         started_at: CREATED_AT,
+        bases: Vec::new(),
     };
     for number in 0..2 {
         let name = format!("sessions/{SESSION}/{}", number_name(number));
@@ -405,10 +407,36 @@ fn build(suite: Suite, third: bool) -> BTreeMap<String, Vec<u8>> {
         ruling: Ruling::Hold,
         decided_at: CREATED_AT,
         reason: "a vector is kept".into(),
+        until: None,
     };
     builder.sealed(&format!("verdicts/{snapshot}/{}-DIGEST", number_name(1)), ObjectKind::Verdict, verdict.encode());
     let tags = Tags { snapshot, number: 1, tags: vec!["first".into(), "kept".into()] };
     builder.sealed(&format!("tags/{snapshot}/{}-DIGEST", number_name(1)), ObjectKind::Tags, tags.encode());
+    let first = AuditEntry {
+        slot: SLOT,
+        number: 1,
+        previous: Vec::new(),
+        label: "owner".into(),
+        host: "mason".into(),
+        recorded_at: CREATED_AT,
+        action: Action::Init,
+        subjects: vec![SLOT.0.to_vec()],
+        figures: vec![("regions".into(), 1)],
+        reason: String::new(),
+    };
+    let name = format!("audit/{SLOT}/{}", number_name(1));
+    let first_digest = builder.sealed(&name, ObjectKind::Audit, first.encode());
+    let second = AuditEntry {
+        number: 2,
+        previous: vec![Digest(first_digest)],
+        action: Action::Hold,
+        subjects: vec![snapshot.0.to_vec()],
+        figures: Vec::new(),
+        reason: "a vector is kept".into(),
+        ..first
+    };
+    let name = format!("audit/{SLOT}/{}-DIGEST", number_name(2));
+    builder.sealed(&name, ObjectKind::Audit, second.encode());
     builder.objects
 }
 
@@ -478,7 +506,7 @@ fn of_a_revoked_writer_counts_what_is_accepted() {
     let mut datasets: Vec<&str> = listing.snapshots.iter().map(|info| info.snapshot.dataset.as_str()).collect();
     datasets.sort_unstable();
     assert_eq!(datasets, ["accepted", "quarry"]);
-    let report = check(&repository, None, &Options { read_data: Some(Subset::All), threads: 0 }, &Silent);
+    let report = check(&repository, None, &Options { read_data: Some(Subset::All), ..Options::default() }, &Silent);
     let report = report.expect("it is checked");
     assert_eq!((report.issues, report.regions[0].chunks_verified), (vec![], 12));
     let (attested, issues) = attest::read(&repository);

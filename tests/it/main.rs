@@ -1,5 +1,7 @@
 //! Integration tests: the library against real services and the whole program.
 
+mod attack;
+mod audit;
 mod backup;
 mod browse;
 mod cli;
@@ -13,7 +15,9 @@ mod program;
 mod property;
 mod reader;
 mod restore;
+mod retention;
 mod roles;
 mod s3;
+mod serve;
 mod streams;
 mod thefts;

@@ -200,8 +200,19 @@ impl Program {
     /// Nothing but objects under their names: no temporary file is left.
     #[track_caller]
     pub fn assert_tidy(&self) {
-        let known =
-            ["config", "region", "keys", "roster", "ring", "packs", "index", "sessions", "snapshots", "commits"];
+        let known = [
+            "config",
+            "region",
+            "keys",
+            "roster",
+            "ring",
+            "audit",
+            "packs",
+            "index",
+            "sessions",
+            "snapshots",
+            "commits",
+        ];
         for region in ["one", "two"] {
             for path in self.listing(region).into_keys() {
                 let name = path.strip_prefix(self.path(region)).unwrap().to_string_lossy().into_owned();

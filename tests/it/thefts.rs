@@ -97,7 +97,7 @@ impl Scene {
     }
 
     fn read_data(&self) -> CheckReport {
-        let options = Options { read_data: Some(Subset::All), threads: 1 };
+        let options = Options { read_data: Some(Subset::All), threads: 1, ..Options::default() };
         check(&self.owner(), None, &options, &Silent).unwrap()
     }
 
@@ -130,7 +130,8 @@ fn a_writers_verdict_is_ignored_and_reported() {
     let scene = Scene::new(Role::Writer);
     let stolen = scene.stolen();
     let ruling = Ruling::Forget;
-    let verdict = Verdict { snapshot: scene.saved, number: 9, ruling, decided_at: 0, reason: "theft".into() };
+    let verdict =
+        Verdict { snapshot: scene.saved, number: 9, ruling, decided_at: 0, reason: "theft".into(), until: None };
     let signer = stolen.signer();
     let (bytes, digest) =
         build_sealed(ObjectKind::Verdict, &stolen.keyring, &signer, verdict.encode(), &SystemRandom).unwrap();

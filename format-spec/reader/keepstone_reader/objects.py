@@ -8,10 +8,10 @@ from .wire import Cbor, FormatError, Reader, ascending
 MAGIC = b"KSTN"
 KINDS = [
     "config", "region", "roster", "ring", "pack", "segment", "session", "session end", "snapshot", "commit",
-    "verdict", "condemn", "fence", "final", "tags", None, "accepted list", "attestation",
+    "verdict", "condemn", "fence", "final", "tags", "audit entry", "accepted list", "attestation",
 ]  # fmt: skip
-CODES = {name: code for code, name in enumerate(KINDS, 1) if name}
-SEALED = {"segment", "snapshot", "verdict", "tags"}
+CODES = {name: code for code, name in enumerate(KINDS, 1)}
+SEALED = {"segment", "snapshot", "verdict", "tags", "audit entry"}
 BY_ROOT = {"config", "region", "roster", "ring", "accepted list"}
 OWNER, WRITER, MAINTAINER = 1, 2, 3
 ROLES = {OWNER: "owner", WRITER: "writer", MAINTAINER: "maintainer"}
@@ -27,8 +27,9 @@ MAY_SIGN = {
     "fence": {OWNER, MAINTAINER},
     "final": {OWNER, MAINTAINER},
     "attestation": {OWNER},
+    "audit entry": {OWNER, WRITER, MAINTAINER},
 }
-LABEL_MAX, PATH_MAX, IDS_MAX = 255, 65536, 1 << 18
+LABEL_MAX, PATH_MAX, IDS_MAX, LOG_IDS_MAX, BASES_MAX = 255, 65536, 1 << 18, 1 << 16, 256
 ROOT_SIGNER = bytes(16)
 
 
@@ -50,7 +51,7 @@ def preamble(reader):
     kind, version = reader.take(2)
     if version != 1:
         raise FormatError("OBJ-3", f"format version {version}: use a newer program")
-    if not 1 <= kind <= len(KINDS) or not KINDS[kind - 1]:
+    if not 1 <= kind <= len(KINDS):
         raise FormatError("OBJ-4", f"object kind {kind} is unknown: use a newer program")
     return KINDS[kind - 1], reader.integer(2)
 
@@ -292,8 +293,8 @@ def decode_slot_secrets(cbor):
     )
 
 
-def _ids(cbor, size, rule):
-    return ascending([cbor.fixed(size) for _ in range(cbor.array(IDS_MAX))], rule, "identifiers")
+def _ids(cbor, size, rule, most=IDS_MAX):
+    return ascending([cbor.fixed(size) for _ in range(cbor.array(most))], rule, "identifiers")
 
 
 @dataclass
@@ -305,6 +306,7 @@ class Session:
     needs: list
     adopts: list
     started_at: int
+    bases: list
 
 
 @_document
@@ -317,6 +319,7 @@ def decode_session(cbor):
         _ids(cbor.field(5), 32, "SESSION-1"),
         _ids(cbor.field(6), 16, "SESSION-1"),
         cbor.field(7).int(),
+        _ids(cbor, 32, "SESSION-1", BASES_MAX) if cbor.optional(8) else [],
     )
 
 
@@ -357,14 +360,16 @@ def _log(*sizes):
     @_document
     def decode(cbor):
         generation, region = cbor.field(1).uint(), cbor.field(2).fixed(16)
-        return Log(generation, region, [_ids(cbor.field(key), size, "GC-1") for key, size in enumerate(sizes, 3)])
+        return Log(generation, region, [
+            _ids(cbor.field(key), size, "GC-1", LOG_IDS_MAX) for key, size in enumerate(sizes, 3)
+        ])
 
     return decode
 
 
 decode_condemn = _log(32)
 decode_fence = _log(16, 32)
-decode_final = _log(32, 32, 16, 16)
+decode_final = _log(32, 32, 16, 16, 32)
 
 FORGET, UNFORGET, HOLD, RELEASE = range(4)
 RULINGS = ["forget", "unforget", "hold", "release"]
@@ -377,6 +382,7 @@ class Verdict:
     ruling: int
     decided_at: int
     reason: str
+    until: int | None = None
 
 
 @_document
@@ -384,7 +390,12 @@ def decode_verdict(cbor):
     snapshot, number, ruling = cbor.field(1).fixed(32), cbor.field(2).uint(), cbor.field(3).uint()
     if ruling > RELEASE:
         raise FormatError("VERDICT-1", f"unknown ruling {ruling}")
-    return Verdict(snapshot, number, ruling, cbor.field(4).int(), cbor.field(5).text(4096))
+    decided_at, reason, until = cbor.field(4).int(), cbor.field(5).text(4096), None
+    if cbor.optional(6):
+        if ruling != HOLD:
+            raise FormatError("VERDICT-7", "only a hold has an end")
+        until = cbor.int()
+    return Verdict(snapshot, number, ruling, decided_at, reason, until)
 
 
 def effective(verdicts):
@@ -479,3 +490,46 @@ def split_private(private):
         raise FormatError("SNAPSHOT-2", f"a private part of {len(private)} bytes")
     at = SECTION_RECORD
     return private[:at], int.from_bytes(private[at : at + 4], "little"), private[at + 4 :]
+
+
+ACTIONS = [
+    "init", "forget", "unforget", "hold", "release", "break-floor", "gc-final", "key-add", "key-remove",
+    "key-revoke", "key-rotate", "key-rewrap", "roster-merge", "repair", "attest",
+]  # fmt: skip
+
+
+@dataclass
+class AuditEntry:
+    slot: bytes
+    number: int
+    previous: list
+    label: str
+    host: str
+    recorded_at: int
+    action: int
+    subjects: list
+    figures: list
+    reason: str
+
+
+@_document
+def decode_audit_entry(cbor):
+    slot, number = cbor.field(1).fixed(16), cbor.field(2).uint()
+    if not number:
+        raise FormatError("AUDIT-3", "entry 0")
+    previous = [cbor.fixed(32) for _ in range(cbor.field(3).array(64))]
+    ascending(previous, "AUDIT-2", "previous entries")
+    label, host, recorded_at = cbor.field(4).text(LABEL_MAX), cbor.field(5).text(LABEL_MAX), cbor.field(6).int()
+    action = cbor.field(7).uint()
+    if action >= len(ACTIONS):
+        raise FormatError("AUDIT-1", f"unknown action {action}")
+    subjects = [cbor.bytes(32) for _ in range(cbor.field(8).array(65536))]
+    ascending(subjects, "AUDIT-2", "subjects")
+    figures = []
+    for _ in range(cbor.field(9).array(64)):
+        cbor.tuple(2)
+        figures.append((cbor.text(LABEL_MAX), cbor.uint()))
+    ascending([name.encode() for name, _ in figures], "AUDIT-2", "figures")
+    return AuditEntry(
+        slot, number, previous, label, host, recorded_at, action, subjects, figures, cbor.field(10).text(4096)
+    )

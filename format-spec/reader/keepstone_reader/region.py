@@ -27,6 +27,7 @@ FORMS = [
         ("commit", r"commits/([0-9a-f]{32})"),
         ("verdict", r"verdicts/([0-9a-f]{64})/([0-9a-f]{16})-([0-9a-f]{64})"),
         ("tags", r"tags/([0-9a-f]{64})/([0-9a-f]{16})-([0-9a-f]{64})"),
+        ("audit entry", r"audit/([0-9a-f]{32})/([0-9a-f]{16})(?:-([0-9a-f]{64}))?"),
         ("condemn", r"gc/([0-9a-f]{16})/condemn"),
         ("fence", r"gc/([0-9a-f]{16})/fence"),
         ("final", r"gc/([0-9a-f]{16})/final"),
@@ -49,6 +50,7 @@ DECODERS = {
     "final": objects.decode_final,
     "verdict": objects.decode_verdict,
     "tags": objects.decode_tags,
+    "audit entry": objects.decode_audit_entry,
     "snapshot": objects.decode_snapshot,
     "segment": lambda plain: pack.decode_segment(pack.unwrap_segment(plain)),
 }
@@ -170,7 +172,9 @@ class Region:
             raise FormatError("SIGN-2", f"a {kind} signed by a {objects.ROLES[slot.role]}")
         if not crypto.verify(public, envelope.signed_part, envelope.signature):
             raise FormatError("SIGN-4", f"the signature is not that of {'root' if root else slot.label}")
-        if slot and slot.revoked and envelope.digest not in self.accepted.get(slot.slot, ()):
+        # AUDIT-4: what a revoked slot recorded stays recorded.
+        undecided = slot and slot.revoked and kind != "audit entry"
+        if undecided and envelope.digest not in self.accepted.get(slot.slot, ()):
             if slot.slot in self.unreadable:
                 raise FormatError("ACCEPT-4", f"what stays accepted is unknown: {self.unreadable[slot.slot]}")
             raise Refused("SIGN-3", f"slot {slot.label} is revoked, and this isn't accepted")
@@ -195,6 +199,8 @@ class Region:
                 raise FormatError("OBJ-12", "the sealed payload doesn't open")
         value = DECODERS[kind](payload)
         value.signer, value.digest = envelope.signer, envelope.digest
+        if kind == "audit entry" and value.signer.hex() != parts[0]:
+            raise FormatError("AUDIT-4", "it is in another slot's chain")
         self._named(kind, value, parts)
         if hasattr(value, "region") and kind != "region" and value.region != self.region.region:
             rule = "GC-2" if kind in ("condemn", "fence", "final") else "COUNT-3"
@@ -205,6 +211,8 @@ class Region:
         """OBJ-10."""
         if kind in NAMED_BY_DIGEST and value.digest.hex() != parts[-1]:
             raise FormatError("OBJ-10", "the name is not the object's digest")
+        if kind == "audit entry" and parts[2] not in (None, value.digest.hex()):
+            raise FormatError("OBJ-10", "the name is not the object's digest")
         stated = {
             "roster": lambda: [f"{value.number:016x}"],
             "accepted list": lambda: [value.slot.hex(), f"{value.number:016x}"],
@@ -214,6 +222,7 @@ class Region:
             "commit": lambda: [value.session.hex()],
             "verdict": lambda: [value.snapshot.hex(), f"{value.number:016x}"],
             "tags": lambda: [value.snapshot.hex(), f"{value.number:016x}"],
+            "audit entry": lambda: [value.slot.hex(), f"{value.number:016x}"],
             "condemn": lambda: [f"{value.generation:016x}"],
             "fence": lambda: [f"{value.generation:016x}"],
             "final": lambda: [f"{value.generation:016x}"],
@@ -336,6 +345,25 @@ class Region:
             if "condemn" not in entries or ("final" in entries and "fence" not in entries):
                 raise FormatError("GC-3", f"generation {number} lacks an object")
         return generations
+
+    def audit(self, problems):
+        """Chains as {slot: [AuditEntry]}, by number; AUDIT-7 and AUDIT-8 go to `problems`."""
+        chains = {}
+        for name, entry in self.each("audit entry", problems):
+            chains.setdefault(entry.slot, {})[entry.digest] = (name, entry)
+        for chain in chains.values():
+            followed = set()
+            for name, entry in chain.values():
+                numbers = [chain[digest][1].number for digest in entry.previous if digest in chain]
+                followed.update(entry.previous)
+                if len(numbers) < len(entry.previous) or max(numbers, default=0) != entry.number - 1:
+                    problems.append((name, FormatError("AUDIT-7", "an entry before it is absent")))
+            ends = [entry for digest, (_, entry) in chain.items() if digest not in followed]
+            if len(ends) > 1:
+                problems.append((f"audit/{ends[0].slot.hex()}/", FormatError("AUDIT-8", f"{len(ends)} ends")))
+        by_number = {slot: sorted((entry for _, entry in chain.values()), key=lambda entry: entry.number)
+                     for slot, chain in chains.items()}  # fmt: skip
+        return by_number
 
     def said(self, kind, problems):
         """Verdicts or tags by snapshot."""

@@ -58,6 +58,7 @@ def _signed_objects(region, problems):
     for kind in ("roster", "ring", "attestation", "snapshot", "verdict", "tags", "condemn", "fence", "final"):
         for _ in region.each(kind, problems):
             pass
+    region.audit(problems)
     for kind in ("session", "session end", "commit"):
         for name, value in region.each(kind, problems):
             sessions.setdefault(value.session, []).append((name, value))

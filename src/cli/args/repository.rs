@@ -1,5 +1,5 @@
 //! Arguments of the commands about the repository itself: `init`, `check`, `scrub`, `key`, `cache`,
-//! `completions`, `man`.
+//! `serve`, `completions`, `man`.
 
 use std::path::PathBuf;
 
@@ -79,6 +79,61 @@ pub struct ScrubArgs {
     /// The region's name
     #[arg(value_name = "REGION", value_parser = parse::region_name)]
     pub name: String,
+}
+
+/// Give a directory to a client on another machine, as a region, as far as a role goes
+///
+/// Speaks keepstone's protocol on the standard input and output until the input ends. It is meant
+/// for ssh: pinned to a key by a forced command in authorized_keys, it makes out of a login a region
+/// in which a host can make backups and can neither delete, overwrite nor read what is stored. The
+/// client's region is ssh://HOST/DIR.
+#[derive(Clone, Debug, Args)]
+#[command(after_help = "\
+Roles:
+  writer      makes packs, segments, sessions, snapshots and commits; reads all but packs; lists
+  maintainer  also makes verdicts, tags and the gc log; reads everything; deletes packs, segments,
+              sessions and commits
+  owner       everything, `init` included
+  No role replaces an object's bytes by others.
+
+Examples:
+  In ~/.ssh/authorized_keys of the machine with the disk, in one line:
+    command=\"keepstone serve --stdio --role writer --dataset db --path /srv/backups\",restrict
+        ssh-ed25519 AAAA... db-host
+  On the other machine:
+    $ keepstone --region nas=ssh://backup@nas/ backup --dataset db /var/lib/db")]
+pub struct ServeArgs {
+    /// Speak on the standard input and output; there is no other way yet
+    #[arg(long, required = true)]
+    pub stdio: bool,
+
+    /// What the client may do
+    #[arg(long, value_enum)]
+    pub role: ServeRole,
+
+    /// The directory that holds the region: absolute, or below the home directory with ~/
+    #[arg(long, value_name = "DIR")]
+    pub path: PathBuf,
+
+    /// The only dataset that the client may back up
+    ///
+    /// The client is told and keeps to it. A client that was tampered with doesn't: what it puts is
+    /// sealed, and a server without a key can't tell. With --identity the server opens each snapshot
+    /// and commit before it is stored, and refuses those of other datasets. Any slot's will do: one
+    /// that isn't an owner's can't read the data.
+    #[arg(long, value_name = "NAME", value_parser = parse::label)]
+    pub dataset: Option<String>,
+}
+
+/// What a client of `serve` may do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum ServeRole {
+    /// Back up and list
+    Writer,
+    /// Also forget, tag, collect garbage, read what is sealed
+    Maintainer,
+    /// Everything
+    Owner,
 }
 
 /// Manage the passphrases and identities that open the repository

@@ -66,6 +66,18 @@ impl Target {
         }
     }
 
+    /// Notes a kept file that is as the snapshot has it as its group's first name, so that names which an
+    /// interrupted restore didn't come to are linked to it. What can't be looked at is left to be restored anew.
+    pub fn keep_link(&self, parent: &DirHandle, node: &Node) {
+        if let Some(group) = &node.link_group
+            && let Ok(directory) = self.fd(parent)
+            && let Ok(Some(stat)) = stat_name(directory.as_fd(), &node.name)
+        {
+            self.claim_link_group(group);
+            self.remember_link(parent, node, identity_of(&stat));
+        }
+    }
+
     /// Makes `node` another name of its group's file, if one has been restored in this run: by
     /// [`Target::write_small_file`], [`Target::finish_file`], or [`Target::fix_metadata`].
     ///

@@ -1,0 +1,330 @@
+//! The pipeline of one run: workers, the tree builder, the finisher.
+//!
+//! Blocks of consecutive entries go from the walk to workers and, in order, to the tree builder; how
+//! many are under way is bounded, and so is memory. With no threads, each step runs in turn on the
+//! caller's thread, so that a simulation can drive it.
+
+use super::BackupError;
+use super::engine::{Engine, UsablePacks};
+use super::file::{Captured, Worker};
+use super::finish::Finisher;
+use super::gather::{Gathered, Gatherer};
+use super::run::Run;
+use crate::chunker::Chunker;
+use crate::env::Random;
+use crate::format::node::NodeKind;
+use crate::index::InFlight;
+use crate::pack::{FinishedPack, FrameBuilder, PackWriter};
+use crate::report::{Issue, Monitor};
+use crate::ship::Shipper;
+use crate::source::{Entry, Identity, SeenWriter};
+use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
+use std::collections::{BTreeMap, HashSet};
+use std::os::fd::OwnedFd;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+const BLOCKS_UNDER_WAY: usize = 64;
+const PACKS_WAITING: usize = 2;
+const UPLOADS_WAITING: usize = 2;
+
+/// Entries on their way through the pipeline, in walk order.
+pub(super) struct Block {
+    pub(super) number: u64,
+    pub(super) items: Vec<Item>,
+}
+
+pub(super) enum Item {
+    Enter(Entry),
+    Leave,
+    /// Complete: no regular file, or one whose content is known.
+    Known(Entry, Option<Identity>),
+    /// To be read.
+    Read(Entry, Arc<OwnedFd>),
+    Omitted(Vec<u8>, &'static str),
+    Failed(Issue),
+}
+
+pub(super) struct Shared<'a> {
+    pub(super) engine: Engine<'a>,
+    pub(super) monitor: &'a dyn Monitor,
+    pub(super) failure: Mutex<Option<BackupError>>,
+}
+
+impl Shared<'_> {
+    pub(super) fn fail(&self, error: BackupError) {
+        self.failure.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(error);
+        self.engine.stop.store(true, Ordering::Relaxed);
+    }
+
+    pub(super) fn stopped(&self) -> bool {
+        self.engine.stop.load(Ordering::Relaxed)
+    }
+
+    fn take_failure(&self) -> Option<BackupError> {
+        self.failure.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+
+    /// Reads what is to be read in a block.
+    fn work(&self, worker: &mut Worker, block: &mut Block) -> Result<(), BackupError> {
+        for item in &mut block.items {
+            if self.stopped() {
+                return Ok(());
+            }
+            let Item::Read(entry, directory) = item else { continue };
+            self.monitor.current(&entry.path);
+            let captured = worker.capture(&self.engine, &**directory, entry)?;
+            *item = match captured {
+                Captured::Lost(issue) => Item::Failed(issue),
+                Captured::Whole(identity, issue) => {
+                    if let Some(issue) = issue {
+                        // The entry is kept and the issue is counted besides it.
+                        self.monitor.issue(&issue);
+                        let entry = entry.clone();
+                        let inconsistent = Item::Known(entry, identity);
+                        self.issues_push(issue);
+                        inconsistent
+                    } else {
+                        Item::Known(entry.clone(), identity)
+                    }
+                }
+            };
+            if let Item::Known(entry, _) = item
+                && let NodeKind::File { size, .. } = &entry.node.kind
+            {
+                self.monitor.advance(0, *size);
+            }
+        }
+        Ok(())
+    }
+
+    fn issues_push(&self, issue: Issue) {
+        self.engine.kept_issues.lock().unwrap_or_else(PoisonError::into_inner).push(issue);
+    }
+}
+
+/// Where the walk hands its blocks.
+pub(super) struct Blocks<'a, 'b> {
+    pub(super) number: u64,
+    pub(super) send: &'b mut (dyn FnMut(Block) + 'a),
+    pub(super) files: [u64; 3],
+}
+
+impl Blocks<'_, '_> {
+    pub(super) fn send(&mut self, mut block: Block) {
+        block.number = self.number;
+        self.number += 1;
+        (self.send)(block);
+    }
+}
+
+impl Run<'_> {
+    /// Runs producer, workers, tree builder and finisher to their end.
+    pub(super) fn drive(
+        &mut self,
+        produce: impl FnOnce(&Shared<'_>, &mut Blocks<'_, '_>) -> Result<(), BackupError> + Send,
+        mut seen: Option<&mut Option<SeenWriter>>,
+    ) -> Result<(Gathered, Shipper, u64, u64, u64), BackupError> {
+        let failed = std::mem::take(&mut self.session.failed);
+        let options = self.options;
+        let keyring = &self.repository.keyring;
+        let (pack_sender, pack_receiver) =
+            if options.threads == 0 { unbounded() } else { bounded::<FinishedPack>(PACKS_WAITING) };
+        let writer = |metadata| {
+            let sender: Sender<FinishedPack> = pack_sender.clone();
+            // The finisher lives until every sender is gone; a send that fails means it failed already.
+            let sink = Arc::new(move |pack| drop(sender.send(pack)));
+            let random: Arc<dyn Random> = Arc::clone(&self.repository.random);
+            let spools = options.spools.clone();
+            PackWriter::new(Arc::clone(keyring), random, spools, self.session.id, metadata, options.compression, sink)
+        };
+        let in_flight = Arc::new(InFlight::new());
+        // A region that took no session gets nothing, so what it lacks need not be stored for it.
+        let out = |at: &usize| failed.iter().any(|(failed, _)| failed == at);
+        let taking = (0..self.repository.regions.len()).filter(|at| !out(at));
+        let regions = taking.map(|at| self.repository.regions[at].info.region).collect();
+        let missing: HashSet<_> = self.session.missing();
+        let engine = Engine {
+            index: self.index,
+            in_flight: Arc::clone(&in_flight),
+            data: writer(false),
+            metadata: writer(true),
+            metadata_frame: Mutex::new(FrameBuilder::new()),
+            hasher: keyring.ids(keyring.current_epoch())?,
+            chunker: Chunker::new(&keyring.gear()?, options.chunk_average)?,
+            usable: UsablePacks::new(self.repository, self.index, regions, missing, options.trust),
+            stop: AtomicBool::new(false),
+            monitor: self.monitor,
+            dry_run: options.dry_run,
+            new_bytes: crate::report::Counter::default(),
+            new_chunks: crate::report::Counter::default(),
+            kept_issues: Mutex::new(Vec::new()),
+        };
+        drop(pack_sender);
+        let upload_threads = if options.threads == 0 { 0 } else { 2 * self.repository.regions.len().min(2) };
+        let shipper = Shipper::new(self.destinations(), upload_threads, UPLOADS_WAITING);
+        failed.into_iter().for_each(|(at, error)| shipper.fail(at, error));
+        let finisher = Finisher::new(self.repository, self.index, in_flight, &shipper, self.session.id);
+        let shared = Shared { engine, monitor: self.monitor, failure: Mutex::new(None) };
+        let hasher = shared.engine.hasher.clone();
+        let mut gather = Gatherer::new(&hasher);
+        let (files, stored) = if options.threads == 0 {
+            self.drive_inline(&shared, &mut gather, &mut seen, finisher, &pack_receiver, produce)?
+        } else {
+            self.drive_threads(&shared, &mut gather, &mut seen, finisher, pack_receiver, produce)?
+        };
+        if let Some(error) = shared.take_failure() {
+            return Err(error);
+        }
+        let Shared { engine, .. } = shared;
+        let root = gather.root.ok_or(BackupError::WalkEndedEarly)?;
+        let mut counts = gather.tree.counts;
+        let kept = engine.kept_issues.into_inner().unwrap_or_else(PoisonError::into_inner);
+        counts.omitted = gather.omitted_count;
+        counts.issues = gather.issues.len() as u64 + kept.len() as u64;
+        let mut issues = gather.issues;
+        issues.extend(kept);
+        let gathered = Gathered { root, counts, omitted: gather.omitted, issues, files };
+        Ok((gathered, shipper, stored, engine.new_bytes.get(), engine.new_chunks.get()))
+    }
+
+    fn drive_inline(
+        &self,
+        shared: &Shared<'_>,
+        gather: &mut Gatherer<'_>,
+        seen: &mut Option<&mut Option<SeenWriter>>,
+        mut finisher: Finisher<'_>,
+        packs: &Receiver<FinishedPack>,
+        produce: impl FnOnce(&Shared<'_>, &mut Blocks<'_, '_>) -> Result<(), BackupError>,
+    ) -> Result<([u64; 3], u64), BackupError> {
+        let mut worker = Worker::new(shared.engine.chunker.max());
+        let mut step = |mut block: Block| {
+            let result = shared
+                .work(&mut worker, &mut block)
+                .and_then(|()| gather.take(block, shared, seen))
+                .and_then(|()| packs.try_iter().try_for_each(|pack| finisher.accept(pack)));
+            if let Err(error) = result {
+                shared.fail(error);
+            }
+        };
+        let mut blocks = Blocks { number: 0, send: &mut step, files: [0; 3] };
+        let produced = produce(shared, &mut blocks);
+        let files = blocks.files;
+        let note = |result: Result<(), BackupError>| result.unwrap_or_else(|error| shared.fail(error));
+        note(produced);
+        note(worker.frame.flush(&shared.engine.data).map_err(BackupError::from));
+        if !shared.stopped() {
+            note(gather.finish(shared));
+        }
+        // Also after a failure or a stop: what is finished is shipped, and the next run finds it.
+        note(close_writers(&shared.engine));
+        note(packs.try_iter().try_for_each(|pack| finisher.accept(pack)));
+        note(finisher.flush());
+        // The first failure is the one to tell; the others may only be what it led to.
+        shared.take_failure().map_or(Ok((files, finisher.pack_bytes)), Err)
+    }
+
+    fn drive_threads(
+        &self,
+        shared: &Shared<'_>,
+        gather: &mut Gatherer<'_>,
+        seen: &mut Option<&mut Option<SeenWriter>>,
+        mut finisher: Finisher<'_>,
+        packs: Receiver<FinishedPack>,
+        produce: impl FnOnce(&Shared<'_>, &mut Blocks<'_, '_>) -> Result<(), BackupError> + Send,
+    ) -> Result<([u64; 3], u64), BackupError> {
+        let (to_workers, work) = bounded::<Block>(BLOCKS_UNDER_WAY);
+        let (to_tree, done) = unbounded::<Block>();
+        // One permit for each block under way, given back once the tree has it.
+        let (permits, permitted) = bounded::<()>(BLOCKS_UNDER_WAY);
+        std::thread::scope(|scope| {
+            let finishing = scope.spawn(move || -> u64 {
+                let mut failed = false;
+                for pack in &packs {
+                    // After a failure the queue is drained all the same: senders must not wait for ever.
+                    if !failed && let Err(error) = finisher.accept(pack) {
+                        failed = true;
+                        shared.fail(error);
+                    }
+                }
+                if !failed && let Err(error) = finisher.flush() {
+                    shared.fail(error);
+                }
+                finisher.pack_bytes
+            });
+            let workers: Vec<_> = (0..self.options.threads)
+                .map(|_| {
+                    let (work, to_tree) = (work.clone(), to_tree.clone());
+                    scope.spawn(move || {
+                        let mut worker = Worker::new(shared.engine.chunker.max());
+                        for mut block in &work {
+                            if let Err(error) = shared.work(&mut worker, &mut block) {
+                                shared.fail(error);
+                            }
+                            // The tree builder lives as long as there are workers.
+                            let _ = to_tree.send(block);
+                        }
+                        if let Err(error) = worker.frame.flush(&shared.engine.data) {
+                            shared.fail(error.into());
+                        }
+                    })
+                })
+                .collect();
+            drop((work, to_tree));
+            let producing = scope.spawn(move || {
+                let mut send = |block: Block| {
+                    // Both fail only when the other side is gone, after a panic there.
+                    let _ = permits.send(());
+                    let _ = to_workers.send(block);
+                };
+                let mut blocks = Blocks { number: 0, send: &mut send, files: [0; 3] };
+                if let Err(error) = produce(shared, &mut blocks) {
+                    shared.fail(error);
+                }
+                blocks.files
+            });
+            // Blocks come back in any order and are taken in walk order.
+            let mut early: BTreeMap<u64, Block> = BTreeMap::new();
+            let mut next = 0;
+            for block in &done {
+                early.insert(block.number, block);
+                while let Some(block) = early.remove(&next) {
+                    next += 1;
+                    if !shared.stopped()
+                        && let Err(error) = gather.take(block, shared, seen)
+                    {
+                        shared.fail(error);
+                    }
+                    let _ = permitted.recv();
+                }
+            }
+            let files = joined(producing.join());
+            workers.into_iter().for_each(|worker| joined(worker.join()));
+            if !shared.stopped()
+                && let Err(error) = gather.finish(shared)
+            {
+                shared.fail(error);
+            }
+            // Also after a failure or a stop: what is finished is shipped, and the next run finds it.
+            if let Err(error) = close_writers(&shared.engine) {
+                shared.fail(error);
+            }
+            shared.engine.data.close();
+            shared.engine.metadata.close();
+            Ok((files, joined(finishing.join())))
+        })
+    }
+}
+
+/// A panicked thread is a programmer's error: it goes on here.
+fn joined<T>(result: std::thread::Result<T>) -> T {
+    result.unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+}
+
+/// Completes frames and packs; no worker may be storing.
+fn close_writers(engine: &Engine<'_>) -> Result<(), BackupError> {
+    engine.data.finish()?;
+    engine.metadata_frame.lock().unwrap_or_else(PoisonError::into_inner).flush(&engine.metadata)?;
+    engine.metadata.finish()?;
+    Ok(())
+}

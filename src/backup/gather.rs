@@ -1,0 +1,87 @@
+//! The tree's end of the pipeline: takes blocks in walk order, builds the tree, remembers what was
+//! seen, lists what is missing.
+
+use super::BackupError;
+use super::drive::{Block, Item, Shared};
+use super::tree::TreeBuilder;
+use crate::crypto::keyring::ChunkHasher;
+use crate::format::ids::ChunkId;
+use crate::format::node::NodeKind;
+use crate::format::snapshot::{Counts, NotCaptured};
+use crate::limits::NOT_CAPTURED_LISTED_MAX;
+use crate::report::Issue;
+use crate::source::{SeenRecord, SeenWriter};
+
+/// What the walk and the tree leave behind.
+pub(super) struct Gathered {
+    pub(super) root: ChunkId,
+    pub(super) counts: Counts,
+    pub(super) omitted: Vec<NotCaptured>,
+    pub(super) issues: Vec<Issue>,
+    pub(super) files: [u64; 3],
+}
+
+/// Takes blocks in walk order: builds the tree, remembers what was seen, lists what is missing.
+pub(super) struct Gatherer<'a> {
+    pub(super) tree: TreeBuilder<'a>,
+    pub(super) root: Option<ChunkId>,
+    pub(super) omitted: Vec<NotCaptured>,
+    pub(super) omitted_count: u64,
+    pub(super) issues: Vec<Issue>,
+}
+
+impl<'a> Gatherer<'a> {
+    pub(super) fn new(hasher: &'a ChunkHasher) -> Self {
+        Gatherer {
+            tree: TreeBuilder::new(hasher),
+            root: None,
+            omitted: Vec::new(),
+            omitted_count: 0,
+            issues: Vec::new(),
+        }
+    }
+
+    pub(super) fn take(
+        &mut self,
+        block: Block,
+        shared: &Shared<'_>,
+        seen: &mut Option<&mut Option<SeenWriter>>,
+    ) -> Result<(), BackupError> {
+        let entries = block.items.len() as u64;
+        for item in block.items {
+            match item {
+                Item::Enter(entry) => self.tree.enter(entry.node),
+                Item::Leave => self.tree.leave(&shared.engine)?,
+                Item::Known(entry, identity) => {
+                    self.tree.leaf(&entry.node, &shared.engine)?;
+                    if let (Some(identity), Some(Some(writer))) =
+                        (identity, seen.as_deref_mut().map(|seen| seen.as_mut()))
+                        && let NodeKind::File { content, .. } = entry.node.kind
+                    {
+                        let record = SeenRecord { path: &entry.path, identity: &identity, content: &content };
+                        writer.append(&record).map_err(|error| BackupError::Cache {
+                            directory: "the change-detection cache".to_owned(),
+                            detail: error.to_string(),
+                        })?;
+                    }
+                }
+                Item::Omitted(path, why) => {
+                    self.omitted_count += 1;
+                    if self.omitted.len() < NOT_CAPTURED_LISTED_MAX {
+                        self.omitted.push(NotCaptured { path, why: why.to_owned(), detail: String::new() });
+                    }
+                }
+                Item::Failed(issue) => self.issues.push(issue),
+                // Only a stopped run leaves something unread, and its blocks are not taken.
+                Item::Read(..) => return Err(BackupError::WalkEndedEarly),
+            }
+        }
+        shared.monitor.advance(entries, 0);
+        Ok(())
+    }
+
+    pub(super) fn finish(&mut self, shared: &Shared<'_>) -> Result<(), BackupError> {
+        self.root = Some(self.tree.finish(&shared.engine)?);
+        Ok(())
+    }
+}

@@ -1,0 +1,142 @@
+//! The walk's end of the pipeline: entries become blocks, and a file that the last run saw unchanged is
+//! not opened again.
+
+use super::BackupError;
+use super::drive::{Block, Blocks, Item, Shared};
+use super::run::Run;
+use crate::format::node::{Content, NodeKind};
+use crate::repo::SnapshotInfo;
+use crate::source::{Entry, Event, SeenReader, SeenStamp, SeenWriter, Walk, is_unchanged};
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+
+const BLOCK_ENTRIES_MAX: usize = 256;
+const BLOCK_BYTES_TARGET: u64 = 1 << 20;
+
+/// The last run's change-detection cache, read along; the next one's is written along.
+pub(super) struct Seen {
+    pub(super) reader: Option<SeenReader>,
+    pub(super) previous_started_at: i64,
+}
+
+impl Seen {
+    pub(super) fn open(run: &Run<'_>, root_path: &[u8], earlier: &[SnapshotInfo]) -> (Seen, Option<SeenWriter>) {
+        let mut seen = Seen { reader: None, previous_started_at: 0 };
+        let Some(directory) = &run.options.seen_directory else { return (seen, None) };
+        // Other hosts, chunk sizes and epochs give other content for the same file.
+        let chunk_average = (run.options.chunk_average as u64).to_le_bytes();
+        let epoch = run.repository.keyring.current_epoch().to_le_bytes();
+        let series = [run.options.host.as_bytes(), &chunk_average, &epoch].concat();
+        // An index that was made anew holds what the regions list now, which may be less than was
+        // there when this was remembered: then every file is read, and what is gone is stored again.
+        let parameters = [&series[..], &run.index.incarnation()].concat();
+        let root = Path::new(std::ffi::OsStr::from_bytes(root_path));
+        let repository = run.repository.config.repository;
+        let stamp = SeenStamp::new(repository, &run.options.dataset, root, &parameters);
+        let mut key = blake3::Hasher::new_derive_key("keepstone seen file");
+        for part in [run.options.dataset.as_bytes(), root_path, &series] {
+            key.update(&(part.len() as u64).to_le_bytes()).update(part);
+        }
+        let path = directory.join(format!("{}.seen", key.finalize().to_hex()));
+        match SeenReader::open(&path, &stamp) {
+            Ok(reader) => {
+                // What it remembers needs no look-up while its snapshot counts in every region of the
+                // run and no pack is condemned in any.
+                let base = earlier.iter().find(|info| info.id == reader.base());
+                let whole = base.is_some_and(|info| {
+                    info.regions.len() == run.repository.regions.len()
+                        && info.slot == run.repository.secrets.slot
+                        && info.snapshot.chunk_average_bytes == run.options.chunk_average as u64
+                });
+                if whole && run.session.missing().is_empty() {
+                    seen.previous_started_at = reader.scan_started_at();
+                    seen.reader = Some(reader);
+                }
+            }
+            Err(reason) => tracing::debug!(%reason, "no earlier change-detection cache"),
+        }
+        let mut writer = None;
+        if !run.options.dry_run {
+            match SeenWriter::create(&path, &stamp, run.started_at) {
+                Ok(created) => writer = Some(created),
+                Err(error) => run.monitor.notice(&format!("changes can't be remembered for the next run: {error}")),
+            }
+        }
+        (seen, writer)
+    }
+
+    /// What the last run stored for this file, if nothing says that it changed since.
+    fn unchanged(&mut self, entry: &Entry) -> Known {
+        let Some(reader) = &mut self.reader else { return Known::New };
+        match reader.lookup(&entry.path) {
+            None => Known::New,
+            Some(record) if is_unchanged(&entry.identity, &record.identity, self.previous_started_at, false) => {
+                Known::Unmodified(record.content)
+            }
+            Some(_) => Known::Changed,
+        }
+    }
+}
+
+enum Known {
+    New,
+    Changed,
+    Unmodified(Content),
+}
+
+pub(super) fn produce(
+    walk: &mut Walk,
+    seen: &mut Seen,
+    shared: &Shared<'_>,
+    blocks: &mut Blocks<'_, '_>,
+) -> Result<(), BackupError> {
+    let mut items = Vec::new();
+    let mut bytes = 0u64;
+    while let Some(event) = walk.next() {
+        if shared.monitor.cancelled() {
+            shared.fail(BackupError::Cancelled);
+        }
+        if shared.stopped() {
+            return Ok(());
+        }
+        let item = match event {
+            Event::Enter(entry) => Item::Enter(entry),
+            Event::Leave => Item::Leave,
+            Event::Omitted { path, why } => Item::Omitted(path, why.name()),
+            Event::Failed(issue) => {
+                shared.monitor.issue(&issue);
+                Item::Failed(issue)
+            }
+            Event::Leaf(mut entry) => {
+                let size = match &entry.node.kind {
+                    NodeKind::File { size, .. } => Some(*size),
+                    _ => None,
+                };
+                match (size, walk.directory()) {
+                    (Some(size), Some(directory)) => match seen.unchanged(&entry) {
+                        Known::Unmodified(content) => {
+                            blocks.files[2] += 1;
+                            let identity = entry.identity;
+                            entry.node.kind = NodeKind::File { size, content, inconsistent: false };
+                            shared.monitor.advance(0, size);
+                            Item::Known(entry, Some(identity))
+                        }
+                        other => {
+                            blocks.files[usize::from(matches!(other, Known::Changed))] += 1;
+                            bytes += size;
+                            Item::Read(entry, directory)
+                        }
+                    },
+                    _ => Item::Known(entry, None),
+                }
+            }
+        };
+        items.push(item);
+        if items.len() >= BLOCK_ENTRIES_MAX || bytes >= BLOCK_BYTES_TARGET {
+            blocks.send(Block { number: 0, items: std::mem::take(&mut items) });
+            bytes = 0;
+        }
+    }
+    blocks.send(Block { number: 0, items });
+    Ok(())
+}

@@ -1,0 +1,149 @@
+//! What the parts of a check share: what it works on, and where its findings come together.
+
+use super::{CheckError, ISSUES_LISTED_MAX, Options};
+use crate::crypto::CryptoError;
+use crate::index::{Index, IndexError};
+use crate::repo::snapshots::Listing;
+use crate::repo::{RepoError, Repository};
+use crate::report::{Issue, IssueKind, Monitor};
+use crate::store::{StoreError, StoreErrorKind};
+use std::collections::HashSet;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Mutex, PoisonError};
+
+/// What all parts of a check share.
+pub(super) struct Run<'a> {
+    pub(super) repository: &'a Repository,
+    pub(super) index: Option<&'a dyn Index>,
+    pub(super) options: &'a Options,
+    pub(super) findings: &'a Findings<'a>,
+    pub(super) listing: &'a Listing,
+}
+
+impl Run<'_> {
+    /// Threads to use, at least one.
+    pub(super) fn threads(&self) -> usize {
+        self.options.threads.max(1)
+    }
+}
+
+/// Collects issues from many threads, each subject and detail once.
+pub(super) struct Findings<'a> {
+    pub(super) monitor: &'a dyn Monitor,
+    state: Mutex<Found>,
+}
+
+/// What was found so far.
+#[derive(Default)]
+pub(super) struct Found {
+    pub(super) issues: Vec<Issue>,
+    seen: HashSet<(Vec<u8>, String)>,
+    pub(super) total: u64,
+    pub(super) notices: Vec<String>,
+    pub(super) differences: Vec<String>,
+    failure: Option<CheckError>,
+}
+
+impl<'a> Findings<'a> {
+    pub(super) fn new(monitor: &'a dyn Monitor) -> Self {
+        Findings { monitor, state: Mutex::default() }
+    }
+
+    pub(super) fn into_found(self) -> Found {
+        self.state.into_inner().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn state(&self) -> std::sync::MutexGuard<'_, Found> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn push(&self, issue: Issue) {
+        let mut state = self.state();
+        if state.issues.len() >= ISSUES_LISTED_MAX {
+            state.total += 1;
+        } else if state.seen.insert((issue.subject.clone(), issue.detail.clone())) {
+            state.total += 1;
+            self.monitor.issue(&issue);
+            state.issues.push(issue);
+        }
+    }
+
+    pub(super) fn issue(&self, kind: IssueKind, region: &str, name: &str, detail: impl ToString) {
+        self.push(Issue { kind, subject: format!("{region}:{name}").into_bytes(), detail: detail.to_string() });
+    }
+
+    pub(super) fn notice(&self, text: String) {
+        self.monitor.notice(&text);
+        self.state().notices.push(text);
+    }
+
+    pub(super) fn difference(&self, text: String) {
+        self.state().differences.push(text);
+    }
+
+    /// Turns an error about one object into an issue; what concerns the whole store stops the run.
+    pub(super) fn note(&self, region: &str, name: &str, error: RepoError) -> Result<(), CheckError> {
+        match &error {
+            RepoError::Store { source, .. } => match store_issue(source) {
+                Some(kind) => self.issue(kind, region, name, &error),
+                None => return Err(error.into()),
+            },
+            RepoError::Missing { .. } => self.issue(IssueKind::Missing, region, name, &error),
+            // No damage: it doesn't count, and nobody expects it to.
+            RepoError::Crypto { source: CryptoError::Revoked { .. }, .. }
+            | RepoError::Index(IndexError::Refused { .. }) => {}
+            RepoError::Object { .. }
+            | RepoError::Crypto { .. }
+            | RepoError::Key(_)
+            | RepoError::Index(IndexError::Segment { .. }) => {
+                self.issue(IssueKind::Damaged, region, name, &error);
+            }
+            _ => return Err(error.into()),
+        }
+        Ok(())
+    }
+
+    /// Runs `work` for 0, 1, … `count` − 1 on up to `threads` threads; the first error stops all.
+    pub(super) fn parallel(
+        &self,
+        threads: usize,
+        count: usize,
+        work: &(dyn Fn(usize) -> Result<(), CheckError> + Sync),
+    ) -> Result<(), CheckError> {
+        let next = AtomicUsize::new(0);
+        let run = || {
+            loop {
+                let at = next.fetch_add(1, Ordering::Relaxed);
+                if at >= count || self.state().failure.is_some() {
+                    return;
+                }
+                let outcome = match self.monitor.cancelled() {
+                    true => Err(CheckError::Cancelled),
+                    false => work(at),
+                };
+                if let Err(error) = outcome {
+                    self.state().failure.get_or_insert(error);
+                    return;
+                }
+            }
+        };
+        std::thread::scope(|scope| {
+            for _ in 1..threads.min(count) {
+                scope.spawn(run);
+            }
+            run();
+        });
+        self.state().failure.take().map_or(Ok(()), Err)
+    }
+}
+
+/// The issue that a failed read of one object is; `None` when it says nothing about the object.
+pub(super) fn store_issue(error: &StoreError) -> Option<IssueKind> {
+    match error.kind {
+        StoreErrorKind::NotFound => Some(IssueKind::Missing),
+        StoreErrorKind::Range => Some(IssueKind::Damaged),
+        // A medium's read error on one object is what a check is for; the rest of the region may be whole.
+        StoreErrorKind::Other | StoreErrorKind::Denied => Some(IssueKind::Unreadable),
+        _ => None,
+    }
+}

@@ -1,0 +1,565 @@
+//! The audit chains: who was about to destroy or grant what, and why. Page: `format-spec/audit.md`.
+//!
+//! Guarantees: [`record`] returns only when the entry is durable in every reached region, so that who calls
+//! it **before** the act leaves no act unrecorded; a chain's entries name those that they follow, so that
+//! none can be taken out of its middle unnoticed. Called by whatever forgets, collects or changes keys.
+
+use super::RepoError;
+use super::open::{RegionHandle, Repository, WRITERS};
+use crate::crypto::keyring::Keyring;
+use crate::crypto::object::{self, Signer};
+use crate::crypto::{CryptoError, sign};
+use crate::env::{Clock, Random, host_name};
+use crate::format::audit::{Action, AuditEntry, PREVIOUS_MAX, REASON_BYTES_MAX};
+use crate::format::envelope::{ObjectKind, SignedObject};
+use crate::format::ids::{Digest, SlotId, number_from_name, number_name};
+use crate::format::roster::SlotState;
+use crate::format::wire::DecodeError;
+use crate::limits::AUDIT_SUBJECTS_MAX;
+use crate::ship::put_with_retries;
+use crate::store::{StoreErrorKind, list_sorted};
+use std::collections::{BTreeMap, BTreeSet};
+
+/// How often a number is tried that other processes of the same slot take first.
+const RACES_MAX: usize = 256;
+
+/// What is about to be done.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Act {
+    action: Action,
+    subjects: BTreeSet<Vec<u8>>,
+    figures: BTreeMap<String, u64>,
+    reason: String,
+}
+
+impl Act {
+    /// An act without subjects, figures and reason.
+    pub fn new(action: Action) -> Self {
+        Act { action, subjects: BTreeSet::new(), figures: BTreeMap::new(), reason: String::new() }
+    }
+
+    /// To this: an identifier's bytes, of the kind that [`Action`] says. Any number of them.
+    pub fn on(mut self, subject: &[u8]) -> Self {
+        self.subjects.insert(subject.to_vec());
+        self
+    }
+
+    /// With this number beside it, such as `packs-deleted`.
+    pub fn figure(mut self, name: &str, value: u64) -> Self {
+        self.figures.insert(name.to_owned(), value);
+        self
+    }
+
+    /// For this reason, at most 4096 bytes.
+    pub fn because(mut self, reason: &str) -> Self {
+        self.reason = reason.to_owned();
+        self
+    }
+}
+
+/// Records an act in the chain of the slot that opened the repository, in every reached region, and returns
+/// once it is durable there. Call it **before** the act, and don't act when it fails. Gives the entry's
+/// number; of an act with more subjects than an entry holds, that of the last.
+///
+/// # Errors
+/// When a reached region can't be listed or written: then the act must not be done.
+pub fn record(repository: &Repository, act: &Act) -> Result<u64, RepoError> {
+    if act.reason.len() > REASON_BYTES_MAX {
+        return Err(RepoError::Audit(format!("a reason has at most {REASON_BYTES_MAX} bytes")));
+    }
+    let slot = repository.secrets.slot;
+    let label = repository.roster.slot(slot).map_or_else(String::new, |entry| entry.label.clone());
+    let subjects: Vec<Vec<u8>> = act.subjects.iter().cloned().collect();
+    let mut parts: Vec<&[Vec<u8>]> = subjects.chunks(AUDIT_SUBJECTS_MAX).collect();
+    if parts.is_empty() {
+        parts.push(&[]);
+    }
+    let mut number = 0;
+    for part in parts {
+        let entry = AuditEntry {
+            slot,
+            number: 0,
+            previous: Vec::new(),
+            label: label.clone(),
+            host: host_name(),
+            recorded_at: repository.clock.now_ns(),
+            action: act.action,
+            subjects: part.to_vec(),
+            figures: act.figures.iter().map(|(name, value)| (name.clone(), *value)).collect(),
+            reason: act.reason.clone(),
+        };
+        number = append(repository, entry)?;
+    }
+    Ok(number)
+}
+
+/// Puts an entry behind everything that the reached regions hold of its chain (`AUDIT-5`, `AUDIT-6`).
+fn append(repository: &Repository, mut entry: AuditEntry) -> Result<u64, RepoError> {
+    // One order for all processes: two of one slot that reach a common region meet there first.
+    let mut regions: Vec<&RegionHandle> = repository.regions.iter().collect();
+    regions.sort_by_key(|region| region.info.region);
+    for _ in 0..RACES_MAX {
+        let ends = bring_together(repository, &regions, entry.slot)?;
+        entry.number = ends.next;
+        entry.previous = ends.digests;
+        let (bytes, digest) = object::build_sealed(
+            ObjectKind::Audit,
+            &repository.keyring,
+            &repository.signer(),
+            entry.encode(),
+            &*repository.random,
+        )?;
+        let mut lost = false;
+        for (at, region) in regions.iter().enumerate() {
+            let strictly = at == 0 && !ends.obstructed;
+            match put(region, entry.slot, entry.number, &digest, &bytes, strictly) {
+                Ok(()) => {}
+                Err(error) if strictly && is_taken(&error) => {
+                    lost = true;
+                    break;
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        if !lost {
+            return Ok(entry.number);
+        }
+    }
+    Err(RepoError::Audit(format!("{RACES_MAX} other entries of slot {} came first; try again", entry.slot)))
+}
+
+fn is_taken(error: &RepoError) -> bool {
+    matches!(error, RepoError::Store { source, .. } if source.kind == StoreErrorKind::AlreadyExists)
+}
+
+/// Puts an entry into a region. A number that another entry has there is an error if `strictly`, else the
+/// entry goes beside it (`AUDIT-9`).
+fn put(
+    region: &RegionHandle,
+    slot: SlotId,
+    number: u64,
+    digest: &Digest,
+    bytes: &[u8],
+    strictly: bool,
+) -> Result<(), RepoError> {
+    let name = name_where(region.info.put_if_absent, slot, number, digest);
+    match put_with_retries(&*region.store, &name, &bytes.to_vec().into()) {
+        Err(error) if error.kind == StoreErrorKind::AlreadyExists && !strictly => {
+            let beside = name_where(false, slot, number, digest);
+            put_with_retries(&*region.store, &beside, &bytes.to_vec().into())
+        }
+        outcome => outcome,
+    }
+    .map_err(|e| region.error(e))
+}
+
+/// An entry's name in a store that puts only if absent, or in one that doesn't: that would overwrite, so
+/// there every entry has its digest in its name.
+pub(super) fn name_where(put_if_absent: bool, slot: SlotId, number: u64, digest: &Digest) -> String {
+    match put_if_absent {
+        true => entry_name(slot, number),
+        false => format!("{}-{digest}", entry_name(slot, number)),
+    }
+}
+
+/// The object's name of an entry, without the digest that a branch's has.
+pub fn entry_name(slot: SlotId, number: u64) -> String {
+    format!("audit/{slot}/{}", number_name(number))
+}
+
+/// What [`entry_name`] was given, with the digest behind it if there is one.
+pub(crate) fn parse_entry_name(name: &str) -> Option<(SlotId, u64, Option<Digest>)> {
+    let (slot, rest) = name.strip_prefix("audit/")?.split_once('/')?;
+    let (number, digest) = match rest.split_once('-') {
+        Some((number, digest)) => (number, Some(Digest::from_hex(digest)?)),
+        None => (rest, None),
+    };
+    Some((SlotId::from_hex(slot)?, number_from_name(number)?, digest))
+}
+
+/// Where a chain goes on.
+struct Ends {
+    /// The next number.
+    next: u64,
+    /// The entries that no other follows.
+    digests: Vec<Digest>,
+    /// Something that is no entry of the chain has the next number in some region already.
+    obstructed: bool,
+}
+
+/// Reads what the regions hold of a slot's chain, from the end of the shortest or the first branch on, copies
+/// to each what it lacks of that, and gives the chain's ends. What is damaged is no reason not to record: the chain goes on
+/// beside it, and [`read`] reports it.
+fn bring_together(repository: &Repository, regions: &[&RegionHandle], slot: SlotId) -> Result<Ends, RepoError> {
+    type Copy = (AuditEntry, Vec<u8>, BTreeSet<usize>);
+    let mut read: BTreeMap<(u64, Digest), Copy> = BTreeMap::new();
+    let mut unread: Vec<Vec<(u64, String)>> = Vec::new();
+    let mut take = |at: usize, name: &str| match read_entry(repository, regions[at], name) {
+        Ok((entry, digest, bytes, _)) => {
+            let number = entry.number;
+            let found = read.entry((number, digest)).or_insert_with(|| (entry, bytes, BTreeSet::new()));
+            found.2.insert(at);
+            Ok(Some(number))
+        }
+        Err(error @ RepoError::Store { .. }) => Err(error),
+        Err(error) => {
+            tracing::warn!(%error, "an audit entry can't be used; the chain goes on beside it");
+            Ok(None)
+        }
+    };
+    let mut names = BTreeSet::new();
+    let mut shared = u64::MAX;
+    for (at, region) in regions.iter().enumerate() {
+        let listed = list_sorted(&*region.store, &format!("audit/{slot}/")).map_err(|e| region.error(e))?;
+        let mut own: Vec<(u64, String)> = listed
+            .into_iter()
+            .filter_map(|listed| parse_entry_name(&listed.name).map(|(_, number, _)| (number, listed.name)))
+            .collect();
+        names.extend(own.iter().map(|(number, _)| *number));
+        // Two names of one number: a branch was brought here, and whether an entry follows it must be seen.
+        let branched = own.windows(2).find(|pair| pair[0].0 == pair[1].0);
+        shared = shared.min(branched.map_or(u64::MAX, |pair| pair[0].0));
+        // Numbers in names prove nothing: the end is the last entry that can be read.
+        let mut end = 0;
+        while let Some((_, name)) = own.pop() {
+            if let Some(number) = take(at, &name)? {
+                end = number;
+                break;
+            }
+        }
+        shared = shared.min(end);
+        unread.push(own);
+    }
+    // What comes before the end of the shortest was brought together when it was the end.
+    for (at, own) in unread.iter().enumerate() {
+        for (_, name) in own.iter().filter(|(number, _)| *number >= shared) {
+            take(at, name)?;
+        }
+    }
+    let followed: BTreeSet<Digest> = read.values().flat_map(|(entry, ..)| entry.previous.iter().copied()).collect();
+    for ((number, digest), (_, bytes, holders)) in &read {
+        for (_, region) in regions.iter().enumerate().filter(|(at, _)| !holders.contains(at)) {
+            put(region, slot, *number, digest, bytes, false)?;
+        }
+    }
+    let mut digests: Vec<Digest> =
+        read.keys().map(|(_, digest)| *digest).filter(|digest| !followed.contains(digest)).collect();
+    digests.sort_unstable();
+    digests.truncate(PREVIOUS_MAX);
+    let highest = read.keys().next_back().map_or(0, |(number, _)| *number);
+    let next = highest
+        .checked_add(1)
+        .ok_or_else(|| RepoError::Audit(format!("the chain of slot {slot} has no number left")))?;
+    Ok(Ends { next, digests, obstructed: names.contains(&next) })
+}
+
+/// Reads an entry and checks that it is the one its name says, signed by its slot. Gives it with its digest,
+/// its bytes, and whether the slot was revoked since: what that slot recorded before stays recorded
+/// (`AUDIT-4`).
+fn read_entry(
+    repository: &Repository,
+    region: &RegionHandle,
+    name: &str,
+) -> Result<(AuditEntry, Digest, Vec<u8>, bool), RepoError> {
+    let decode = |source| region.object_error(name, source);
+    let misnamed = |detail: String| decode(DecodeError::new("OBJ-10", detail));
+    let (slot, number, stated) =
+        parse_entry_name(name).ok_or_else(|| decode(DecodeError::new("NAME-1", "this names no audit entry")))?;
+    let bytes = region.get(name)?;
+    let signed = object::decode(ObjectKind::Audit, repository.config.repository, &bytes).map_err(decode)?;
+    let digest = signed.digest;
+    if stated.is_some_and(|stated| stated != digest) {
+        return Err(misnamed(format!("its bytes are those of {digest}")));
+    }
+    if signed.envelope.signer != slot {
+        let detail = format!("slot {} signed it, and it is in the chain of slot {slot}", signed.envelope.signer);
+        return Err(decode(DecodeError::new("AUDIT-4", detail)));
+    }
+    let revoked = verify(repository, &signed).map_err(|source| region.crypto_error(name, source))?;
+    let payload =
+        object::open_payload(&repository.keyring, &signed).map_err(|source| region.crypto_error(name, source))?;
+    let entry = AuditEntry::decode(&payload).map_err(decode)?;
+    if entry.slot != slot || entry.number != number {
+        return Err(misnamed(format!("it is entry {} of slot {}", entry.number, entry.slot)));
+    }
+    Ok((entry, digest, bytes, revoked))
+}
+
+/// As [`Repository::verify_slot`], whatever became of the slot: gives whether it was revoked.
+fn verify(repository: &Repository, signed: &SignedObject<'_>) -> Result<bool, CryptoError> {
+    let slot = signed.envelope.signer;
+    let revoked = repository.roster.slot(slot).filter(|entry| entry.state == SlotState::Revoked);
+    let Some(entry) = revoked else {
+        return repository.verify_slot(signed, &WRITERS).map(|()| false);
+    };
+    let signer = format!("slot {slot} ({})", entry.label);
+    sign::verify(&entry.signing_public, signed.signed_part, &signed.signature, "audit entry", &signer)?;
+    Ok(true)
+}
+
+/// An entry with where it was found.
+#[derive(Clone, Debug)]
+pub struct Recorded {
+    /// What it says.
+    pub entry: AuditEntry,
+    /// Its digest: what the next entry names.
+    pub digest: Digest,
+    /// Its slot was revoked since: who held its key then can have written it at any time.
+    pub revoked: bool,
+    /// Indices into the repository's regions that hold it.
+    pub regions: Vec<usize>,
+}
+
+/// What is odd in a chain.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum FindingKind {
+    /// An object that breaks a rule, isn't signed as it must be, or can't be opened.
+    Damaged,
+    /// An entry that must be there is absent (`AUDIT-7`).
+    Gap,
+    /// Two branches that no later entry follows both of (`AUDIT-8`).
+    Fork,
+    /// Two branches, both followed by a later entry: what one slot recorded in regions that it didn't reach
+    /// at the same time.
+    Joined,
+    /// A region lacks entries that another has (`AUDIT-9`).
+    Behind,
+    /// Something was done that its signer's chain doesn't tell of (`AUDIT-10`).
+    Unrecorded,
+}
+
+impl FindingKind {
+    /// The kind's name in output.
+    pub fn name(self) -> &'static str {
+        match self {
+            FindingKind::Damaged => "damaged",
+            FindingKind::Gap => "gap",
+            FindingKind::Fork => "fork",
+            FindingKind::Joined => "joined-fork",
+            FindingKind::Behind => "behind",
+            FindingKind::Unrecorded => "unrecorded",
+        }
+    }
+
+    /// True when a chain isn't what it must be; the rest is worth a word, and mends by itself.
+    pub fn breaks(self) -> bool {
+        !matches!(self, FindingKind::Joined | FindingKind::Behind)
+    }
+}
+
+/// One finding.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Finding {
+    /// What it is.
+    pub kind: FindingKind,
+    /// In whose chain; `None` for an object whose name doesn't say.
+    pub slot: Option<SlotId>,
+    /// At which entry.
+    pub number: u64,
+    /// For a person.
+    pub detail: String,
+}
+
+/// All chains, as the reached regions hold them together.
+#[derive(Debug, Default)]
+pub struct Chains {
+    /// Every entry, in an order that keeps each chain's own and otherwise follows the clocks.
+    pub timeline: Vec<Recorded>,
+    /// What is odd, by slot and number.
+    pub findings: Vec<Finding>,
+}
+
+/// Reads all chains out of all reached regions and examines them.
+///
+/// # Errors
+/// When a region can't be listed or read. What single objects say becomes a finding.
+pub fn read(repository: &Repository) -> Result<Chains, RepoError> {
+    let mut chains: BTreeMap<SlotId, BTreeMap<(u64, Digest), Recorded>> = BTreeMap::new();
+    let mut findings = Vec::new();
+    for (at, region) in repository.regions.iter().enumerate() {
+        for listed in list_sorted(&*region.store, "audit/").map_err(|e| region.error(e))? {
+            match read_entry(repository, region, &listed.name) {
+                Ok((entry, digest, _, revoked)) => {
+                    let chain = chains.entry(entry.slot).or_default();
+                    let recorded = chain.entry((entry.number, digest)).or_insert_with(|| Recorded {
+                        entry,
+                        digest,
+                        revoked,
+                        regions: Vec::new(),
+                    });
+                    if !recorded.regions.contains(&at) {
+                        recorded.regions.push(at);
+                    }
+                }
+                Err(error @ (RepoError::Missing { .. } | RepoError::Object { .. } | RepoError::Crypto { .. })) => {
+                    let named = parse_entry_name(&listed.name);
+                    findings.push(Finding {
+                        kind: FindingKind::Damaged,
+                        slot: named.map(|(slot, ..)| slot),
+                        number: named.map_or(0, |(_, number, _)| number),
+                        detail: error.to_string(),
+                    });
+                }
+                Err(error) => return Err(error),
+            }
+        }
+    }
+    for (slot, chain) in &chains {
+        examine(*slot, chain, &mut findings);
+        for (at, region) in repository.regions.iter().enumerate() {
+            let lacking = chain.values().filter(|recorded| !recorded.regions.contains(&at)).count();
+            if lacking > 0 {
+                let number = chain.values().find(|recorded| !recorded.regions.contains(&at));
+                findings.push(Finding {
+                    kind: FindingKind::Behind,
+                    slot: Some(*slot),
+                    number: number.map_or(0, |recorded| recorded.entry.number),
+                    detail: format!("region '{}' lacks {lacking} of {} entries", region.name, chain.len()),
+                });
+            }
+        }
+    }
+    findings.sort_by_key(|finding| (finding.slot, finding.number, finding.kind));
+    Ok(Chains { timeline: timeline(chains), findings })
+}
+
+/// Whether a chain is one: `AUDIT-7` and `AUDIT-8`.
+fn examine(slot: SlotId, chain: &BTreeMap<(u64, Digest), Recorded>, findings: &mut Vec<Finding>) {
+    let mut found = |kind, number, detail: String| {
+        findings.push(Finding { kind, slot: Some(slot), number, detail });
+    };
+    let numbers: BTreeMap<Digest, u64> = chain.keys().map(|(number, digest)| (*digest, *number)).collect();
+    let mut followed: BTreeSet<Digest> = BTreeSet::new();
+    let mut expected = 1;
+    for (number, _) in chain.keys() {
+        if *number > expected {
+            let missing = if *number == expected + 1 {
+                format!("entry {expected} is missing")
+            } else {
+                format!("entries {expected} to {} are missing", number - 1)
+            };
+            found(FindingKind::Gap, expected, missing);
+        }
+        expected = expected.max(number + 1);
+    }
+    for ((number, digest), recorded) in chain {
+        let previous = &recorded.entry.previous;
+        followed.extend(previous.iter().copied());
+        for wanted in previous {
+            match numbers.get(wanted) {
+                None => {
+                    let detail = format!("entry {number} ({digest}) follows {wanted}, which no reached region holds");
+                    found(FindingKind::Gap, *number, detail);
+                }
+                Some(other) if other >= number => {
+                    let detail = format!("entry {number} ({digest}) says that it follows entry {other}");
+                    found(FindingKind::Damaged, *number, detail);
+                }
+                Some(_) => {}
+            }
+        }
+        let follows = previous.iter().filter_map(|wanted| numbers.get(wanted)).max().copied();
+        if *number > 1 && previous.is_empty() || follows.is_some_and(|follows| follows + 1 != *number) {
+            let detail = format!("entry {number} ({digest}) doesn't say which entry {} it follows", number - 1);
+            found(FindingKind::Gap, *number, detail);
+        }
+    }
+    let ends: Vec<&(u64, Digest)> = chain.keys().filter(|(_, digest)| !followed.contains(digest)).collect();
+    let mut forked: Option<(u64, usize)> = None;
+    let mut forks = Vec::new();
+    for (number, _) in chain.keys() {
+        match &mut forked {
+            Some((known, count)) if known == number => *count += 1,
+            _ => {
+                forks.extend(forked.filter(|(_, count)| *count > 1));
+                forked = Some((*number, 1));
+            }
+        }
+    }
+    forks.extend(forked.filter(|(_, count)| *count > 1));
+    if ends.len() > 1 {
+        let list = ends.iter().map(|(number, digest)| format!("{number} ({digest})")).collect::<Vec<_>>().join(", ");
+        found(FindingKind::Fork, ends[0].0, format!("the chain has {} ends: entries {list}", ends.len()));
+    }
+    for (number, count) in forks {
+        let (kind, more) = match ends.len() > 1 {
+            true => (FindingKind::Fork, "and no later entry follows all of them"),
+            false => (FindingKind::Joined, "joined by a later entry"),
+        };
+        found(kind, number, format!("there are {count} entries {number}, {more}"));
+    }
+}
+
+/// Merges chains by their clocks; no entry comes before one of its own chain that has a lower number.
+fn timeline(chains: BTreeMap<SlotId, BTreeMap<(u64, Digest), Recorded>>) -> Vec<Recorded> {
+    let mut keyed = Vec::new();
+    for chain in chains.into_values() {
+        let mut not_before = i64::MIN;
+        for recorded in chain.into_values() {
+            not_before = not_before.max(recorded.entry.recorded_at);
+            keyed.push((not_before, recorded));
+        }
+    }
+    // Stable, so that a chain's entries of one moment stay in order.
+    keyed.sort_by_key(|(at, _)| *at);
+    keyed.into_iter().map(|(_, recorded)| recorded).collect()
+}
+
+/// Copies every entry to every reached region that lacks it (`AUDIT-9`). Gives how many were put.
+///
+/// # Errors
+/// When a region can't be listed, read or written. Damaged entries are left where they are.
+pub fn merge(repository: &Repository) -> Result<u64, RepoError> {
+    let mut put_total = 0;
+    for recorded in read(repository)?.timeline {
+        let (slot, number, digest) = (recorded.entry.slot, recorded.entry.number, recorded.digest);
+        let lacking: Vec<usize> = (0..repository.regions.len()).filter(|at| !recorded.regions.contains(at)).collect();
+        let Some(from) = recorded.regions.first().filter(|_| !lacking.is_empty()) else { continue };
+        let from = &repository.regions[*from];
+        let plain = entry_name(slot, number);
+        let beside = format!("{plain}-{digest}");
+        // Under one of its two names it is there; its bytes say which.
+        let mut whole = None;
+        for name in [plain, beside] {
+            match read_entry(repository, from, &name) {
+                Ok((_, found, bytes, _)) if found == digest => whole = Some(bytes),
+                Ok(_) | Err(RepoError::Missing { .. } | RepoError::Object { .. } | RepoError::Crypto { .. }) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        for at in lacking {
+            if let Some(bytes) = &whole {
+                put(&repository.regions[at], slot, number, &digest, bytes, false)?;
+                put_total += 1;
+            }
+        }
+    }
+    Ok(put_total)
+}
+
+/// The first entry of a repository's first chain: who made it. Gives its bytes and digest.
+///
+/// # Errors
+/// When the ring can't seal, which a fresh one can.
+pub(super) fn first_entry(
+    keyring: &Keyring,
+    signer: &Signer<'_>,
+    label: &str,
+    regions: usize,
+    clock: &dyn Clock,
+    random: &dyn Random,
+) -> Result<(Vec<u8>, Digest), RepoError> {
+    let entry = AuditEntry {
+        slot: signer.slot,
+        number: 1,
+        previous: Vec::new(),
+        label: label.to_owned(),
+        host: host_name(),
+        recorded_at: clock.now_ns(),
+        action: Action::Init,
+        subjects: vec![signer.slot.0.to_vec()],
+        figures: vec![("regions".to_owned(), regions as u64)],
+        reason: String::new(),
+    };
+    Ok(object::build_sealed(ObjectKind::Audit, keyring, signer, entry.encode(), random)?)
+}

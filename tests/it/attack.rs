@@ -1,0 +1,189 @@
+//! What once looked whole and wasn't: outcomes lost on the way to the exit code, and single bad objects
+//! that took the rest with them.
+
+use crate::fixture::noise;
+use crate::program::Program;
+use std::fs::{metadata, read, remove_file, write};
+use std::os::unix::fs::MetadataExt;
+use std::process::Stdio;
+
+fn objects(program: &Program, region: &str, part: &str) -> Vec<std::path::PathBuf> {
+    let named = |path: &std::path::PathBuf| path.components().any(|component| component.as_os_str() == part);
+    program.listing(region).into_keys().filter(named).collect()
+}
+
+fn spoil(program: &Program, region: &str, part: &str) {
+    for path in objects(program, region, part) {
+        let mut bytes = read(&path).unwrap();
+        let middle = bytes.len() / 2;
+        bytes[middle] ^= 1;
+        write(&path, bytes).unwrap();
+    }
+}
+
+#[test]
+fn a_reader_that_goes_away_changes_no_exit_code() {
+    let program = Program::new();
+    program.write("file", &noise(1, 300_000));
+    let ended = |arguments: &[&str]| {
+        let mut command = program.command(arguments);
+        let (reader, writer) = std::io::pipe().unwrap();
+        drop(reader);
+        command.stdout(writer).stderr(Stdio::null()).status().unwrap().code()
+    };
+    let source = program.source().display().to_string();
+    assert_eq!(ended(&["backup", &source]), Some(0));
+    std::fs::rename(program.path("two"), program.path("away")).unwrap();
+    assert_eq!(ended(&["backup", &source]), Some(3));
+    std::fs::rename(program.path("away"), program.path("two")).unwrap();
+    program.backup(&[]);
+    assert_eq!(ended(&["check", "--read-data"]), Some(0));
+    spoil(&program, "one", "packs");
+    assert_eq!(ended(&["check", "--read-data"]), Some(11));
+    assert_eq!(ended(&["scrub", "one"]), Some(11));
+    assert_eq!(ended(&["scrub", "two"]), Some(0));
+    spoil(&program, "two", "packs");
+    assert_eq!(ended(&["restore", "latest", "file", "--to", "out"]), Some(11));
+    spoil(&program, "two", "snapshots");
+    spoil(&program, "one", "snapshots");
+    assert_eq!(ended(&["snapshots"]), Some(11));
+}
+
+#[test]
+fn a_full_standard_output_is_told_with_what_was_saved() {
+    let program = Program::new();
+    program.write("file", b"content");
+    let full = std::fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
+    let source = program.source().display().to_string();
+    let output = program.command(["backup", &source]).stdout(full).output().unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    let id = program.run(["--json", "snapshots"]).expect(0).json()[0]["id"].as_str().unwrap().to_owned();
+    assert!(String::from_utf8_lossy(&output.stderr).contains(&format!("snapshot {id} is saved")));
+}
+
+#[test]
+fn a_restore_that_goes_on_links_what_the_first_one_did_not_come_to() {
+    let program = Program::new();
+    for (first, further) in [("a", "z"), ("m", "b")] {
+        program.write(first, &noise(2, 100_000));
+        std::fs::hard_link(program.source().join(first), program.source().join(further)).unwrap();
+    }
+    program.backup(&[]);
+    let inode = |name: &str| metadata(program.path("out").join(name)).unwrap().ino();
+    program.restore("out", &["latest"]).expect(0);
+    for name in ["z", "m"] {
+        remove_file(program.path("out").join(name)).unwrap();
+    }
+    program.restore("out", &["latest"]).expect(0);
+    assert_eq!((inode("a"), inode("b")), (inode("z"), inode("m")));
+    // A file that is another one by now is no first name.
+    remove_file(program.path("out/z")).unwrap();
+    write(program.path("out/a"), b"mine").unwrap();
+    program.restore("out", &["latest"]).expect(4);
+    assert_eq!(read(program.path("out/z")).unwrap(), noise(2, 100_000));
+}
+
+#[test]
+fn an_object_too_large_to_be_read_is_told_and_the_rest_stays_usable() {
+    let program = Program::new();
+    program.write("file", b"content");
+    program.backup(&[]);
+    let huge = vec![0; (16 << 20) + 1];
+    for name in ["snapshots", "commits", "index"] {
+        let there = objects(&program, "one", name).remove(0);
+        let hex = there.file_name().unwrap().to_str().unwrap().chars().map(|_| '0').collect::<String>();
+        write(there.with_file_name(&hex), &huge).unwrap();
+    }
+    program.run(["snapshots"]).expect(11);
+    program.restore("out", &["latest"]).expect(0);
+    assert_eq!(read(program.path("out/file")).unwrap(), b"content");
+    program.run(["check"]).expect(11);
+}
+
+#[test]
+fn a_segment_damaged_in_one_region_does_not_count_there() {
+    let program = Program::new();
+    program.write("file", &noise(3, 200_000));
+    program.backup(&[]);
+    spoil(&program, "one", "index");
+    std::fs::remove_dir_all(program.path("cache")).unwrap();
+    // Told each time, not only while the index is made.
+    program.write("more", b"more");
+    program.backup_ending(11, &[]);
+    program.backup_ending(11, &[]);
+    // What was committed since is whole in that region alone.
+    let alone = program.run(["--region", "one", "restore", "latest", "--to", "alone"]);
+    assert_eq!(alone.code, Some(0), "{}", alone.stderr);
+    assert_eq!(read(program.path("alone/file")).unwrap(), noise(3, 200_000));
+}
+
+#[test]
+fn deleting_never_reaches_a_region_or_the_cache() {
+    let program = Program::new();
+    program.write("file", b"content");
+    program.backup(&[]);
+    let before = (program.listing("one"), program.listing("two"), program.listing("cache"));
+    let home = program.home.path().display().to_string();
+    for (to, path) in
+        [("one", None), ("one/packs", None), ("cache", None), (home.as_str(), None), ("/", Some(home.as_str()))]
+    {
+        for region in [&[][..], &["--region", "two"]] {
+            let mut arguments = region.to_vec();
+            arguments.extend(["restore", "latest"]);
+            arguments.extend(path);
+            arguments.extend(["--to", to, "--delete", "--overwrite", "if-different"]);
+            program.run(arguments).expect(2);
+        }
+    }
+    assert_eq!(before, (program.listing("one"), program.listing("two"), program.listing("cache")));
+    program.restore("out", &["latest", "--delete"]).expect(0);
+}
+
+#[test]
+fn a_command_that_is_captured_is_not_told_the_passphrase() {
+    let program = Program::new();
+    let mut command = program.command(["backup", "--as", "env", "--", "env"]);
+    let output = command.env("KEEPSTONE_PASSPHRASE", "hunter22").env("KEEPSTONE_NEW_PASSPHRASE", "hunter22").output();
+    assert!(output.unwrap().status.success());
+    let seen = program.run(["cat", "latest", "env"]).expect(0).stdout;
+    assert!(seen.contains("KEEPSTONE_CONFIG") && !seen.contains("hunter22"), "{seen}");
+}
+
+#[test]
+fn the_log_is_json_where_all_else_is() {
+    let program = Program::new();
+    program.write("file", b"content");
+    let source = program.source().display().to_string();
+    let mut command = program.command(["--json", "backup", &source]);
+    let output = command.env("KEEPSTONE_LOG", "trace").output().unwrap();
+    let text = String::from_utf8(output.stderr).unwrap();
+    let documents: Vec<serde_json::Value> =
+        text.lines().map(|line| serde_json::from_str(line).unwrap_or_else(|error| panic!("{error}: {line}"))).collect();
+    assert!(documents.iter().any(|document| document["log"].is_string()), "{text}");
+    // Colours are for terminals.
+    let output = program.command(["backup", &source]).env("KEEPSTONE_LOG", "trace").output().unwrap();
+    assert!(!output.stderr.contains(&0x1b));
+}
+
+#[test]
+fn a_file_with_names_of_its_own_shares_none_with_what_was_there() {
+    use std::os::unix::fs::PermissionsExt;
+    let program = Program::new();
+    for (name, mode) in [("a", 0o600), ("b", 0o644)] {
+        let path = program.write(name, b"same");
+        std::fs::set_permissions(&path, PermissionsExt::from_mode(mode)).unwrap();
+        let file = std::fs::File::options().write(true).open(&path).unwrap();
+        file.set_modified(std::time::UNIX_EPOCH + std::time::Duration::from_secs(1_000_000_000)).unwrap();
+    }
+    program.backup(&[]);
+    program.restore("out", &["latest"]).expect(0);
+    let (a, b, outside) = (program.path("out/a"), program.path("out/b"), program.path("outside"));
+    remove_file(&b).unwrap();
+    std::fs::hard_link(&a, &b).unwrap();
+    std::fs::hard_link(&a, &outside).unwrap();
+    std::fs::set_permissions(&outside, PermissionsExt::from_mode(0o640)).unwrap();
+    program.restore("out", &["latest", "--overwrite", "if-different"]).expect(0);
+    crate::fixture::assert_same(&program.source(), &program.path("out"));
+    assert_ne!(metadata(&a).unwrap().ino(), metadata(&b).unwrap().ino());
+    assert_eq!(metadata(&outside).unwrap().permissions().mode() & 0o777, 0o640);
+}
