@@ -538,11 +538,11 @@ class WhatCounts(unittest.TestCase):
         self.assertEqual(self.counts(), (True, []))
         self.log(1, "fence", [SESSION], [])
         self.assertEqual(self.counts(), (False, []))
-        self.log(1, "final", [], [], [], [])
+        self.log(1, "final", [], [], [], [], [])
         self.assertEqual(self.counts(), (True, []))
         self.log(2, "condemn", [])
         self.log(2, "fence", [], [])
-        self.log(2, "final", [], [], [], [SESSION])
+        self.log(2, "final", [], [], [], [SESSION], [])
         self.assertEqual(self.counts(), (False, []))
 
     def test_a_damaged_log_stops(self):
@@ -554,7 +554,7 @@ class WhatCounts(unittest.TestCase):
 
         self.log(2, "condemn", [])
         stops("GC-3")
-        self.log(1, "final", [], [], [], [])
+        self.log(1, "final", [], [], [], [], [])
         stops("GC-3")
         self.log(1, "condemn", [], region=bytes(16))
         stops("GC-2")
