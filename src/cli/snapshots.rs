@@ -62,8 +62,8 @@ pub fn run(args: &SnapshotsArgs, global: &Global) -> Result<Class, CliError> {
             let names: Vec<&str> =
                 info.regions.iter().map(|at| workspace.repository.regions[*at].name.as_str()).collect();
             let partial = if info.snapshot.partial { " PARTIAL" } else { "" };
-            let future = if is_future(info) { " FUTURE" } else { "" };
             let held = if info.hold(workspace.repository.clock.now_ns()).is_some() { " HELD" } else { "" };
+            let future = if is_future(info) { " FUTURE" } else { "" };
             table.row([
                 info.id.to_string()[..12].to_owned(),
                 render::local_time(info.snapshot.started_at),
@@ -72,7 +72,7 @@ pub fn run(args: &SnapshotsArgs, global: &Global) -> Result<Class, CliError> {
                 render::count(info.snapshot.counts.files),
                 render::size(info.snapshot.counts.bytes),
                 names.join(","),
-                format!("{}{partial}{held}{future}", render::printable(&info.tags.join(","))),
+                format!("{}{partial}{future}{held}", render::printable(&info.tags.join(","))),
             ]);
         }
         for line in table.lines() {

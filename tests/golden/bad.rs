@@ -183,9 +183,9 @@ fn malformed_bytes_are_refused_by_name() {
             slot(2, 2, 1, 1216)(out);
             if !epochs.is_empty() {
                 out.uint(3).array(epochs.len());
-                for epoch in epochs {
+                epochs.iter().for_each(|epoch| {
                     out.array(2).uint(*epoch).bytes(&[0; 32]);
-                }
+                });
             }
             if !accepted.is_empty() {
                 out.uint(4).array(accepted.len());

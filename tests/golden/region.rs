@@ -506,7 +506,12 @@ fn of_a_revoked_writer_counts_what_is_accepted() {
     let mut datasets: Vec<&str> = listing.snapshots.iter().map(|info| info.snapshot.dataset.as_str()).collect();
     datasets.sort_unstable();
     assert_eq!(datasets, ["accepted", "quarry"]);
-    let report = check(&repository, None, &Options { read_data: Some(Subset::All), ..Options::default() }, &Silent);
+    let report = check(
+        &repository,
+        None,
+        &Options { read_data: Some(Subset::All), threads: 0, memory_bytes: 64 << 20, spill: None },
+        &Silent,
+    );
     let report = report.expect("it is checked");
     assert_eq!((report.issues, report.regions[0].chunks_verified), (vec![], 12));
     let (attested, issues) = attest::read(&repository);

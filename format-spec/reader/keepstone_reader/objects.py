@@ -26,8 +26,8 @@ MAY_SIGN = {
     "condemn": {OWNER, MAINTAINER},
     "fence": {OWNER, MAINTAINER},
     "final": {OWNER, MAINTAINER},
-    "attestation": {OWNER},
     "audit entry": {OWNER, WRITER, MAINTAINER},
+    "attestation": {OWNER},
 }
 LABEL_MAX, PATH_MAX, IDS_MAX, LOG_IDS_MAX, BASES_MAX = 255, 65536, 1 << 18, 1 << 16, 256
 ROOT_SIGNER = bytes(16)
@@ -51,7 +51,7 @@ def preamble(reader):
     kind, version = reader.take(2)
     if version != 1:
         raise FormatError("OBJ-3", f"format version {version}: use a newer program")
-    if not 1 <= kind <= len(KINDS):
+    if not 1 <= kind <= len(KINDS) or not KINDS[kind - 1]:
         raise FormatError("OBJ-4", f"object kind {kind} is unknown: use a newer program")
     return KINDS[kind - 1], reader.integer(2)
 

@@ -173,8 +173,7 @@ class Region:
         if not crypto.verify(public, envelope.signed_part, envelope.signature):
             raise FormatError("SIGN-4", f"the signature is not that of {'root' if root else slot.label}")
         # AUDIT-4: what a revoked slot recorded stays recorded.
-        undecided = slot and slot.revoked and kind != "audit entry"
-        if undecided and envelope.digest not in self.accepted.get(slot.slot, ()):
+        if slot and slot.revoked and kind != "audit entry" and envelope.digest not in self.accepted.get(slot.slot, ()):
             if slot.slot in self.unreadable:
                 raise FormatError("ACCEPT-4", f"what stays accepted is unknown: {self.unreadable[slot.slot]}")
             raise Refused("SIGN-3", f"slot {slot.label} is revoked, and this isn't accepted")
