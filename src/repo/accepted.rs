@@ -147,9 +147,8 @@ pub struct Decided {
     pub issues: Vec<Issue>,
 }
 
-/// Where a slot's objects are.
-const PREFIXES: [&str; 9] =
-    ["sessions/", "index/", "snapshots/", "commits/", "verdicts/", "tags/", "gc/", "attest/", "audit/"];
+/// Where a slot's objects are; what it recorded in its audit chain stays recorded anyway (`AUDIT-4`).
+const PREFIXES: [&str; 8] = ["sessions/", "index/", "snapshots/", "commits/", "verdicts/", "tags/", "gc/", "attest/"];
 
 /// An object of the slot that passes every check.
 struct Own {

@@ -5,10 +5,12 @@
 //! Memory: 32 bytes a pack, about 40 with the set.
 
 use super::RepoError;
+use super::audit::{Act, record};
 use super::open::{RegionHandle, Repository};
 use crate::crypto::CryptoError;
 use crate::crypto::object::{self, build_signed};
 use crate::format::attestation::Attestation;
+use crate::format::audit::Action;
 use crate::format::envelope::ObjectKind;
 use crate::format::ids::{Digest, SlotId};
 use crate::format::roster::Role;
@@ -118,6 +120,9 @@ pub fn publish(repository: &Repository, verified: &[Digest]) -> Result<u64, Repo
     let mut all: BTreeSet<Digest> = verified.iter().copied().collect();
     let fresh = all.iter().filter(|listing| !known.contains(listing)).count() as u64;
     all.extend(known);
+    if fresh > 0 {
+        record(repository, &Act::new(Action::Attest).figure("packs", fresh))?;
+    }
     let attested_at = repository.clock.now_ns();
     for (region, found) in repository.regions.iter().zip(&regions) {
         let here: HashSet<Digest> = found.iter().flat_map(|found| &found.listings).copied().collect();

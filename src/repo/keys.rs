@@ -7,6 +7,7 @@
 
 use super::RepoError;
 use super::accepted::{self, Acceptance, AcceptedObjects, Decided};
+use super::audit::{Act, record};
 use super::init::{build_ring, build_roster, root_signer};
 use super::open::{
     RegionHandle, RegionSpec, Repository, WRAPPING_UNSURE, key_name, parse_key_name, parse_ring_name,
@@ -18,6 +19,7 @@ use crate::crypto::sign;
 use crate::crypto::slot::{Wrapping, is_passphrase_file, wrap};
 use crate::env::random_bytes;
 use crate::format::accepted::{Accepted, accepted_name, parse_accepted_name};
+use crate::format::audit::Action;
 use crate::format::envelope::ObjectKind;
 use crate::format::ids::{Digest, SlotId};
 use crate::format::ring::{RingSecrets, SlotSecrets};
@@ -29,6 +31,9 @@ use crate::ship::put_with_retries;
 use crate::store::{StoreErrorKind, list_sorted};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+
+/// Reads a whole copy of an object from a region; `None` where it isn't there.
+type ReadWhole<'a> = dyn Fn(&RegionHandle, &str) -> Result<Option<Vec<u8>>, RepoError> + 'a;
 
 impl Repository {
     fn root_private(&self) -> Result<&[u8; 32], RepoError> {
@@ -139,12 +144,7 @@ impl Repository {
         })
     }
 
-    fn copy(
-        &self,
-        to: &RegionHandle,
-        name: &str,
-        read: &dyn Fn(&RegionHandle, &str) -> Result<Option<Vec<u8>>, RepoError>,
-    ) -> Result<u64, RepoError> {
+    fn copy(&self, to: &RegionHandle, name: &str, read: &ReadWhole<'_>) -> Result<u64, RepoError> {
         if to.store.size(name).map_err(|e| to.error(e))?.is_some() {
             return Ok(0);
         }
@@ -202,7 +202,9 @@ impl Repository {
             signing_public: sign::public_key(&secrets.signing_private),
             created_at: self.clock.now_ns(),
         };
-        self.put_everywhere(&key_name(slot, 1), &wrap(&secrets, wrapping)?)?;
+        let key_file = wrap(&secrets, wrapping)?;
+        record(self, &Act::new(Action::KeyAdd).on(&slot.0).because(role.name()))?;
+        self.put_everywhere(&key_name(slot, 1), &key_file)?;
         for (epoch, ring) in rings {
             let (name, bytes) = build_ring(&self.config, epoch, &entry, &ring, &root, random)?;
             self.put_everywhere(&name, &bytes)?;
@@ -222,6 +224,7 @@ impl Repository {
     pub fn remove_slot(&mut self, slot: SlotId) -> Result<usize, RepoError> {
         self.begin_change()?;
         self.may_go(slot, &[SlotState::Active])?;
+        record(self, &Act::new(Action::KeyRemove).on(&slot.0))?;
         let roster = self.with_state(slot, SlotState::Retired);
         self.publish_roster(roster)?;
         self.delete_key_files(slot, u64::MAX)
@@ -243,6 +246,9 @@ impl Repository {
         self.begin_change()?;
         self.may_go(slot, &[SlotState::Active, SlotState::Retired, SlotState::Revoked])?;
         let decided = accepted::decide(self, slot, acceptance, monitor)?;
+        let refused = decided.refused.values().sum();
+        let act = Act::new(Action::KeyRevoke).on(&slot.0).figure("digests-kept", decided.digests.len() as u64);
+        record(self, &act.figure("digests-refused", refused))?;
         let parts = self.publish_accepted(slot, &decided.digests)?;
         let mut roster = self.with_state(slot, SlotState::Revoked);
         roster.accepted.retain(|parts| parts.slot != slot);
@@ -328,6 +334,8 @@ impl Repository {
             secrets.id = before.id;
             secrets.gear = before.gear;
         }
+        let act = Act::new(Action::KeyRotate).figure("epoch", epoch).figure("ids-renewed", u64::from(renew_ids));
+        record(self, &self.active().fold(act, |act, slot| act.on(&slot.slot.0)))?;
         for slot in self.active() {
             let (name, bytes) = build_ring(&self.config, epoch, slot, &secrets, &root, &*self.random)?;
             self.put_everywhere(&name, &bytes)?;
@@ -380,6 +388,9 @@ impl Repository {
                 slot.wrapping = if scrypt { "passphrase" } else { "x25519" }.to_owned();
             }
         }
+        let act =
+            Act::new(Action::RosterMerge).figure("taken", self.forks.iter().filter(|fork| fork.counts).count() as u64);
+        record(self, &self.forks.iter().fold(act, |act, fork| act.on(&fork.digest.0)))?;
         for slot in self.active() {
             for (epoch, secrets) in &known {
                 let name = ring_name(*epoch, slot.slot);
@@ -400,6 +411,8 @@ impl Repository {
             let sides: Vec<&Roster> = self
                 .forks
                 .iter()
+                .filter(|fork| fork.counts)
+                .map(|fork| &fork.roster)
                 .filter(|fork| fork.slot(slot.slot).is_some_and(|entry| entry.state == SlotState::Revoked))
                 .collect();
             parts.extend(self.merge_accepted(slot.slot, &sides)?);
@@ -452,7 +465,9 @@ impl Repository {
         }
         let entry = self.roster.slot(slot).ok_or_else(|| RepoError::Keys(format!("slot {slot} left the roster")))?;
         let rewrapped_as = wrapping.name();
-        if entry.wrapping != rewrapped_as {
+        let rewrapped = entry.wrapping != rewrapped_as;
+        record(self, &Act::new(Action::KeyRewrap).on(&slot.0).because(rewrapped_as))?;
+        if rewrapped {
             self.begin_change()?;
             let mut roster = self.roster.clone();
             let found = roster.slots.iter_mut().find(|entry| entry.slot == slot);

@@ -86,7 +86,18 @@ pub struct Located {
     /// What stays valid of revoked slots.
     pub accepted: AcceptedObjects,
     /// The rosters that stand at the highest number, where there are several: [`Located::open_to_merge`].
-    pub forks: Vec<Roster>,
+    pub forks: Vec<Fork>,
+}
+
+/// One of several rosters of the highest number.
+#[derive(Clone, Debug)]
+pub struct Fork {
+    /// The object's digest.
+    pub digest: Digest,
+    /// What it says.
+    pub roster: Roster,
+    /// False when another one is taken as it is.
+    pub counts: bool,
 }
 
 /// An open repository.
@@ -102,7 +113,7 @@ pub struct Repository {
     /// What stays valid of revoked slots.
     pub accepted: AcceptedObjects,
     /// The rosters that stand at the highest number, where there are several.
-    pub forks: Vec<Roster>,
+    pub forks: Vec<Fork>,
     /// The secrets.
     pub keyring: Arc<Keyring>,
     /// The slot that opened it.
@@ -193,10 +204,8 @@ impl Located {
                 }
             }
         };
-        located.forks = match take {
-            None => rosters.into_iter().map(|(_, roster)| roster).collect(),
-            Some(_) => vec![roster.clone()],
-        };
+        let fork = |(digest, fork)| Fork { digest, counts: take.is_none() || fork == roster, roster: fork };
+        located.forks = rosters.into_iter().map(fork).collect();
         located.accept(roster);
         Ok(located)
     }
