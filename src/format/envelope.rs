@@ -42,10 +42,13 @@ pub enum ObjectKind {
     Final = 14,
     Tags = 15,
     Audit = 16,
+    Accepted = 17,
+    Attestation = 18,
+    Designation = 19,
 }
 
 impl ObjectKind {
-    const ALL: [ObjectKind; 16] = [
+    const ALL: [ObjectKind; 19] = [
         ObjectKind::Config,
         ObjectKind::Region,
         ObjectKind::Roster,
@@ -62,6 +65,9 @@ impl ObjectKind {
         ObjectKind::Final,
         ObjectKind::Tags,
         ObjectKind::Audit,
+        ObjectKind::Accepted,
+        ObjectKind::Attestation,
+        ObjectKind::Designation,
     ];
 
     /// The kind for a stored code.
@@ -88,6 +94,9 @@ impl ObjectKind {
             ObjectKind::Final => "final",
             ObjectKind::Tags => "tags",
             ObjectKind::Audit => "audit entry",
+            ObjectKind::Accepted => "accepted list",
+            ObjectKind::Attestation => "attestation",
+            ObjectKind::Designation => "designation",
         }
     }
 }

@@ -3,12 +3,15 @@
 //! Data flow: chunks → [`frame::FrameBuilder`] → [`writer::PackWriter`] → [`writer::FinishedPack`].
 
 pub mod frame;
+pub mod mover;
 pub mod reader;
+pub mod reenvelope;
 pub mod sequence;
 pub mod spool;
 pub mod writer;
 
 pub use frame::FrameBuilder;
+pub use mover::FrameMover;
 pub use reader::{PackReader, read_header};
 pub use sequence::{ChunkSink, SequenceWriter};
 pub use spool::SpoolSpace;

@@ -3,13 +3,17 @@
 
 use super::RepoError;
 use super::open::{DECIDERS, RegionHandle, Repository};
-use crate::crypto::object;
+use crate::crypto::object::{self, build_signed};
 use crate::format::envelope::ObjectKind;
 use crate::format::gc::{Condemn, Fence, Final};
 use crate::format::ids::{PackId, RegionId, SessionId, SnapshotId, number_from_name, number_name};
 use crate::format::wire::DecodeError;
-use crate::store::list_sorted;
+use crate::ship::put_with_retries;
+use crate::store::{StoreErrorKind, list_sorted};
 use std::collections::{BTreeMap, BTreeSet, HashSet};
+
+/// How often a log that seems out of order is listed before that counts as damage.
+const LISTINGS_MAX: u32 = 3;
 
 /// What a region's log says at one moment.
 #[derive(Clone, Debug, Default)]
@@ -70,7 +74,10 @@ impl GcLog {
         self.open.as_ref().and_then(|open| open.fence.as_ref())
     }
 
-    fn close(&mut self, entry: Final) {
+    /// Takes the final of the open generation in.
+    pub(crate) fn close(&mut self, entry: Final) {
+        self.newest = self.newest.max(entry.generation);
+        self.open = None;
         self.dead.extend(entry.deleted);
         self.fenced.extend(entry.fenced);
         self.collected.extend(entry.collected);
@@ -86,16 +93,30 @@ pub fn entry_name(generation: u64, part: &str) -> String {
 }
 
 /// One entry of a log.
-trait Entry: Sized {
+pub trait Entry: Clone {
+    /// Its kind.
     const KIND: ObjectKind;
+    /// `condemn`, `fence` or `final`.
+    const PART: &'static str;
+    /// Its payload.
+    fn encode(&self) -> Vec<u8>;
+    /// From a payload.
+    ///
+    /// # Errors
+    /// `GC-1`; `CBOR` rules.
     fn decode(bytes: &[u8]) -> Result<Self, DecodeError>;
+    /// Its generation and region.
     fn place(&self) -> (u64, RegionId);
 }
 
 macro_rules! entry {
-    ($type:ident) => {
+    ($type:ident, $part:literal) => {
         impl Entry for $type {
             const KIND: ObjectKind = ObjectKind::$type;
+            const PART: &'static str = $part;
+            fn encode(&self) -> Vec<u8> {
+                $type::encode(self)
+            }
             fn decode(bytes: &[u8]) -> Result<Self, DecodeError> {
                 $type::decode(bytes)
             }
@@ -105,17 +126,16 @@ macro_rules! entry {
         }
     };
 }
-entry!(Condemn);
-entry!(Fence);
-entry!(Final);
+entry!(Condemn, "condemn");
+entry!(Fence, "fence");
+entry!(Final, "final");
 
-fn read_entry<E: Entry>(
-    repository: &Repository,
-    region: &RegionHandle,
-    number: u64,
-    part: &str,
-) -> Result<E, RepoError> {
-    let name = entry_name(number, part);
+/// Reads one entry.
+///
+/// # Errors
+/// When it is absent, damaged, misplaced, or no maintainer's.
+pub fn read_entry<E: Entry>(repository: &Repository, region: &RegionHandle, number: u64) -> Result<E, RepoError> {
+    let name = entry_name(number, E::PART);
     let bytes = region.get(&name)?;
     let broken = |source| region.object_error(&name, source);
     let signed = object::decode(E::KIND, repository.config.repository, &bytes).map_err(broken)?;
@@ -127,41 +147,119 @@ fn read_entry<E: Entry>(
     }
 }
 
+/// Puts an entry only if its name is free, and gives what stands there: `entry`, or that of who came first
+/// (`GC-5`). Where the store can't refuse a second put, what is read back counts.
+///
+/// # Errors
+/// When it can't be put, or what is there can't be read.
+pub fn publish<E: Entry>(repository: &Repository, region: &RegionHandle, entry: &E) -> Result<E, RepoError> {
+    let number = entry.place().0;
+    let signer = repository.signer();
+    let (bytes, _) = build_signed(E::KIND, repository.config.repository, &signer, &entry.encode());
+    match put_with_retries(&*region.store, &entry_name(number, E::PART), &bytes.into()) {
+        Ok(()) if region.info.put_if_absent => Ok(entry.clone()),
+        Ok(()) => read_entry(repository, region, number),
+        Err(error) if error.kind == StoreErrorKind::AlreadyExists => read_entry(repository, region, number),
+        // An answer that was lost says nothing of the put: what is there now does.
+        Err(error) => match read_entry(repository, region, number) {
+            Err(RepoError::Missing { .. } | RepoError::Store { .. }) => Err(region.error(error)),
+            found => found,
+        },
+    }
+}
+
 /// Reads the whole log of a region.
 ///
 /// # Errors
 /// When it can't be listed or read, or holds what no maintainer signed: never taken for an empty one.
 pub fn read(repository: &Repository, region: &RegionHandle) -> Result<GcLog, RepoError> {
-    let mut generations: BTreeMap<u64, BTreeSet<String>> = BTreeMap::new();
+    let mut log = GcLog::default();
+    update(repository, region, &mut log)?;
+    Ok(log)
+}
+
+/// A generation's parts, by its number.
+type Generations = BTreeMap<u64, BTreeSet<String>>;
+
+fn list(region: &RegionHandle) -> Result<Generations, RepoError> {
+    let mut generations = Generations::new();
     for listed in list_sorted(&*region.store, "gc/").map_err(|e| region.error(e))? {
         let number = listed.name.strip_prefix("gc/").and_then(|name| name.split_once('/'));
         if let Some((number, part)) = number.and_then(|(number, part)| Some((number_from_name(number)?, part))) {
             generations.entry(number).or_default().insert(part.to_owned());
         }
     }
-    let mut log = GcLog::default();
+    Ok(generations)
+}
+
+/// The first generation that is out of order, or that is gone though it was seen.
+fn disorder(generations: &Generations, log: &GcLog) -> Option<u64> {
     let newest = generations.keys().next_back().copied().unwrap_or(0);
-    for (number, parts) in generations {
+    for (expected, (number, parts)) in (1..).zip(generations) {
         let ordered = match (parts.contains("condemn"), parts.contains("fence"), parts.contains("final")) {
             (true, true, true) => true,
-            (true, _, false) => number == newest,
+            (true, fence, false) if *number == newest => match &log.open {
+                _ if *number > log.newest => true,
+                Some(open) => open.number == *number && (fence || open.fence.is_none()),
+                None => false,
+            },
             _ => false,
         };
-        if !ordered || number != log.newest + 1 {
-            let detail = "the log has a gap, or an entry before the one that it follows".to_owned();
+        if !ordered || *number != expected {
+            return Some(*number);
+        }
+    }
+    (newest < log.newest).then_some(log.newest)
+}
+
+/// Brings what is known of a region's log up to date: lists it, and reads only what is new. True when
+/// something was.
+///
+/// # Errors
+/// As [`read`]; `log` stays as it was.
+pub fn update(repository: &Repository, region: &RegionHandle, log: &mut GcLog) -> Result<bool, RepoError> {
+    let mut generations = list(region)?;
+    for attempt in 1.. {
+        let Some(number) = disorder(&generations, log) else { break };
+        if attempt == LISTINGS_MAX {
+            let detail = "the log has a gap, an entry before the one that it follows, or lost one".to_owned();
             return Err(region.object_error(&format!("gc/{}", number_name(number)), DecodeError::new("GC-3", detail)));
         }
-        log.newest = number;
+        // A listing of several pages may show an entry without the earlier one that was put meanwhile.
+        generations = list(region)?;
+    }
+    let first = log.open.as_ref().map_or(log.newest + 1, |open| open.number);
+    let is_news = |number: u64, parts: &BTreeSet<String>| match &log.open {
+        Some(open) if open.number == number => {
+            parts.contains("final") || (parts.contains("fence") && open.fence.is_none())
+        }
+        _ => true,
+    };
+    if !generations.range(first..).any(|(number, parts)| is_news(*number, parts)) {
+        return Ok(false);
+    }
+    let mut next = log.clone();
+    for (number, parts) in generations.range(first..) {
+        let number = *number;
+        next.newest = number;
+        let known = next.open.take().filter(|open| open.number == number);
         if parts.contains("final") {
-            log.close(read_entry(repository, region, number, "final")?);
+            next.close(read_entry(repository, region, number)?);
             continue;
         }
-        let condemn: Condemn = read_entry(repository, region, number, "condemn")?;
-        let fence = match parts.contains("fence") {
-            true => Some(read_entry(repository, region, number, "fence")?),
-            false => None,
+        let (condemned, fence) = match known {
+            Some(open) => (open.condemned, open.fence),
+            None => {
+                let condemn: Condemn = read_entry(repository, region, number)?;
+                (condemn.packs.into_iter().collect(), None)
+            }
         };
-        log.open = Some(OpenGeneration { number, condemned: condemn.packs.into_iter().collect(), fence });
+        let fence = match (fence, parts.contains("fence")) {
+            (None, true) => Some(read_entry(repository, region, number)?),
+            (fence, _) => fence,
+        };
+        next.open = Some(OpenGeneration { number, condemned, fence });
     }
-    Ok(log)
+    *log = next;
+    Ok(true)
 }

@@ -54,15 +54,15 @@ pub enum Rule {
     // The fence.
     /// A generation begins after the last one's final (GC-3).
     OneGenerationAtATime,
-    /// Sessions are read after the condemn is durable (COLLECT-9).
+    /// Sessions are read after the condemn is durable (COLLECT-13).
     CondemnBeforeSessions,
     /// Commits are listed again after the fence (COLLECT-6).
     RelistCommits,
     /// Verdicts are listed again after the fence (COLLECT-6).
     RelistVerdicts,
-    /// Needs are read after the fence that stands (COLLECT-10).
+    /// Needs are read after the fence that stands (COLLECT-14).
     NeedsAfterFence,
-    /// A session is without a commit by the listing that is marked from (COLLECT-10).
+    /// A session is without a commit by the listing that is marked from (COLLECT-14).
     SameCommits,
     /// Bases are marked from (COLLECT-8).
     BasesMarked,
@@ -78,11 +78,11 @@ pub enum Rule {
     RescueReached,
     /// Condemned packs that are needed are rescued (gc.md, step 3).
     RescueNeeds,
-    /// A dead pack is no copy (COLLECT-11).
+    /// A dead pack is no copy (COLLECT-15).
     DeadAreNoCopies,
     /// What is forgotten is marked until a fence names it (COLLECT-8).
     KeepUnnamed,
-    /// Everything is read again before damage is reported (COLLECT-12).
+    /// Everything is read again before damage is reported (COLLECT-16).
     ListAgain,
 
     // The end of a generation.
