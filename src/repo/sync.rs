@@ -66,12 +66,31 @@ pub fn states_own_origins(repository: &Repository, opened: &segment::OpenedSegme
     !writer || opened.segment.packs.iter().all(|pack| pack.origin == opened.signer)
 }
 
+/// How often segments are listed while a collector replaces them.
+const LISTINGS_MAX: usize = 8;
+
 /// Takes every new segment of every reached region into the index. Damaged ones become issues: their
 /// chunks count as unknown, so a backup stores them again and a restore names what it lacks.
 ///
 /// # Errors
 /// When a region can't be listed or the index can't be written.
 pub fn sync(repository: &Repository, index: &dyn Index, monitor: &dyn Monitor) -> Result<Vec<Issue>, RepoError> {
+    for _ in 1..LISTINGS_MAX {
+        if let Some(issues) = sync_once(repository, index, monitor, false)? {
+            return Ok(issues);
+        }
+    }
+    Ok(sync_once(repository, index, monitor, true)?.unwrap_or_default())
+}
+
+/// `None` when a collector took a segment away between the listing and the reading, and replaced it: what
+/// is listed has to be listed again. At the `last` attempt that is an issue.
+fn sync_once(
+    repository: &Repository,
+    index: &dyn Index,
+    monitor: &dyn Monitor,
+    last: bool,
+) -> Result<Option<Vec<Issue>>, RepoError> {
     let mut issues = Vec::new();
     let mut listed: BTreeMap<SegmentId, Vec<usize>> = BTreeMap::new();
     let mut stale = false;
@@ -104,6 +123,7 @@ pub fn sync(repository: &Repository, index: &dyn Index, monitor: &dyn Monitor) -
                     break;
                 }
                 Err(error @ RepoError::Store { .. }) => return Err(error),
+                Err(RepoError::Missing { .. }) if !last && !list_segments(region)?.contains(&id) => return Ok(None),
                 Err(error) => {
                     let issue = Issue {
                         kind: IssueKind::Damaged,
@@ -125,7 +145,7 @@ pub fn sync(repository: &Repository, index: &dyn Index, monitor: &dyn Monitor) -
         }
         monitor.advance(1, 0);
     }
-    Ok(issues)
+    Ok(Some(issues))
 }
 
 /// How far the local index is up to date with one region.
