@@ -3,6 +3,8 @@
 
 use keepstone::compress::{Compression, compress, decompress};
 use keepstone::crypto::slot::{Unlock, unwrap};
+use keepstone::format::accepted::Accepted;
+use keepstone::format::attestation::Attestation;
 use keepstone::format::audit::{Action, AuditEntry};
 use keepstone::format::config::{Config, Region, Suite};
 use keepstone::format::designation::Designation;
@@ -16,7 +18,7 @@ use keepstone::format::pack::{
     Directory, DirectoryChunk, DirectoryFrame, Footer, PackHeader, SECTION_RECORD_BYTES, SectionRecord,
 };
 use keepstone::format::ring::{ENCAPSULATED_BYTES, Ring, RingSecrets, SlotSecrets};
-use keepstone::format::roster::{KEM_PUBLIC_BYTES, Role, Roster, RosterSlot, SlotState};
+use keepstone::format::roster::{AcceptedParts, KEM_PUBLIC_BYTES, Role, Roster, RosterEpoch, RosterSlot, SlotState};
 use keepstone::format::segment::{Reference, Segment, SegmentChunk, SegmentFrame, SegmentPack};
 use keepstone::format::sequence::{
     Child, SequenceChunk, decode_chunk, encode_child, encode_chunk, encode_extent, encode_node, references,
@@ -45,6 +47,8 @@ pub const BODIES: &[Body] = &[
     Body { name: "config", run: config, seeds: config_seeds },
     Body { name: "region", run: region, seeds: region_seeds },
     Body { name: "roster", run: roster, seeds: roster_seeds },
+    Body { name: "accepted", run: accepted, seeds: accepted_seeds },
+    Body { name: "attestation", run: attestation, seeds: attestation_seeds },
     Body { name: "ring", run: ring, seeds: ring_seeds },
     Body { name: "ring_secrets", run: ring_secrets, seeds: ring_secrets_seeds },
     Body { name: "slot_secrets", run: slot_secrets, seeds: slot_secrets_seeds },
@@ -110,6 +114,8 @@ macro_rules! canonical {
 canonical!(config, Config);
 canonical!(region, Region);
 canonical!(roster, Roster);
+canonical!(accepted, Accepted);
+canonical!(attestation, Attestation);
 canonical!(ring, Ring);
 canonical!(ring_secrets, RingSecrets);
 canonical!(slot_secrets, SlotSecrets);
@@ -186,7 +192,20 @@ fn roster_seeds() -> Vec<Vec<u8>> {
         created_at: NOW,
     };
     let slots = vec![slot(1, Role::Owner, SlotState::Active), slot(2, Role::Writer, SlotState::Revoked)];
-    vec![Roster { number: 1, slots: slots[..1].to_vec() }.encode(), Roster { number: 2, slots }.encode()]
+    let epoch = |epoch| RosterEpoch { epoch, commitment: [epoch as u8; 32] };
+    let (epochs, accepted) =
+        (vec![epoch(1), epoch(4)], vec![AcceptedParts { slot: slots[1].slot, first: 1, count: 2 }]);
+    let first = Roster { number: 1, slots: slots[..1].to_vec(), epochs: Vec::new(), accepted: Vec::new() };
+    vec![first.encode(), Roster { number: 2, slots, epochs, accepted }.encode()]
+}
+
+fn accepted_seeds() -> Vec<Vec<u8>> {
+    let digests = vec![Digest([1; 32]), Digest([2; 32])];
+    vec![Accepted { slot: SLOT, number: 3, digests }.encode()]
+}
+
+fn attestation_seeds() -> Vec<Vec<u8>> {
+    vec![Attestation { listings: vec![Digest([1; 32]), Digest([2; 32])], attested_at: NOW }.encode()]
 }
 
 fn ring_seeds() -> Vec<Vec<u8>> {
@@ -599,7 +618,7 @@ fn index_pack(data: &[u8]) -> bool {
 
 fn index_pack_seeds() -> Vec<Vec<u8>> {
     let listed = Segment::decode(&segment_seeds()[0]).expect("a segment").packs;
-    listed.iter().map(|pack| PackEntry::from_segment(pack, &[REGION]).encode()).collect()
+    listed.iter().map(|pack| PackEntry::from_segment(pack, Digest([3; 32]), &[REGION]).encode()).collect()
 }
 
 fn index_places(data: &[u8]) -> bool {

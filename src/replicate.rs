@@ -1,23 +1,34 @@
-//! Brings regions up to one another: what one lists and another lacks is copied, as stored.
+//! Brings regions up to one another, as an ordinary writer in the receiving one: for each snapshot that
+//! counts in one and not in another, the packs that it needs, as stored.
 //!
-//! Guarantees: in the receiving region packs go before their segment, segments before the snapshot,
-//! the snapshot before its commit (`ORDER-1` to `ORDER-4`); every byte copied is compared with its
-//! name first; what can't be copied leaves the snapshot pending there and is said. Page:
-//! `format-spec/sessions.md`, "Regions".
+//! Guarantees: verdicts and tags go first; in the receiving region session, packs, segments, snapshot and
+//! commit go in this order (`ORDER-1`), and the log is watched as any writer watches it (`ORDER-2` to
+//! `ORDER-6`); every byte copied is compared with its name first; a name that was condemned or deleted there
+//! is never written again, its frames go into a new pack; what can't be copied leaves the snapshot pending
+//! there and is said. Page: `format-spec/sessions.md`.
 
 use crate::crypto::object::check_digest;
-use crate::format::ids::{PackId, SegmentId};
-use crate::index::segment::segment_name;
-use crate::limits::{PACK_BYTES_MAX, SEGMENT_BYTES_MAX};
+use crate::format::envelope::ObjectKind;
+use crate::format::ids::{ChunkId, PackId, SegmentId, SessionId, SlotId};
+use crate::format::roster::Role;
+use crate::format::segment::{REFERENCE_PREFIX_BYTES, Reference, Segment, SegmentPack};
+use crate::index::IndexError;
+use crate::index::graph::{ChunkCopy, Graph, GraphBuilder, GraphError};
+use crate::index::segment::{seal, segment_name};
+use crate::limits::{PACK_BYTES_MAX, SEGMENT_CHUNKS_TARGET, SEGMENT_PACKS_TARGET};
 use crate::pack::reader::pack_name;
+use crate::pack::reenvelope::reenvelope;
+use crate::pack::{PackError, SpoolSpace};
 use crate::repo::open::RegionHandle;
-use crate::repo::snapshots::{SnapshotInfo, read_snapshot, snapshot_name};
+use crate::repo::session::Reliance;
+use crate::repo::snapshots::{self, SnapshotInfo, read_snapshot, snapshot_name};
 use crate::repo::sync::{list_segments, read_segment};
 use crate::repo::{RepoError, Repository, Session};
 use crate::report::{Issue, IssueKind, Monitor};
 use crate::ship::put_with_retries;
-use crate::store::{StoreError, StoreErrorKind};
-use std::collections::{BTreeSet, HashSet};
+use crate::store::{StoreError, StoreErrorKind, list_sorted};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::sync::{Mutex, PoisonError};
 
 /// What was copied, and what could not be.
 #[derive(Debug, Default)]
@@ -26,68 +37,102 @@ pub struct Replicated {
     pub packs: u64,
     /// Their bytes.
     pub bytes: u64,
-    /// Segments copied.
+    /// Segments written.
     pub segments: u64,
     /// Commits written: snapshots that count in one region more.
     pub commits: u64,
+    /// Verdicts and tags copied.
+    pub decisions: u64,
     /// What stays behind, and why.
     pub issues: Vec<Issue>,
 }
 
-/// Copies what any reached region has and another lacks; then commits there each snapshot of `counted`
-/// that is whole.
+/// Why a snapshot stays pending in a region.
+#[derive(Debug, thiserror::Error)]
+enum Pending {
+    #[error(transparent)]
+    Repo(#[from] RepoError),
+    #[error(transparent)]
+    Pack(#[from] PackError),
+    #[error(transparent)]
+    Graph(#[from] GraphError),
+    #[error("it reaches {0} chunks that no reached region lists or holds")]
+    Incomplete(u64),
+    #[error("it needs packs of other slots, which only an owner's or maintainer's key may list there")]
+    OtherOrigin,
+    #[error("a collection there took what it needs, or fenced the session; the next run copies it")]
+    Overtaken,
+}
+
+/// A pack as some region's segment lists it.
+struct Listed {
+    id: PackId,
+    session: SessionId,
+    origin: SlotId,
+    /// The segment, and the pack's place in it.
+    place: (SegmentId, u32),
+    /// The regions that hold it, by index: listed, there, and not deleted by a final.
+    held: Vec<usize>,
+}
+
+/// All regions' segments, and what they refer to.
+struct View {
+    packs: Vec<Listed>,
+    graph: Graph,
+}
+
+/// Copies what any reached region decided and another doesn't know; then, snapshot by snapshot, what any has
+/// of `counted` and another lacks. What doesn't fit into `memory_bytes` goes into `scratch`.
 ///
 /// # Errors
 /// When a region can't be listed, or the user stops it. What single objects say becomes an issue.
 pub fn replicate(
     repository: &Repository,
     counted: &[SnapshotInfo],
+    scratch: Option<SpoolSpace>,
+    memory_bytes: usize,
     monitor: &dyn Monitor,
 ) -> Result<Replicated, RepoError> {
     let mut done = Replicated::default();
-    let mut listed: Vec<HashSet<SegmentId>> = Vec::new();
-    for region in &repository.regions {
-        listed.push(list_segments(region)?);
+    for (at, region) in repository.regions.iter().enumerate() {
+        // A change of keys that did not reach it; what goes on here doesn't depend on it.
+        if let Err(error) = repository.level_keys(at) {
+            note(&mut done, monitor, format!("{}:roster/", region.name).into_bytes(), &error);
+        }
     }
-    let all: BTreeSet<SegmentId> = listed.iter().flatten().copied().collect();
-    for (at, to) in repository.regions.iter().enumerate() {
-        let lacking: Vec<SegmentId> = all.iter().filter(|id| !listed[at].contains(id)).copied().collect();
+    copy_decisions(repository, &mut done, monitor)?;
+    let lacks = |at: usize| {
         // What a region's server doesn't take is no lack of it.
-        let taken = |info: &&SnapshotInfo| to.store.only_dataset().is_none_or(|only| only == info.snapshot.dataset);
-        let pending: Vec<&SnapshotInfo> =
-            counted.iter().filter(|info| !info.regions.contains(&at)).filter(taken).collect();
-        if lacking.is_empty() && pending.is_empty() {
+        let only = repository.regions[at].store.only_dataset();
+        let taken = move |info: &&SnapshotInfo| only.as_ref().is_none_or(|only| *only == info.snapshot.dataset);
+        counted.iter().filter(move |info| !info.regions.contains(&at)).filter(taken)
+    };
+    if (0..repository.regions.len()).all(|at| lacks(at).next().is_none()) {
+        return Ok(done);
+    }
+    let view = match View::read(repository, scratch, memory_bytes) {
+        Ok(view) => view,
+        Err(Pending::Repo(error)) => return Err(error),
+        Err(error) => {
+            note(&mut done, monitor, b"replication".to_vec(), &error);
+            return Ok(done);
+        }
+    };
+    for (at, to) in repository.regions.iter().enumerate() {
+        let pending: Vec<&SnapshotInfo> = lacks(at).collect();
+        if pending.is_empty() {
             continue;
         }
-        monitor.notice(&format!(
-            "region '{}' lacks {} segments and {} commits that other regions have: they are copied",
-            to.name,
-            lacking.len(),
-            pending.len()
-        ));
-        let session = match Session::open_in(repository, at) {
-            Ok(session) => session,
-            Err(error) => {
-                // The region can't be written now: it stays behind, and the others go on.
-                note(&mut done, monitor, to.name.clone().into_bytes(), &error);
-                continue;
+        let count = pending.len();
+        monitor
+            .notice(&format!("region '{}' lacks {count} snapshots that other regions have: they are copied", to.name));
+        // What earlier snapshots of this run brought here.
+        let mut brought: HashMap<u32, PackId> = HashMap::new();
+        for info in pending {
+            if monitor.cancelled() {
+                return Ok(done);
             }
-        };
-        let dead = session.missing();
-        let mut whole = true;
-        for id in lacking {
-            let sources = (0..listed.len()).filter(|from| *from != at && listed[*from].contains(&id));
-            let sources: Vec<&RegionHandle> = sources.map(|from| &repository.regions[from]).collect();
-            if let Err(error) = copy_segment(repository, &sources, to, id, &dead, &mut done) {
-                whole = false;
-                let subject = format!("{}:{}", to.name, segment_name(&id)).into_bytes();
-                note(&mut done, monitor, subject, &error);
-            }
-        }
-        session.end(repository);
-        // With every segment of every region in place, whatever counts elsewhere is whole here.
-        for info in pending.iter().filter(|_| whole) {
-            match copy_commit(repository, to, at, info) {
+            match copy_snapshot(repository, &view, at, info, &mut brought, &mut done) {
                 Ok(()) => done.commits += 1,
                 Err(error) => {
                     let subject = format!("{}:{}", to.name, snapshot_name(&info.id)).into_bytes();
@@ -99,57 +144,327 @@ pub fn replicate(
     Ok(done)
 }
 
-fn note(done: &mut Replicated, monitor: &dyn Monitor, subject: Vec<u8>, error: &RepoError) {
+fn note(done: &mut Replicated, monitor: &dyn Monitor, subject: Vec<u8>, error: &dyn std::fmt::Display) {
     let issue = Issue { kind: IssueKind::Missing, subject, detail: error.to_string() };
     monitor.issue(&issue);
     done.issues.push(issue);
 }
 
-/// Copies a segment after the packs that it lists.
-fn copy_segment(
-    repository: &Repository,
-    sources: &[&RegionHandle],
-    to: &RegionHandle,
-    id: SegmentId,
-    dead: &HashSet<PackId>,
-    done: &mut Replicated,
-) -> Result<(), RepoError> {
-    let mut last = None;
-    for from in sources {
-        let opened = match read_segment(repository, from, id) {
-            Ok(opened) => opened,
-            Err(error) => {
-                last = Some(error);
-                continue;
+/// Verdicts and tags are growing sets: each region gets those that another has, verified.
+fn copy_decisions(repository: &Repository, done: &mut Replicated, monitor: &dyn Monitor) -> Result<(), RepoError> {
+    for (prefix, kind) in [("verdicts/", ObjectKind::Verdict), ("tags/", ObjectKind::Tags)] {
+        let mut holders: BTreeMap<String, Vec<usize>> = BTreeMap::new();
+        for (at, region) in repository.regions.iter().enumerate() {
+            for listed in list_sorted(&*region.store, prefix).map_err(|e| region.error(e))? {
+                holders.entry(listed.name).or_default().push(at);
             }
-        };
-        for pack in &opened.segment.packs {
-            if dead.contains(&pack.pack) {
-                // A name that was condemned or deleted here is never written again.
-                return Err(RepoError::Keys(format!("pack {} was collected in this region", pack.pack)));
-            }
-            if to.store.size(&pack_name(&pack.pack)).map_err(|e| to.error(e))? == Some(pack.size) {
-                continue;
-            }
-            copy_pack(sources, to, pack.pack)?;
-            done.packs += 1;
-            done.bytes += pack.size;
         }
-        let name = segment_name(&id);
-        let bytes = from.store.get(&name, SEGMENT_BYTES_MAX as u64).map_err(|e| from.error(e))?;
-        check_digest(&bytes).map_err(|source| from.object_error(&name, source))?;
-        put_with_retries(&*to.store, &name, &bytes.into()).map_err(|e| to.error(e))?;
-        done.segments += 1;
-        return Ok(());
+        for (name, holding) in holders {
+            for to in (0..repository.regions.len()).filter(|at| !holding.contains(at)) {
+                let to = &repository.regions[to];
+                let copied =
+                    snapshots::read_decision(repository, &holding, &name, kind).and_then(|bytes| match bytes {
+                        // What nobody who may has signed says nothing here either.
+                        None => Ok(0),
+                        Some(bytes) => put_with_retries(&*to.store, &name, &bytes.into())
+                            .map_or_else(|e| Err(to.error(e)), |()| Ok(1)),
+                    });
+                match copied {
+                    Ok(copied) => done.decisions += copied,
+                    Err(error) => note(done, monitor, format!("{}:{name}", to.name).into_bytes(), &error),
+                }
+            }
+        }
     }
-    Err(last.unwrap_or_else(|| RepoError::Missing { region: to.name.clone(), name: segment_name(&id) }))
+    Ok(())
 }
 
-/// Copies a pack from the first region whose copy is whole.
-fn copy_pack(sources: &[&RegionHandle], to: &RegionHandle, pack: PackId) -> Result<(), RepoError> {
+impl View {
+    fn read(repository: &Repository, scratch: Option<SpoolSpace>, memory_bytes: usize) -> Result<Self, Pending> {
+        let mut segments: BTreeMap<SegmentId, Vec<usize>> = BTreeMap::new();
+        let mut there: Vec<HashSet<PackId>> = Vec::new();
+        for (at, region) in repository.regions.iter().enumerate() {
+            let dead = crate::repo::gclog::read(repository, region)?.dead;
+            list_segments(region)?.into_iter().for_each(|id| segments.entry(id).or_default().push(at));
+            let packs = list_sorted(&*region.store, "packs/").map_err(|e| region.error(e))?;
+            let packs = packs.iter().filter_map(|listed| PackId::from_hex(listed.name.rsplit('/').next()?));
+            there.push(packs.filter(|pack| !dead.contains(pack)).collect());
+        }
+        let mut builder = GraphBuilder::with_space(scratch, memory_bytes);
+        let mut packs: Vec<Listed> = Vec::new();
+        let mut numbers: HashMap<PackId, u32> = HashMap::new();
+        for (id, regions) in segments {
+            let segment = read_from_any(repository, &regions, id)?;
+            let (mut which, mut present) = (Vec::new(), Vec::new());
+            for (at, pack) in segment.packs.iter().enumerate() {
+                let number = *numbers.entry(pack.pack).or_insert(packs.len() as u32);
+                if number as usize == packs.len() {
+                    let (session, origin) = (pack.session, pack.origin);
+                    packs.push(Listed { id: pack.pack, session, origin, place: (id, at as u32), held: Vec::new() });
+                }
+                let listed = &mut packs[number as usize];
+                for region in regions.iter().filter(|region| there[**region].contains(&pack.pack)) {
+                    if !listed.held.contains(region) {
+                        listed.held.push(*region);
+                    }
+                }
+                which.push(number);
+                present.push(!listed.held.is_empty());
+            }
+            builder.add(&segment, &which, &present)?;
+        }
+        Ok(View { packs, graph: builder.finish()? })
+    }
+}
+
+fn read_from_any(repository: &Repository, regions: &[usize], id: SegmentId) -> Result<Segment, RepoError> {
+    let mut last = None;
+    for at in regions {
+        match read_segment(repository, &repository.regions[*at], id) {
+            Ok(opened) => return Ok(opened.segment),
+            Err(error) => last = Some(error),
+        }
+    }
+    Err(last.unwrap_or_else(|| RepoError::Missing { region: "every region".to_owned(), name: segment_name(&id) }))
+}
+
+/// The packs of the receiving region that a snapshot relies on there.
+#[derive(Default)]
+struct Relied(Mutex<BTreeSet<PackId>>);
+
+impl Relied {
+    fn add(&self, pack: PackId) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(pack);
+    }
+}
+
+impl Reliance for Relied {
+    fn withdraw(&self, missing: &HashSet<PackId>) -> Result<BTreeSet<PackId>, IndexError> {
+        let relied = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        Ok(relied.iter().filter(|pack| missing.contains(*pack)).copied().collect())
+    }
+}
+
+/// Copies one snapshot into a region: what it needs, its manifest, its commit.
+fn copy_snapshot(
+    repository: &Repository,
+    view: &View,
+    at: usize,
+    info: &SnapshotInfo,
+    brought: &mut HashMap<u32, PackId>,
+    done: &mut Replicated,
+) -> Result<(), Pending> {
+    let to = &repository.regions[at];
+    let manifest = read_manifest(repository, info)?;
+    let mut session = Session::open_in(repository, at)?;
+    let outcome = (|| {
+        let missing = session.missing();
+        let (relied, wanted) = choose(view, at, info, &missing, brought)?;
+        let own = repository.secrets.slot;
+        let foreign = wanted.iter().any(|number| view.packs[*number as usize].origin != own);
+        if repository.role() == Role::Writer && foreign {
+            return Err(Pending::OtherOrigin);
+        }
+        // Whoever wrote them is at work here no more, or never was: this session answers for their packs.
+        session.adopt(repository, wanted.iter().map(|number| view.packs[*number as usize].session))?;
+        watch(repository, &mut session, &relied)?;
+        copy_packs(repository, view, at, &session, &wanted, &missing, &relied, brought, done)?;
+        put_with_retries(&*to.store, &snapshot_name(&info.id), &manifest.into()).map_err(|e| to.error(e))?;
+        watch(repository, &mut session, &relied)?;
+        session.commit(repository, at, info.id).map_err(|error| match error {
+            RepoError::Fenced { .. } => Pending::Overtaken,
+            error => error.into(),
+        })
+    })();
+    if outcome.is_err() && !session.tried_commit(at) {
+        session.end(repository);
+    }
+    outcome
+}
+
+/// Looks at the log as every writer does; a loss leaves the snapshot to the next run.
+fn watch(repository: &Repository, session: &mut Session, relied: &Relied) -> Result<(), Pending> {
+    let watched = session.watch(repository, relied)?;
+    if let Some((_, error)) = watched.failed.into_iter().next() {
+        return Err(error.into());
+    }
+    match watched.fenced.is_empty() && watched.lost.is_empty() {
+        true => Ok(()),
+        false => Err(Pending::Overtaken),
+    }
+}
+
+/// Which packs of the region the snapshot may rely on there, and which it wants from elsewhere, so that every
+/// chunk that it reaches has a copy. One of an origin that its own slot trusts comes first.
+fn choose(
+    view: &View,
+    at: usize,
+    info: &SnapshotInfo,
+    missing: &HashSet<PackId>,
+    brought: &HashMap<u32, PackId>,
+) -> Result<(Relied, BTreeSet<u32>), Pending> {
+    let mut marks = view.graph.marks();
+    let mut lacking = 0;
+    view.graph.walk(&info.snapshot.root, &mut marks, &mut |_, _, _| lacking += 1)?;
+    if lacking > 0 {
+        return Err(Pending::Incomplete(lacking));
+    }
+    let (relied, mut wanted) = (Relied::default(), BTreeSet::new());
+    let mut unheld = 0;
+    view.graph.each_chunk(&marks, &mut |_, reached, copies| {
+        if !reached {
+            return;
+        }
+        let pack = |copy: &ChunkCopy| &view.packs[copy.pack as usize];
+        let held: Vec<&ChunkCopy> = copies.iter().filter(|copy| !pack(copy).held.is_empty()).collect();
+        let trusted: Vec<&ChunkCopy> = held.iter().filter(|copy| pack(copy).origin == info.slot).copied().collect();
+        let among = if trusted.is_empty() { held } else { trusted };
+        let here = among.iter().find_map(|copy| match brought.get(&copy.pack) {
+            Some(id) => Some(*id).filter(|id| !missing.contains(id)),
+            None => Some(pack(copy).id).filter(|id| pack(copy).held.contains(&at) && !missing.contains(id)),
+        });
+        match (here, among.first()) {
+            (Some(id), _) => relied.add(id),
+            (None, _) if among.iter().any(|copy| wanted.contains(&copy.pack)) => {}
+            (None, Some(copy)) => drop(wanted.insert(copy.pack)),
+            (None, None) => unheld += 1,
+        }
+    })?;
+    match unheld {
+        0 => Ok((relied, wanted)),
+        _ => Err(Pending::Incomplete(unheld)),
+    }
+}
+
+#[allow(clippy::too_many_arguments, reason = "one call; a struct would only name them twice")]
+fn copy_packs(
+    repository: &Repository,
+    view: &View,
+    at: usize,
+    session: &Session,
+    wanted: &BTreeSet<u32>,
+    missing: &HashSet<PackId>,
+    relied: &Relied,
+    brought: &mut HashMap<u32, PackId>,
+    done: &mut Replicated,
+) -> Result<(), Pending> {
+    let to = &repository.regions[at];
+    // By segment, so that each is read once more only.
+    let mut by_segment: BTreeMap<SegmentId, Vec<u32>> = BTreeMap::new();
+    for number in wanted {
+        by_segment.entry(view.packs[*number as usize].place.0).or_default().push(*number);
+    }
+    let mut batch = Batch::default();
+    for (id, numbers) in by_segment {
+        let regions: Vec<usize> = (0..repository.regions.len()).collect();
+        let segment = read_from_any(repository, &regions, id)?;
+        let ids: Vec<ChunkId> = segment.chunks().map(|chunk| chunk.id).collect();
+        for number in numbers {
+            let listed = &view.packs[number as usize];
+            let mut pack = segment.packs[listed.place.1 as usize].clone();
+            let bytes = read_pack(repository, &listed.held, listed.id)?;
+            let bytes = if missing.contains(&listed.id) {
+                // A name that was condemned or deleted here is never written again (`NAME-3`).
+                let (fresh, bytes) =
+                    reenvelope(listed.id, &bytes, &repository.keyring, &*repository.random, session.id)?;
+                (pack.pack, pack.session, pack.size) = (fresh, session.id, bytes.len() as u64);
+                bytes
+            } else {
+                bytes
+            };
+            // Relied on from before it is there.
+            relied.add(pack.pack);
+            put_with_retries(&*to.store, &pack_name(&pack.pack), &bytes.into()).map_err(|e| to.error(e))?;
+            done.packs += 1;
+            done.bytes += pack.size;
+            batch.add(number, pack, &ids);
+            if batch.is_full() {
+                batch.write(repository, to, brought, done)?;
+            }
+        }
+    }
+    batch.write(repository, to, brought, done)
+}
+
+/// Packs that are there and in no segment yet.
+#[derive(Default)]
+struct Batch {
+    packs: Vec<(u32, SegmentPack)>,
+    /// For each structural chunk of them in order, what it refers to.
+    targets: Vec<Vec<Target>>,
+    chunks: usize,
+}
+
+enum Target {
+    Id(ChunkId),
+    Prefix([u8; REFERENCE_PREFIX_BYTES]),
+}
+
+impl Batch {
+    /// With the ids of the segment that listed the pack, which its references' ordinals are of.
+    fn add(&mut self, number: u32, pack: SegmentPack, ids: &[ChunkId]) {
+        for chunk in pack.frames.iter().flat_map(|frame| &frame.chunks).filter(|chunk| chunk.kind.is_structural()) {
+            let target = |reference: &Reference| match reference {
+                Reference::Ordinal(ordinal) => Target::Id(ids[*ordinal as usize]),
+                Reference::Prefix(prefix) => Target::Prefix(*prefix),
+            };
+            self.targets.push(chunk.references.iter().map(target).collect());
+        }
+        self.chunks += pack.frames.iter().map(|frame| frame.chunks.len()).sum::<usize>();
+        self.packs.push((number, pack));
+    }
+
+    fn is_full(&self) -> bool {
+        self.packs.len() >= SEGMENT_PACKS_TARGET || self.chunks >= SEGMENT_CHUNKS_TARGET
+    }
+
+    /// Writes the segment that lists them here, with the origins that they had there.
+    fn write(
+        &mut self,
+        repository: &Repository,
+        to: &RegionHandle,
+        brought: &mut HashMap<u32, PackId>,
+        done: &mut Replicated,
+    ) -> Result<(), Pending> {
+        let Batch { packs, targets, .. } = std::mem::take(self);
+        if packs.is_empty() {
+            return Ok(());
+        }
+        let (numbers, packs): (Vec<u32>, Vec<SegmentPack>) = packs.into_iter().unzip();
+        let mut segment = Segment { supersedes: Vec::new(), packs };
+        let mut ordinals: HashMap<ChunkId, u32> = HashMap::new();
+        for (ordinal, chunk) in segment.chunks().enumerate() {
+            ordinals.entry(chunk.id).or_insert(ordinal as u32);
+        }
+        let chunks = segment.packs.iter_mut().flat_map(|pack| &mut pack.frames).flat_map(|frame| &mut frame.chunks);
+        for (chunk, targets) in chunks.filter(|chunk| chunk.kind.is_structural()).zip(targets) {
+            let reference = |target| match target {
+                Target::Prefix(prefix) => Reference::Prefix(prefix),
+                Target::Id(id) => ordinals.get(&id).map_or_else(
+                    || {
+                        let mut prefix = [0u8; REFERENCE_PREFIX_BYTES];
+                        prefix.copy_from_slice(&id.0[..REFERENCE_PREFIX_BYTES]);
+                        Reference::Prefix(prefix)
+                    },
+                    |ordinal| Reference::Ordinal(*ordinal),
+                ),
+            };
+            chunk.references = targets.into_iter().map(reference).collect();
+        }
+        let (bytes, id) =
+            seal(&segment, &repository.keyring, &repository.signer(), &*repository.random).map_err(RepoError::from)?;
+        put_with_retries(&*to.store, &segment_name(&id), &bytes.into()).map_err(|e| to.error(e))?;
+        done.segments += 1;
+        brought.extend(numbers.into_iter().zip(segment.packs.iter().map(|pack| pack.pack)));
+        Ok(())
+    }
+}
+
+/// A pack's bytes from the first region whose copy is whole.
+fn read_pack(repository: &Repository, held: &[usize], pack: PackId) -> Result<Vec<u8>, RepoError> {
     let name = pack_name(&pack);
     let mut last = None;
-    for from in sources {
+    for from in held.iter().map(|at| &repository.regions[*at]) {
         let whole = from.store.get(&name, PACK_BYTES_MAX).map_err(|e| from.error(e)).and_then(|bytes| {
             let digest = check_digest(&bytes).map_err(|source| from.object_error(&name, source))?;
             match digest.0 == pack.0 {
@@ -158,37 +473,28 @@ fn copy_pack(sources: &[&RegionHandle], to: &RegionHandle, pack: PackId) -> Resu
             }
         });
         match whole {
-            Ok(bytes) => return put_with_retries(&*to.store, &name, &bytes.into()).map_err(|e| to.error(e)),
+            Ok(bytes) => return Ok(bytes),
             Err(error) => last = Some(error),
         }
     }
-    Err(last.unwrap_or_else(|| RepoError::Missing { region: to.name.clone(), name }))
+    Err(last.unwrap_or_else(|| RepoError::Missing { region: "every region".to_owned(), name }))
 }
 
 fn misnamed(region: &RegionHandle, name: &str) -> StoreError {
-    StoreError::new(
-        StoreErrorKind::Other,
-        "get",
-        region.store.address(),
-        name,
-        "OBJ-10: its bytes are another object's".to_owned(),
-    )
+    let detail = "OBJ-10: its bytes are another object's".to_owned();
+    StoreError::new(StoreErrorKind::Other, "get", region.store.address(), name, detail)
 }
 
-/// Copies a snapshot's manifest and commits it under a session of its own.
-fn copy_commit(repository: &Repository, to: &RegionHandle, at: usize, info: &SnapshotInfo) -> Result<(), RepoError> {
+/// A snapshot's manifest from the first region where it counts and is whole.
+fn read_manifest(repository: &Repository, info: &SnapshotInfo) -> Result<Vec<u8>, RepoError> {
     let name = snapshot_name(&info.id);
     let mut last = None;
     for from in info.regions.iter().map(|from| &repository.regions[*from]) {
-        let read = read_snapshot(repository, from, info.id).and_then(|_| from.get(&name));
-        match read {
-            Ok(bytes) => {
-                let session = Session::open_in(repository, at)?;
-                put_with_retries(&*to.store, &name, &bytes.into()).map_err(|e| to.error(e))?;
-                return session.commit(repository, at, info.id);
-            }
+        match read_snapshot(repository, from, info.id).and_then(|_| from.get(&name)) {
+            Ok(bytes) if check_digest(&bytes).is_ok_and(|digest| digest.0 == info.id.0) => return Ok(bytes),
+            Ok(_) => last = Some(from.error(misnamed(from, &name))),
             Err(error) => last = Some(error),
         }
     }
-    Err(last.unwrap_or_else(|| RepoError::Missing { region: to.name.clone(), name }))
+    Err(last.unwrap_or_else(|| RepoError::Missing { region: "every region".to_owned(), name }))
 }

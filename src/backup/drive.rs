@@ -5,28 +5,28 @@
 //! caller's thread, so that a simulation can drive it.
 
 use super::BackupError;
-use super::engine::{Engine, UsablePacks};
+use super::engine::Engine;
 use super::file::{Captured, Worker};
 use super::finish::Finisher;
 use super::gather::{Gathered, Gatherer};
 use super::run::Run;
+use super::watch::Watch;
 use crate::chunker::Chunker;
 use crate::env::Random;
+use crate::format::ids::ChunkId;
 use crate::format::node::NodeKind;
 use crate::index::InFlight;
 use crate::pack::{FinishedPack, FrameBuilder, PackWriter};
 use crate::report::{Issue, Monitor};
-use crate::ship::Shipper;
 use crate::source::{Entry, Identity, SeenWriter};
 use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
-use std::collections::{BTreeMap, HashSet};
+use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
 
 const BLOCKS_UNDER_WAY: usize = 64;
 const PACKS_WAITING: usize = 2;
-const UPLOADS_WAITING: usize = 2;
 
 /// Entries on their way through the pipeline, in walk order.
 pub(super) struct Block {
@@ -54,11 +54,11 @@ pub(super) struct Shared<'a> {
 impl Shared<'_> {
     pub(super) fn fail(&self, error: BackupError) {
         self.failure.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(error);
-        self.engine.stop.store(true, Ordering::Relaxed);
+        self.engine.watch.stop.store(true, Ordering::Relaxed);
     }
 
     pub(super) fn stopped(&self) -> bool {
-        self.engine.stop.load(Ordering::Relaxed)
+        self.engine.watch.stop.load(Ordering::Relaxed)
     }
 
     fn take_failure(&self) -> Option<BackupError> {
@@ -68,7 +68,7 @@ impl Shared<'_> {
     /// Reads what is to be read in a block.
     fn work(&self, worker: &mut Worker, block: &mut Block) -> Result<(), BackupError> {
         for item in &mut block.items {
-            if self.stopped() {
+            if self.engine.interrupted() {
                 return Ok(());
             }
             let Item::Read(entry, directory) = item else { continue };
@@ -121,13 +121,15 @@ impl Blocks<'_, '_> {
 impl Run<'_> {
     /// Runs producer, workers, tree builder and finisher to their end.
     pub(super) fn drive(
-        &mut self,
+        &self,
+        watch: &Watch<'_>,
+        known_root: Option<ChunkId>,
         produce: impl FnOnce(&Shared<'_>, &mut Blocks<'_, '_>) -> Result<(), BackupError> + Send,
         mut seen: Option<&mut Option<SeenWriter>>,
-    ) -> Result<(Gathered, Shipper, u64, u64, u64), BackupError> {
-        let failed = std::mem::take(&mut self.session.failed);
+    ) -> Result<Gathered, BackupError> {
         let options = self.options;
         let keyring = &self.repository.keyring;
+        let session = watch.session().id;
         let (pack_sender, pack_receiver) =
             if options.threads == 0 { unbounded() } else { bounded::<FinishedPack>(PACKS_WAITING) };
         let writer = |metadata| {
@@ -136,14 +138,9 @@ impl Run<'_> {
             let sink = Arc::new(move |pack| drop(sender.send(pack)));
             let random: Arc<dyn Random> = Arc::clone(&self.repository.random);
             let spools = options.spools.clone();
-            PackWriter::new(Arc::clone(keyring), random, spools, self.session.id, metadata, options.compression, sink)
+            PackWriter::new(Arc::clone(keyring), random, spools, session, metadata, options.compression, sink)
         };
         let in_flight = Arc::new(InFlight::new());
-        // A region that took no session gets nothing, so what it lacks need not be stored for it.
-        let out = |at: &usize| failed.iter().any(|(failed, _)| failed == at);
-        let taking = (0..self.repository.regions.len()).filter(|at| !out(at));
-        let regions = taking.map(|at| self.repository.regions[at].info.region).collect();
-        let missing: HashSet<_> = self.session.missing();
         let engine = Engine {
             index: self.index,
             in_flight: Arc::clone(&in_flight),
@@ -152,27 +149,38 @@ impl Run<'_> {
             metadata_frame: Mutex::new(FrameBuilder::new()),
             hasher: keyring.ids(keyring.current_epoch())?,
             chunker: Chunker::new(&keyring.gear()?, options.chunk_average)?,
-            usable: UsablePacks::new(self.index, regions, missing, self.repository.secrets.slot, options.trust),
-            stop: AtomicBool::new(false),
+            usable: watch.usable,
+            watch,
+            watches: options.threads == 0,
             monitor: self.monitor,
             dry_run: options.dry_run,
-            new_bytes: crate::report::Counter::default(),
-            new_chunks: crate::report::Counter::default(),
+            new_bytes: &self.totals.new_bytes,
+            new_chunks: &self.totals.new_chunks,
             kept_issues: Mutex::new(Vec::new()),
         };
         drop(pack_sender);
-        let upload_threads = if options.threads == 0 { 0 } else { 2 * self.repository.regions.len().min(2) };
-        let shipper = Shipper::new(self.destinations(), upload_threads, UPLOADS_WAITING);
-        failed.into_iter().for_each(|(at, error)| shipper.fail(at, error));
-        let finisher = Finisher::new(self.repository, self.index, in_flight, &shipper, self.session.id);
+        let finisher = Finisher::new(
+            self.repository,
+            self.index,
+            in_flight,
+            &self.shipper,
+            watch.usable,
+            session,
+            &self.totals.stored_bytes,
+        );
         let shared = Shared { engine, monitor: self.monitor, failure: Mutex::new(None) };
         let hasher = shared.engine.hasher.clone();
-        let mut gather = Gatherer::new(&hasher);
-        let (files, stored) = if options.threads == 0 {
-            self.drive_inline(&shared, &mut gather, &mut seen, finisher, &pack_receiver, produce)?
+        let mut gather = Gatherer::new(&hasher, known_root);
+        let files = if options.threads == 0 {
+            self.drive_inline(&shared, &mut gather, &mut seen, finisher, &pack_receiver, produce)
         } else {
-            self.drive_threads(&shared, &mut gather, &mut seen, finisher, pack_receiver, produce)?
+            self.drive_threads(&shared, &mut gather, &mut seen, finisher, pack_receiver, produce)
         };
+        // What the watch stopped fails in other ways too; what the user stopped isn't repeated.
+        if let Some(error) = watch.take_failure().filter(|_| !self.monitor.cancelled()) {
+            return Err(error);
+        }
+        // The first failure is the one to tell; the others may only be what it led to.
         if let Some(error) = shared.take_failure() {
             return Err(error);
         }
@@ -184,8 +192,7 @@ impl Run<'_> {
         counts.issues = gather.issues.len() as u64 + kept.len() as u64;
         let mut issues = gather.issues;
         issues.extend(kept);
-        let gathered = Gathered { root, counts, omitted: gather.omitted, issues, files };
-        Ok((gathered, shipper, stored, engine.new_bytes.get(), engine.new_chunks.get()))
+        Ok(Gathered { root, counts, omitted: gather.omitted, issues, files })
     }
 
     fn drive_inline(
@@ -196,9 +203,10 @@ impl Run<'_> {
         mut finisher: Finisher<'_>,
         packs: &Receiver<FinishedPack>,
         produce: impl FnOnce(&Shared<'_>, &mut Blocks<'_, '_>) -> Result<(), BackupError>,
-    ) -> Result<([u64; 3], u64), BackupError> {
+    ) -> [u64; 3] {
         let mut worker = Worker::new(shared.engine.chunker.max());
         let mut step = |mut block: Block| {
+            shared.engine.watch.poll();
             let result = shared
                 .work(&mut worker, &mut block)
                 .and_then(|()| gather.take(block, shared, seen))
@@ -220,8 +228,7 @@ impl Run<'_> {
         note(close_writers(&shared.engine));
         note(packs.try_iter().try_for_each(|pack| finisher.accept(pack)));
         note(finisher.flush());
-        // The first failure is the one to tell; the others may only be what it led to.
-        shared.take_failure().map_or(Ok((files, finisher.pack_bytes)), Err)
+        files
     }
 
     fn drive_threads(
@@ -232,13 +239,15 @@ impl Run<'_> {
         mut finisher: Finisher<'_>,
         packs: Receiver<FinishedPack>,
         produce: impl FnOnce(&Shared<'_>, &mut Blocks<'_, '_>) -> Result<(), BackupError> + Send,
-    ) -> Result<([u64; 3], u64), BackupError> {
+    ) -> [u64; 3] {
         let (to_workers, work) = bounded::<Block>(BLOCKS_UNDER_WAY);
         let (to_tree, done) = unbounded::<Block>();
         // One permit for each block under way, given back once the tree has it.
         let (permits, permitted) = bounded::<()>(BLOCKS_UNDER_WAY);
         std::thread::scope(|scope| {
-            let finishing = scope.spawn(move || -> u64 {
+            let (running, ended) = bounded::<()>(0);
+            scope.spawn(move || shared.engine.watch.keep_watch(&ended));
+            let finishing = scope.spawn(move || {
                 let mut failed = false;
                 for pack in &packs {
                     // After a failure the queue is drained all the same: senders must not wait for ever.
@@ -250,7 +259,6 @@ impl Run<'_> {
                 if !failed && let Err(error) = finisher.flush() {
                     shared.fail(error);
                 }
-                finisher.pack_bytes
             });
             let workers: Vec<_> = (0..self.options.threads)
                 .map(|_| {
@@ -311,7 +319,9 @@ impl Run<'_> {
             }
             shared.engine.data.close();
             shared.engine.metadata.close();
-            Ok((files, joined(finishing.join())))
+            joined(finishing.join());
+            drop(running);
+            files
         })
     }
 }

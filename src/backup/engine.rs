@@ -4,16 +4,18 @@
 //! of the run holds it in a pack that this slot trusts and that no collector condemned.
 
 use super::BackupError;
+use super::usable::UsablePacks;
+use super::watch::Watch;
 use crate::chunker::Chunker;
 use crate::crypto::keyring::ChunkHasher;
-use crate::format::ids::{ChunkId, ChunkKind, PackId, RegionId, SlotId};
+use crate::format::ids::{ChunkId, ChunkKind};
 use crate::format::node::{Content, Extent};
 use crate::index::{InFlight, Index};
 use crate::limits::INLINE_RECORDS_MAX;
 use crate::pack::{ChunkSink, FrameBuilder, PackError, PackWriter, SequenceWriter};
 use crate::report::Counter;
-use std::collections::{HashMap, HashSet};
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex, PoisonError};
 
 /// Whose packs a backup deduplicates against.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -42,57 +44,33 @@ pub struct Engine<'a> {
     /// Cuts content.
     pub chunker: Chunker,
     /// Which packs may be relied on.
-    pub usable: UsablePacks<'a>,
-    /// Set once the run is to end: whoever reads something long asks it.
-    pub stop: std::sync::atomic::AtomicBool,
+    pub usable: &'a UsablePacks<'a>,
+    /// Says when the pass is to end: whoever reads something long asks it.
+    pub watch: &'a Watch<'a>,
+    /// No thread watches the collection logs: whoever reads something long does.
+    pub watches: bool,
     /// Asked whether the user wants to stop.
     pub monitor: &'a dyn crate::report::Monitor,
     /// Count only.
     pub dry_run: bool,
     /// Plaintext bytes of chunks that were new.
-    pub new_bytes: Counter,
+    pub new_bytes: &'a Counter,
     /// How many chunks were new.
-    pub new_chunks: Counter,
+    pub new_chunks: &'a Counter,
     /// Issues of entries that are in the snapshot all the same.
     pub kept_issues: Mutex<Vec<crate::report::Issue>>,
 }
 
-/// Decides, and remembers, whether a pack may be relied on.
-pub struct UsablePacks<'a> {
-    index: &'a dyn Index,
-    regions: Vec<RegionId>,
-    missing: HashSet<PackId>,
-    own: SlotId,
-    trust: DedupTrust,
-    decided: RwLock<HashMap<u32, bool>>,
-}
-
-impl<'a> UsablePacks<'a> {
-    /// For a run over `regions`; packs in `missing` are condemned or deleted somewhere.
-    pub fn new(
-        index: &'a dyn Index,
-        regions: Vec<RegionId>,
-        missing: HashSet<PackId>,
-        own: SlotId,
-        trust: DedupTrust,
-    ) -> Self {
-        UsablePacks { index, regions, missing, own, trust, decided: RwLock::new(HashMap::new()) }
-    }
-
-    fn usable(&self, ordinal: u32) -> Result<bool, BackupError> {
-        if let Some(decided) = self.decided.read().unwrap_or_else(PoisonError::into_inner).get(&ordinal) {
-            return Ok(*decided);
-        }
-        let pack = self.index.pack(ordinal)?;
-        let usable = !self.missing.contains(&pack.id)
-            && (self.trust == DedupTrust::All || pack.origin == self.own)
-            && self.regions.iter().all(|region| pack.regions.contains(region));
-        self.decided.write().unwrap_or_else(PoisonError::into_inner).insert(ordinal, usable);
-        Ok(usable)
-    }
-}
-
 impl Engine<'_> {
+    /// True when what is being read is to be left: the pass ends, or the user wants to stop. Asked at
+    /// every step of something long.
+    pub fn interrupted(&self) -> bool {
+        if self.watches {
+            self.watch.poll();
+        }
+        self.monitor.cancelled() || self.watch.stop.load(Ordering::Relaxed)
+    }
+
     /// Which of `ids` need not be stored.
     ///
     /// # Errors
@@ -103,7 +81,7 @@ impl Engine<'_> {
         let wanted: Vec<ChunkId> = asked.iter().map(|at| ids[*at]).collect();
         for (at, places) in asked.into_iter().zip(self.index.places(&wanted)?) {
             for place in places {
-                if self.usable.usable(place.pack)? {
+                if self.usable.rely(place.pack)? {
                     known[at] = true;
                     break;
                 }

@@ -142,7 +142,7 @@ impl Worker {
                     Err(error) => return Ok(Err(error)),
                 }
             }
-            if engine.monitor.cancelled() || engine.stop.load(std::sync::atomic::Ordering::Relaxed) {
+            if engine.interrupted() {
                 return Err(BackupError::Cancelled);
             }
             let consumed = engine.store_window(&mut self.frame, &self.buffer[..filled], ended, extents)?;

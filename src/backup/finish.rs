@@ -1,13 +1,15 @@
 //! The end of the pipeline: finished packs are shipped, listed in segments, and taken into the index.
 
 use super::BackupError;
-use crate::format::ids::{RegionId, SegmentId, SessionId};
+use super::usable::UsablePacks;
+use crate::format::ids::{PackId, RegionId, SessionId};
 use crate::index::segment::{build, seal, segment_name};
 use crate::index::{InFlight, Index};
 use crate::limits::{SEGMENT_CHUNKS_TARGET, SEGMENT_PACKS_TARGET};
 use crate::pack::FinishedPack;
 use crate::pack::reader::pack_name;
 use crate::repo::Repository;
+use crate::report::Counter;
 use crate::ship::{Shipment, Shipper};
 use std::sync::Arc;
 
@@ -17,36 +19,36 @@ pub struct Finisher<'a> {
     index: &'a dyn Index,
     in_flight: Arc<InFlight>,
     shipper: &'a Shipper,
+    usable: &'a UsablePacks<'a>,
     session: SessionId,
     waiting: Vec<FinishedPack>,
     shipments: Vec<Shipment>,
     chunks: usize,
-    /// Segments written so far.
-    pub segments: Vec<SegmentId>,
-    /// Bytes of the packs shipped so far, once, not per region.
-    pub pack_bytes: u64,
+    pack_bytes: &'a Counter,
 }
 
 impl<'a> Finisher<'a> {
-    /// For one session.
+    /// For one session; `pack_bytes` counts the packs shipped, once, not per region.
     pub fn new(
         repository: &'a Repository,
         index: &'a dyn Index,
         in_flight: Arc<InFlight>,
         shipper: &'a Shipper,
+        usable: &'a UsablePacks<'a>,
         session: SessionId,
+        pack_bytes: &'a Counter,
     ) -> Self {
         Finisher {
             repository,
             index,
             in_flight,
             shipper,
+            usable,
             session,
             waiting: Vec::new(),
             shipments: Vec::new(),
             chunks: 0,
-            segments: Vec::new(),
-            pack_bytes: 0,
+            pack_bytes,
         }
     }
 
@@ -56,8 +58,10 @@ impl<'a> Finisher<'a> {
     /// When no region is left or the index can't be written.
     pub fn accept(&mut self, mut pack: FinishedPack) -> Result<(), BackupError> {
         self.shipper.check()?;
+        // Relied on from before it is anywhere: a collector may meet it as soon as it is.
+        self.usable.shipping(pack.id);
         self.shipments.push(self.shipper.ship(&pack_name(&pack.id), &pack.payload));
-        self.pack_bytes += pack.size;
+        self.pack_bytes.add(pack.size);
         self.chunks += pack.chunk_count();
         // The upload holds the spool as long as it needs it; the list of chunks is what waits here.
         pack.payload = crate::store::Payload::Bytes(bytes::Bytes::new());
@@ -86,8 +90,9 @@ impl<'a> Finisher<'a> {
         let regions: Vec<RegionId> =
             self.shipper.alive().into_iter().map(|at| self.repository.regions[at].info.region).collect();
         self.index.ingest(id, &segment, &regions)?;
+        let listed: Vec<PackId> = segment.packs.iter().map(|pack| pack.pack).collect();
+        self.usable.listed(&listed)?;
         segment.chunks().for_each(|chunk| self.in_flight.release(&chunk.id));
-        self.segments.push(id);
         Ok(())
     }
 }

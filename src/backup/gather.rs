@@ -31,10 +31,11 @@ pub(super) struct Gatherer<'a> {
 }
 
 impl<'a> Gatherer<'a> {
-    pub(super) fn new(hasher: &'a ChunkHasher) -> Self {
+    /// With a root that is known already, no entry is awaited.
+    pub(super) fn new(hasher: &'a ChunkHasher, known_root: Option<ChunkId>) -> Self {
         Gatherer {
             tree: TreeBuilder::new(hasher),
-            root: None,
+            root: known_root,
             omitted: Vec::new(),
             omitted_count: 0,
             issues: Vec::new(),
@@ -81,7 +82,9 @@ impl<'a> Gatherer<'a> {
     }
 
     pub(super) fn finish(&mut self, shared: &Shared<'_>) -> Result<(), BackupError> {
-        self.root = Some(self.tree.finish(&shared.engine)?);
+        if self.root.is_none() {
+            self.root = Some(self.tree.finish(&shared.engine)?);
+        }
         Ok(())
     }
 }

@@ -10,12 +10,15 @@ pub mod engine;
 pub mod file;
 pub mod finish;
 mod gather;
+mod mend;
 mod produce;
 pub mod run;
 pub mod tree;
+pub mod usable;
+pub mod watch;
 
 pub use engine::DedupTrust;
-pub use run::{Backup, backup_stream, backup_tree};
+pub use run::{Backup, WATCH_INTERVAL_DEFAULT, backup_stream, backup_tree};
 
 use crate::format::ids::SnapshotId;
 use crate::format::snapshot::Counts;
@@ -94,6 +97,18 @@ pub enum BackupError {
         /// The cache directory.
         directory: String,
         /// What the system said.
+        detail: String,
+    },
+    /// Collections took what this run relied on, or fenced its sessions, more often than it could repeat.
+    #[error("a collection overtook this backup: {detail}; no snapshot was saved, or not in every region")]
+    Overtaken {
+        /// What happened last.
+        detail: String,
+    },
+    /// A collection took what a stream relied on, too late to name it, and no copy can be read.
+    #[error("a collection took what this stream had in common with earlier ones: {detail}; no snapshot was saved")]
+    Lost {
+        /// What can't be read, and why.
         detail: String,
     },
     /// The user stopped it. What was shipped is used by the next run.

@@ -3,68 +3,103 @@
 
 use super::BackupError;
 use super::drive::{Block, Blocks, Item, Shared};
-use super::run::Run;
+use super::run::{Backup, Run};
 use crate::format::node::{Content, NodeKind};
-use crate::repo::SnapshotInfo;
+use crate::index::Index;
+use crate::repo::{Repository, SnapshotInfo};
 use crate::source::{Entry, Event, SeenReader, SeenStamp, SeenWriter, Walk, is_unchanged};
 use std::os::unix::ffi::OsStrExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 const BLOCK_ENTRIES_MAX: usize = 256;
 const BLOCK_BYTES_TARGET: u64 = 1 << 20;
 
-/// The last run's change-detection cache, read along; the next one's is written along.
-pub(super) struct Seen {
-    pub(super) reader: Option<SeenReader>,
-    pub(super) previous_started_at: i64,
+/// Where the change-detection cache of this source is, and the snapshot on which the last one rests.
+pub(super) struct Remembered<'e> {
+    place: Option<(PathBuf, SeenStamp)>,
+    /// A state must name it before the log is listed, so it is known before the session (`ORDER-7`).
+    pub(super) base: Option<&'e SnapshotInfo>,
 }
 
-impl Seen {
-    pub(super) fn open(run: &Run<'_>, root_path: &[u8], earlier: &[SnapshotInfo]) -> (Seen, Option<SeenWriter>) {
-        let mut seen = Seen { reader: None, previous_started_at: 0 };
-        let Some(directory) = &run.options.seen_directory else { return (seen, None) };
+/// The last run's change-detection cache, read along; the next one's is written along.
+pub(super) struct Seen {
+    reader: Option<SeenReader>,
+    previous_started_at: i64,
+}
+
+impl<'e> Remembered<'e> {
+    /// Finds what the last run of this source remembered. `earlier` are the snapshots that count.
+    pub(super) fn find(
+        repository: &Repository,
+        index: &dyn Index,
+        options: &Backup,
+        root_path: &[u8],
+        earlier: &'e [SnapshotInfo],
+    ) -> Self {
+        let Some(directory) = &options.seen_directory else { return Remembered { place: None, base: None } };
         // Other hosts, chunk sizes and epochs give other content for the same file.
-        let chunk_average = (run.options.chunk_average as u64).to_le_bytes();
-        let epoch = run.repository.keyring.current_epoch().to_le_bytes();
-        let series = [run.options.host.as_bytes(), &chunk_average, &epoch].concat();
+        let chunk_average = (options.chunk_average as u64).to_le_bytes();
+        let epoch = repository.keyring.current_epoch().to_le_bytes();
+        let series = [options.host.as_bytes(), &chunk_average, &epoch].concat();
         // An index that was made anew holds what the regions list now, which may be less than was
         // there when this was remembered: then every file is read, and what is gone is stored again.
-        let parameters = [&series[..], &run.index.incarnation()].concat();
+        let parameters = [&series[..], &index.incarnation()].concat();
         let root = Path::new(std::ffi::OsStr::from_bytes(root_path));
-        let repository = run.repository.config.repository;
-        let stamp = SeenStamp::new(repository, &run.options.dataset, root, &parameters);
+        let stamp = SeenStamp::new(repository.config.repository, &options.dataset, root, &parameters);
         let mut key = blake3::Hasher::new_derive_key("keepstone seen file");
-        for part in [run.options.dataset.as_bytes(), root_path, &series] {
+        for part in [options.dataset.as_bytes(), root_path, &series] {
             key.update(&(part.len() as u64).to_le_bytes()).update(part);
         }
         let path = directory.join(format!("{}.seen", key.finalize().to_hex()));
-        match SeenReader::open(&path, &stamp) {
-            Ok(reader) => {
-                // What it remembers needs no look-up while its snapshot counts in every region of the
-                // run and no pack is condemned in any.
-                let base = earlier.iter().find(|info| info.id == reader.base());
-                let whole = base.is_some_and(|info| {
-                    info.regions.len() == run.repository.regions.len()
-                        && info.slot == run.repository.secrets.slot
-                        && info.snapshot.chunk_average_bytes == run.options.chunk_average as u64
-                });
-                if whole && run.session.missing().is_empty() {
-                    seen.previous_started_at = reader.scan_started_at();
-                    seen.reader = Some(reader);
-                }
+        let base = match SeenReader::open(&path, &stamp) {
+            Ok(reader) => earlier.iter().find(|info| {
+                info.id == reader.base()
+                    && info.slot == repository.secrets.slot
+                    && info.snapshot.chunk_average_bytes == options.chunk_average as u64
+            }),
+            Err(reason) => {
+                tracing::debug!(%reason, "no earlier change-detection cache");
+                None
             }
-            Err(reason) => tracing::debug!(%reason, "no earlier change-detection cache"),
+        };
+        Remembered { place: Some((path, stamp)), base }
+    }
+
+    /// For one pass. What is remembered is used without look-ups if its snapshot, named by the session's
+    /// states, counts in every region of the run still; gives that snapshot then.
+    pub(super) fn open(&self, run: &Run<'_>) -> (Seen, Option<SeenWriter>, Option<&'e SnapshotInfo>) {
+        let mut seen = Seen { reader: None, previous_started_at: 0 };
+        let Some((path, stamp)) = &self.place else { return (seen, None, None) };
+        let mut session = run.session();
+        let base = self.base.filter(|base| {
+            session.holds_base(run.repository, base).unwrap_or_else(|error| {
+                tracing::warn!(%error, "the verdicts can't be read; every file is");
+                false
+            })
+        });
+        let reader = base.and_then(|base| {
+            let reader = SeenReader::open(path, stamp).ok();
+            reader.filter(|reader| reader.base() == base.id)
+        });
+        let base = base.filter(|_| reader.is_some());
+        if let Some(reader) = reader {
+            seen.previous_started_at = reader.scan_started_at();
+            seen.reader = Some(reader);
+        } else if !run.options.dry_run {
+            session.drop_bases(run.repository);
         }
         let mut writer = None;
         if !run.options.dry_run {
-            match SeenWriter::create(&path, &stamp, run.started_at) {
+            match SeenWriter::create(path, stamp, run.started_at) {
                 Ok(created) => writer = Some(created),
                 Err(error) => run.monitor.notice(&format!("changes can't be remembered for the next run: {error}")),
             }
         }
-        (seen, writer)
+        (seen, writer, base)
     }
+}
 
+impl Seen {
     /// What the last run stored for this file, if nothing says that it changed since.
     fn unchanged(&mut self, entry: &Entry) -> Known {
         let Some(reader) = &mut self.reader else { return Known::New };

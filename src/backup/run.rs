@@ -6,24 +6,29 @@
 use super::drive::{Block, Item};
 use super::engine::DedupTrust;
 use super::file::Worker;
-use super::produce::{Seen, produce};
+use super::produce::{Remembered, produce};
+use super::usable::{Trust, UsablePacks};
+use super::watch::{OnLoss, Watch, overtaken};
 use super::{BackupError, BackupSummary, check_dataset};
 use crate::compress::Compression;
+use crate::format::ids::{ChunkId, SnapshotId};
 use crate::format::node::{Node, NodeKind};
-use crate::format::snapshot::{SnapshotPrivate, SourceKind};
+use crate::format::snapshot::{Counts, SnapshotPrivate, SourceKind};
 use crate::index::Index;
 use crate::limits::{LABEL_BYTES_MAX, TAGS_MAX};
 use crate::pack::SpoolSpace;
 use crate::repo::open::AUTHORS;
-use crate::repo::{Repository, Session, SnapshotInfo};
-use crate::report::{Monitor, Phase};
-use crate::ship::Destination;
+use crate::repo::session::Foundation;
+use crate::repo::{RegionHandle, Repository, Session, SnapshotInfo};
+use crate::report::{Counter, Monitor, Phase};
+use crate::ship::{Destination, Shipper};
 use crate::source::{Entry, Identity, Walk};
 use std::collections::BTreeSet;
 use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 /// How to back up.
 #[derive(Clone)]
@@ -52,6 +57,24 @@ pub struct Backup {
     pub spools: SpoolSpace,
     /// Where the change-detection cache is; `None` for none.
     pub seen_directory: Option<PathBuf>,
+    /// How often the regions' collection logs are looked at while the run goes on; "every few minutes" at
+    /// most (`ORDER-4`).
+    pub watch_interval: Duration,
+}
+
+/// How often the regions' collection logs are looked at, unless another interval is asked for.
+pub const WATCH_INTERVAL_DEFAULT: Duration = Duration::from_secs(120);
+
+/// How often a source is gone through when collections take what was relied on.
+const PASSES_MAX: u32 = 3;
+const UPLOADS_WAITING: usize = 2;
+
+/// What all passes of a run store together.
+#[derive(Default)]
+pub(super) struct Totals {
+    pub(super) new_bytes: Counter,
+    pub(super) new_chunks: Counter,
+    pub(super) stored_bytes: Counter,
 }
 
 /// Everything that one run needs besides its source.
@@ -60,27 +83,66 @@ pub(super) struct Run<'a> {
     pub(super) index: &'a dyn Index,
     pub(super) options: &'a Backup,
     pub(super) monitor: &'a dyn Monitor,
-    pub(super) session: Session,
+    pub(super) shipper: Shipper,
+    pub(super) totals: Totals,
     pub(super) started_at: i64,
+    /// The snapshot that was put last, with what it says.
+    pub(super) saved: Mutex<Option<(ChunkId, Counts, SnapshotId)>>,
+    session: Mutex<Session>,
 }
 
 impl<'a> Run<'a> {
+    /// Opens the session, which relies on `base` from its first state on (`ORDER-7`).
     fn open(
         repository: &'a Repository,
         index: &'a dyn Index,
         options: &'a Backup,
         monitor: &'a dyn Monitor,
+        base: Option<SnapshotId>,
     ) -> Result<Self, BackupError> {
         // A slot that may not back up leaves no session behind.
         repository.require(&AUTHORS, "back up")?;
         let started_at = repository.clock.now_ns();
-        let session = if options.dry_run { Session::rehearse(repository)? } else { Session::open(repository)? };
-        Ok(Run { repository, index, options, monitor, session, started_at })
+        let foundation = Foundation { bases: base.into_iter().collect(), adopts_earlier: true };
+        let mut session = match options.dry_run {
+            true => Session::rehearse(repository, &foundation)?,
+            false => Session::open_on(repository, &foundation)?,
+        };
+        let destination =
+            |region: &RegionHandle| Destination { name: region.name.clone(), store: Arc::clone(&region.store) };
+        let destinations: Vec<Destination> = repository.regions.iter().map(destination).collect();
+        let upload_threads = if options.threads == 0 { 0 } else { 2 * destinations.len().min(2) };
+        let shipper = Shipper::new(destinations, upload_threads, UPLOADS_WAITING);
+        std::mem::take(&mut session.failed).into_iter().for_each(|(at, error)| shipper.fail(at, error));
+        let (totals, saved, session) = (Totals::default(), Mutex::new(None), Mutex::new(session));
+        Ok(Run { repository, index, options, monitor, shipper, totals, started_at, saved, session })
     }
 
-    pub(super) fn destinations(&self) -> Vec<Destination> {
-        let regions = self.repository.regions.iter();
-        regions.map(|region| Destination { name: region.name.clone(), store: Arc::clone(&region.store) }).collect()
+    pub(super) fn session(&self) -> MutexGuard<'_, Session> {
+        self.session.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What a pass that begins now may rely on. A region that takes nothing gets nothing, so what it lacks
+    /// need not be stored for it.
+    fn usable(&self) -> UsablePacks<'_> {
+        let regions = self.shipper.alive().into_iter().map(|at| self.repository.regions[at].info.region).collect();
+        let trust = Trust::of(self.repository, self.options.trust);
+        UsablePacks::new(self.index, regions, self.session().missing(), trust)
+    }
+
+    fn watch<'w>(&'w self, usable: &'w UsablePacks<'w>, base: Option<&'w SnapshotInfo>, on_loss: OnLoss) -> Watch<'w> {
+        let interval = (!self.options.dry_run).then_some(self.options.watch_interval);
+        Watch::new(self.repository, self.monitor, &self.shipper, &self.session, usable, base, on_loss, interval)
+    }
+
+    /// True when a pass that ended so is to be repeated.
+    fn repeats(&self, outcome: &Result<BackupSummary, BackupError>, pass: u32) -> bool {
+        let repeats =
+            matches!(outcome, Err(BackupError::Overtaken { .. })) && pass < PASSES_MAX && !self.monitor.cancelled();
+        if repeats {
+            self.monitor.notice("a collection took what this backup relied on: that is stored again");
+        }
+        repeats
     }
 }
 
@@ -122,19 +184,31 @@ pub fn backup_tree(
         root_path: root_path.clone(),
         ..SnapshotPrivate::default()
     };
-    let mut run = Run::open(repository, index, options, monitor)?;
-    let (mut seen, mut writer) = Seen::open(&run, &root_path, earlier);
-    monitor.phase(Phase::Backup, None, None);
-    let done = run.drive(|shared, blocks| produce(&mut walk, &mut seen, shared, blocks), Some(&mut writer))?;
-    let summary = run.conclude(done, private, SourceKind::Tree, earlier)?;
-    if let Some(id) = summary.snapshot
-        && !summary.pending()
-        && let Some(writer) = writer
-        && let Err(error) = writer.commit(id)
-    {
-        tracing::warn!(%error, "the change-detection cache was not written; the next run reads all files");
+    let remembered = Remembered::find(repository, index, options, &root_path, earlier);
+    let run = Run::open(repository, index, options, monitor, remembered.base.map(|base| base.id))?;
+    for pass in 1.. {
+        let (mut seen, mut writer, base) = remembered.open(&run);
+        let usable = run.usable();
+        let watch = run.watch(&usable, base, OnLoss::Stop);
+        monitor.phase(Phase::Backup, None, None);
+        let outcome = run
+            .drive(&watch, None, |shared, blocks| produce(&mut walk, &mut seen, shared, blocks), Some(&mut writer))
+            .and_then(|gathered| run.conclude(&watch, &gathered, &private, SourceKind::Tree, earlier));
+        if run.repeats(&outcome, pass) {
+            walk = walk.again()?;
+            continue;
+        }
+        let summary = outcome?;
+        if let Some(id) = summary.snapshot
+            && !summary.pending()
+            && let Some(writer) = writer
+            && let Err(error) = writer.commit(id)
+        {
+            tracing::warn!(%error, "the change-detection cache was not written; the next run reads all files");
+        }
+        return Ok(summary);
     }
-    Ok(summary)
+    Err(BackupError::WalkEndedEarly)
 }
 
 /// Backs up one stream as a tree of one file named `node.name`.
@@ -156,11 +230,15 @@ pub fn backup_stream<S: std::io::Read + Send>(
     check_labels(options)?;
     check_dataset(repository, &options.dataset)?;
     let private = SnapshotPrivate { sources: vec![node.name.clone()], command, ..SnapshotPrivate::default() };
-    let mut run = Run::open(repository, index, options, monitor)?;
+    let run = Run::open(repository, index, options, monitor, None)?;
+    let usable = run.usable();
+    let watch = run.watch(&usable, None, OnLoss::GoOn);
     monitor.phase(Phase::Backup, None, None);
     let name = String::from_utf8_lossy(&node.name).into_owned();
     let mut stream_error = None;
     let done = run.drive(
+        &watch,
+        None,
         |shared, blocks| {
             let mut worker = Worker::new(shared.engine.chunker.max());
             let mut root = node.clone();
@@ -193,7 +271,7 @@ pub fn backup_stream<S: std::io::Read + Send>(
                     // What was cut so far is stored: the next run of the same stream is quicker by it.
                     let flushed = worker.frame.flush(&shared.engine.data);
                     *stopped = Some(error);
-                    shared.engine.stop.store(true, Ordering::Relaxed);
+                    shared.engine.watch.stop.store(true, Ordering::Relaxed);
                     flushed?;
                 }
             }
@@ -208,11 +286,25 @@ pub fn backup_stream<S: std::io::Read + Send>(
             return Err(error);
         }
         if !options.dry_run && !matches!(error, BackupError::Cancelled) {
-            run.session.end(repository);
+            run.session().end(repository);
         }
         return Err(error);
     }
-    run.conclude(done?, private, SourceKind::Stream, earlier)
+    let gathered = done?;
+    let mut outcome = match watch.has_lost() {
+        true => Err(overtaken("it took what the stream has in common with earlier ones")),
+        false => run.conclude(&watch, &gathered, &private, SourceKind::Stream, earlier),
+    };
+    let mut pass = 1;
+    while run.repeats(&outcome, pass) {
+        pass += 1;
+        let usable = run.usable();
+        let watch = run.watch(&usable, None, OnLoss::Stop);
+        outcome = run
+            .drive(&watch, Some(gathered.root), |shared, _| shared.mend(gathered.root), None)
+            .and_then(|_| run.conclude(&watch, &gathered, &private, SourceKind::Stream, earlier));
+    }
+    outcome
 }
 
 /// A reader that ends in an error once the user asked to stop.

@@ -2,7 +2,8 @@
 
 use super::run::Run;
 use super::{CheckError, RegionReport, objects};
-use crate::format::ids::{ChunkId, PackId, SegmentId, SnapshotId};
+use crate::crypto::listing::listings;
+use crate::format::ids::{ChunkId, Digest, PackId, SegmentId, SnapshotId};
 use crate::format::segment::{Segment, SegmentPack};
 use crate::index::graph::{Graph, GraphBuilder, GraphError, Lack, Marks, key};
 use crate::index::segment::segment_name;
@@ -31,6 +32,8 @@ pub(super) struct Checked {
     pub(super) packs: Vec<(PackId, u64)>,
     /// Chunks that reading found damaged, once it has read.
     pub(super) damaged: Option<Marks>,
+    /// Listings of packs that were read whole and are as stated.
+    pub(super) verified: Vec<Digest>,
     /// Segments that the local index knows otherwise.
     pub(super) index_differs: u64,
     /// Each snapshot that counts here, with its root.
@@ -124,6 +127,7 @@ impl Run<'_> {
             segments: gathered.opened,
             packs: Vec::new(),
             damaged: None,
+            verified: Vec::new(),
             index_differs,
             roots: Vec::new(),
             lacking: false,
@@ -266,7 +270,8 @@ impl Run<'_> {
         if !known.contains(&id) {
             return None;
         }
-        let different = segment.packs.iter().map(|pack| compare_pack(index, region, pack));
+        let listed = segment.packs.iter().zip(listings(segment));
+        let different = listed.map(|(pack, listing)| compare_pack(index, region, pack, &listing));
         match different.collect::<Result<Vec<_>, _>>() {
             Ok(found) => found.into_iter().flatten().next(),
             Err(error) => Some(error.to_string()),
@@ -274,14 +279,23 @@ impl Run<'_> {
     }
 }
 
-fn compare_pack(index: &dyn Index, region: &RegionHandle, pack: &SegmentPack) -> Result<Option<String>, IndexError> {
+fn compare_pack(
+    index: &dyn Index,
+    region: &RegionHandle,
+    pack: &SegmentPack,
+    listing: &Digest,
+) -> Result<Option<String>, IndexError> {
     let differs = |what: &str| Ok(Some(format!("pack {}: {what}", pack.pack)));
-    let Some(ordinal) = index.ordinal(&pack.pack)? else { return differs("it is not in it") };
-    let entry = index.pack(ordinal)?;
+    let mut found = None;
+    for ordinal in index.ordinals(&pack.pack)? {
+        let entry = index.pack(ordinal)?;
+        found = found.or(entry.says(pack, listing).then_some((ordinal, entry)));
+    }
+    let Some((ordinal, entry)) = found else { return differs("it is not in it as the segment states it") };
     if !entry.regions.contains(&region.info.region) {
         return differs("it is not known in this region");
     }
-    if *entry != PackEntry::from_segment(pack, &entry.regions) {
+    if *entry != PackEntry::from_segment(pack, *listing, &entry.regions) {
         return differs("its frames or lengths differ");
     }
     for (number, frame) in pack.frames.iter().enumerate() {

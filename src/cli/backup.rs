@@ -39,10 +39,22 @@ pub fn run(args: &BackupArgs, global: &Global) -> Result<Class, CliError> {
     crate::backup::check_dataset(&workspace.repository, &wanted.dataset)?;
     let (index, index_class) = workspace.index()?;
     let (mut listing, listing_class) = workspace.snapshots()?;
+    let mut behind = Class::Success;
     if workspace.repository.regions.len() > 1 && !wanted.dry_run {
         // A region that fell behind is brought up first: what is new is then stored once for all.
-        let copied = crate::replicate::replicate(&workspace.repository, &listing.snapshots, &workspace.progress)?;
-        if copied.segments + copied.commits > 0 {
+        let scratch = Some(SpoolSpace::Directory(workspace.cache_directory()));
+        let copied = crate::replicate::replicate(
+            &workspace.repository,
+            &listing.snapshots,
+            scratch,
+            workspace.settings.memory_bytes / 4,
+            &workspace.progress,
+        )?;
+        if !copied.issues.is_empty() {
+            // Not this snapshot, but an earlier one isn't committed in every region yet.
+            behind = Class::Pending;
+        }
+        if copied.segments + copied.commits + copied.decisions > 0 {
             crate::repo::sync::sync(&workspace.repository, &index, &workspace.progress)?;
             listing = workspace.snapshots()?.0;
         }
@@ -61,7 +73,7 @@ pub fn run(args: &BackupArgs, global: &Global) -> Result<Class, CliError> {
     workspace.progress.finish();
     let printed = show(&workspace, &wanted, &summary, global.json);
     // The snapshot is saved; damage that was met on the way is told by the exit code all the same.
-    let class = class(&workspace, &summary, options.dry_run).worse(index_class).worse(listing_class);
+    let class = class(&workspace, &summary, options.dry_run).worse(behind).worse(index_class).worse(listing_class);
     class.printed(printed).map_err(|mut error| {
         if let Some(id) = summary.snapshot {
             error.message = format!("{}; snapshot {id} is saved", error.message);
@@ -116,6 +128,7 @@ fn options(workspace: &Workspace, wanted: &BackupSettings) -> Result<Backup, Cli
         threads: workspace.settings.threads.max(1),
         spools: SpoolSpace::Directory(directory.clone()),
         seen_directory: Some(directory),
+        watch_interval: crate::backup::WATCH_INTERVAL_DEFAULT,
     })
 }
 

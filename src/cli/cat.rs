@@ -18,7 +18,7 @@ use crate::report::Monitor;
 pub fn run(args: &CatArgs, global: &Global) -> Result<Class, CliError> {
     let workspace = Workspace::open_to_read(global)?;
     let (index, _) = workspace.index()?;
-    let info = workspace.snapshot(&args.snapshot, &args.filter)?;
+    let (info, class) = workspace.snapshot(&args.snapshot, &args.filter)?;
     let fetcher = workspace.fetcher(&index)?;
     let path = entry::normal(Some(&args.path));
     let node = find_path(&fetcher, info.snapshot.root, &path)?.ok_or_else(|| entry::no_such_path(&path))?;
@@ -47,5 +47,5 @@ pub fn run(args: &CatArgs, global: &Global) -> Result<Class, CliError> {
             }
         }
     })?;
-    Ok(Class::Success)
+    Ok(class)
 }

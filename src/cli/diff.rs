@@ -5,7 +5,7 @@ use super::entry;
 use super::exit::{Class, CliError};
 use super::output::{JsonList, Output};
 use super::render;
-use super::workspace::{Workspace, filtered, selector};
+use super::workspace::{Workspace, doubt, filtered, selector};
 use crate::diff::{Change, DiffSummary, diff};
 use crate::repo::pairs::Pair;
 use crate::repo::snapshots::select;
@@ -21,7 +21,7 @@ use std::io::Write;
 pub fn run(args: &DiffArgs, global: &Global) -> Result<Class, CliError> {
     let workspace = Workspace::open_to_read(global)?;
     let (index, _) = workspace.index()?;
-    let (listing, _) = workspace.snapshots()?;
+    let (listing, class) = workspace.snapshots()?;
     let snapshots = filtered(listing.snapshots, &args.filter);
     let before = select(&snapshots, &selector(&args.before))?;
     let after = select(&snapshots, &selector(&args.after))?;
@@ -61,7 +61,7 @@ pub fn run(args: &DiffArgs, global: &Global) -> Result<Class, CliError> {
         }
         .map_err(failed)
     })?;
-    Ok(Class::Success)
+    Ok(doubt(&args.before, class).worse(doubt(&args.after, class)))
 }
 
 /// A difference as JSON: `change`, `path`, and the entry on each side, null where there is none.

@@ -47,9 +47,11 @@ impl From<RepoError> for CliError {
                 .hint("put the key file of an emergency sheet back under keys/ in a region, as the sheet says"),
             RepoError::Missing { .. } => CliError::new(Class::Missing, text)
                 .hint("`keepstone check` says what else is missing; another region may hold it"),
-            RepoError::TwoRosters { .. } => {
-                CliError::new(Class::Corrupt, text).hint("an owner must decide which of the two holds")
-            }
+            RepoError::TwoRosters { .. } => CliError::new(Class::Corrupt, text)
+                .hint("an owner brings them together with `keepstone key merge`, with every region reached"),
+            RepoError::RolledBack { .. } => CliError::new(Class::Access, text)
+                .hint("if you restored an older state of every region on purpose, delete the file `roster` in the repository's cache directory"),
+            RepoError::Cancelled => CliError::cancelled(),
             RepoError::Object { .. } => {
                 CliError::new(Class::Corrupt, text).hint("`keepstone scrub REGION` finds what else is damaged")
             }
@@ -67,7 +69,6 @@ impl From<RepoError> for CliError {
             RepoError::Verdict(_) => CliError::usage(text).hint("nothing was changed"),
             RepoError::Held { id, .. } => CliError::usage(text)
                 .hint(format!("nothing was changed; `keepstone release {}` ends the hold", &id.to_string()[..12])),
-            RepoError::Role { .. } => CliError::new(Class::Access, text).hint("nothing was changed"),
             RepoError::Audit(_) => CliError::new(Class::Failed, text).hint("nothing was changed"),
             RepoError::NotPermitted { .. } => CliError::new(Class::Access, text).hint(ROLE),
             RepoError::Keys(_) => CliError::usage(text).hint("`keepstone key list` shows the slots"),
@@ -96,7 +97,7 @@ impl From<IndexError> for CliError {
         let text = error.to_string();
         match error {
             IndexError::Busy { .. } => CliError::new(Class::Busy, text),
-            IndexError::Segment { .. } => {
+            IndexError::Segment { .. } | IndexError::Refused { .. } => {
                 CliError::new(Class::Corrupt, text).hint("`keepstone check` tells what it listed")
             }
             _ => CliError::new(Class::Failed, text).hint(REBUILD),
@@ -194,6 +195,8 @@ impl From<BackupError> for CliError {
             BackupError::Repo(source) => source.into(),
             BackupError::Ship(source) => source.into(),
             BackupError::Crypto(source) => source.into(),
+            BackupError::Overtaken { .. } | BackupError::Lost { .. } => CliError::new(Class::Busy, text)
+                .hint("run it again, what was stored so far is used; leave collections more time between their steps"),
             BackupError::Cancelled => CliError::cancelled(),
             BackupError::Stream(_) | BackupError::WalkEndedEarly | BackupError::Cache { .. } => {
                 CliError::new(Class::Failed, text).hint("no snapshot was saved")

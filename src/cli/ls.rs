@@ -20,7 +20,7 @@ use std::io::Write;
 pub fn run(args: &LsArgs, global: &Global) -> Result<Class, CliError> {
     let workspace = Workspace::open_to_read(global)?;
     let (index, _) = workspace.index()?;
-    let info = workspace.snapshot(&args.snapshot, &args.filter)?;
+    let (info, class) = workspace.snapshot(&args.snapshot, &args.filter)?;
     let fetcher = workspace.fetcher(&index)?;
     let path = entry::normal(args.path.as_deref());
     let node = find_path(&fetcher, info.snapshot.root, &path)?.ok_or_else(|| entry::no_such_path(&path))?;
@@ -54,5 +54,5 @@ pub fn run(args: &LsArgs, global: &Global) -> Result<Class, CliError> {
         })?;
         list.map_or(Ok(()), |list| list.end(out, &json!({})).map_err(failed))
     })?;
-    Ok(Class::Success)
+    Ok(class)
 }

@@ -31,6 +31,7 @@ pub mod render;
 mod restore;
 mod scrub;
 pub mod secret;
+mod seen_roster;
 mod serve;
 mod sheet;
 pub mod signals;

@@ -5,7 +5,7 @@ use super::config::Settings;
 use super::exit::{Class, CliError};
 use super::output::Output;
 use super::render;
-use super::workspace::{Workspace, filtered, selector};
+use super::workspace::{Workspace, doubt, filtered, selector};
 use crate::repo::fetch::Fetcher;
 use crate::repo::snapshots::select;
 use crate::report::Monitor;
@@ -54,7 +54,7 @@ pub fn run(args: &RestoreArgs, global: &Global) -> Result<Class, CliError> {
     let selection = args.selection()?;
     let workspace = Workspace::open_to_read(global)?;
     let (index, _) = workspace.index()?;
-    let (listing, _) = workspace.snapshots()?;
+    let (listing, listing_class) = workspace.snapshots()?;
     let snapshots = filtered(listing.snapshots, &args.filter);
     let info = select(&snapshots, &selector(&selection.snapshot))?;
     spare_own_directories(args, &selection, &workspace.settings)?;
@@ -139,5 +139,5 @@ pub fn run(args: &RestoreArgs, global: &Global) -> Result<Class, CliError> {
         Ok(())
     });
     let class = if summary.issues.is_empty() { Class::Success } else { Class::Partial };
-    class.printed(printed)
+    class.worse(doubt(&selection.snapshot, listing_class)).printed(printed)
 }

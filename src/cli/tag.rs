@@ -16,7 +16,7 @@ use std::collections::BTreeSet;
 /// When the snapshot is not there, this slot may not change tags, or a region can't be written.
 pub fn run(args: &TagArgs, global: &Global) -> Result<Class, CliError> {
     let workspace = Workspace::open(global)?;
-    let info = workspace.snapshot(&args.snapshot, &Filter::default())?;
+    let (info, class) = workspace.snapshot(&args.snapshot, &Filter::default())?;
     let before: BTreeSet<String> = info.tags.iter().cloned().collect();
     let mut tags: BTreeSet<String> =
         if args.set.is_empty() { before.clone() } else { args.set.iter().cloned().collect() };
@@ -40,5 +40,5 @@ pub fn run(args: &TagArgs, global: &Global) -> Result<Class, CliError> {
         writeln!(out, "Snapshot {} {verb}: {list}", &info.id.to_string()[..16])
     })?;
     // Regions that were not reached take the tags over with the next replication.
-    Ok(if changed && !workspace.absent.is_empty() { Class::Pending } else { Class::Success })
+    Ok(class.worse(if changed && !workspace.absent.is_empty() { Class::Pending } else { Class::Success }))
 }

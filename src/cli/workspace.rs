@@ -5,7 +5,7 @@ use super::config::{Environment, Settings, load};
 use super::exit::{Class, CliError};
 use super::progress::Progress;
 use super::secret::{Passphrases, Terminal};
-use super::{output, parse, render};
+use super::{output, parse, render, seen_roster};
 use crate::crypto::slot::Unlock;
 use crate::env::{SystemClock, SystemRandom};
 use crate::format::ids::Digest;
@@ -18,7 +18,7 @@ use crate::repo::sync::sync;
 use crate::report::Monitor;
 use crate::store::open::open_store;
 use std::io::{IsTerminal, Write};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use zeroize::Zeroizing;
 
@@ -115,18 +115,45 @@ fn trust(settings: &Settings, found: Digest) -> Result<(), CliError> {
     }
 }
 
+type Locate<'a> = dyn Fn(&[RegionSpec], Option<[u8; 32]>) -> Result<Located, RepoError> + 'a;
+
+/// A cache that can't be written stops nothing: the next run knows less, and says so itself if it must.
+fn remember_roster(cache_directory: &Path, seen: u64, repository: &Repository) {
+    if repository.roster.number > seen
+        && let Err(error) = seen_roster::write(cache_directory, repository.roster.number)
+    {
+        tracing::warn!(%error, "the key roster's number was not remembered");
+    }
+}
+
 impl Workspace {
     /// Opens the repository: regions, root, pin, slot, rings.
     ///
     /// # Errors
     /// Whatever stands in the way, with what to do about it.
     pub fn open(global: &Global) -> Result<Self, CliError> {
+        Self::open_by(global, &|specs, pin| Located::open(specs, pin))
+    }
+
+    /// As [`Workspace::open`], where two rosters stand at the highest number.
+    ///
+    /// # Errors
+    /// As [`Workspace::open`]; when there is only one roster, or they can't be brought together.
+    pub fn open_to_merge(global: &Global, take: Option<&str>) -> Result<Self, CliError> {
+        Self::open_by(global, &|specs, pin| Located::open_to_merge(specs, pin, take))
+    }
+
+    fn open_by(global: &Global, locate: &Locate<'_>) -> Result<Self, CliError> {
         let settings = settings(global, false)?;
         let (specs, failed) = stores(&settings, false)?;
-        let located = Located::open(&specs, settings.pin.map(|pin| pin.0))?;
+        let located = locate(&specs, settings.pin.map(|pin| pin.0))?;
         trust(&settings, located.fingerprint())?;
+        let cache_directory = settings.cache_dir.join(located.config.repository.to_string());
+        let seen = seen_roster::read(&cache_directory)?;
+        located.require_roster(seen)?;
         let unlock = secret(&settings)?;
         let repository = located.unlock(&unlock, Arc::new(SystemClock), Arc::new(SystemRandom))?;
+        remember_roster(&cache_directory, seen, &repository);
         let mut absent: Vec<(String, String)> =
             settings.regions_left_out.iter().map(|name| (name.clone(), "left out by --region".to_owned())).collect();
         absent.extend(failed.into_iter().map(|(name, error)| (name, error.message)));
@@ -140,6 +167,11 @@ impl Workspace {
         }
         let progress = Progress::start(global).map_err(|error| CliError::new(Class::Failed, error.to_string()))?;
         Ok(Workspace { settings, repository, absent, progress })
+    }
+
+    /// Remembers the roster that a change of keys has published.
+    pub fn remember_roster(&self) {
+        remember_roster(&self.cache_directory(), 0, &self.repository);
     }
 
     /// The directory of this repository's caches.
@@ -173,7 +205,7 @@ impl Workspace {
         self.cache_directory().join("index")
     }
 
-    /// The snapshot that the arguments name.
+    /// The snapshot that the arguments name, and the class of a run that relies on it: see [`doubt`].
     ///
     /// # Errors
     /// When none or several fit, or a region can't be listed.
@@ -181,9 +213,11 @@ impl Workspace {
         &self,
         reference: &parse::SnapshotRef,
         filter: &super::args::Filter,
-    ) -> Result<SnapshotInfo, CliError> {
-        let snapshots = filtered(self.snapshots()?.0.snapshots, filter);
-        Ok(snapshots::select(&snapshots, &selector(reference))?.clone())
+    ) -> Result<(SnapshotInfo, Class), CliError> {
+        let (listing, class) = self.snapshots()?;
+        let snapshots = filtered(listing.snapshots, filter);
+        let info = snapshots::select(&snapshots, &selector(reference))?.clone();
+        Ok((info, doubt(reference, class)))
     }
 
     /// As [`Workspace::open`], for a command that reads content or names: a slot that can't is refused before
@@ -231,6 +265,15 @@ pub fn filtered(snapshots: Vec<SnapshotInfo>, filter: &super::args::Filter) -> V
             && filter.at_ns.is_none_or(|at| info.snapshot.started_at <= at)
     };
     snapshots.into_iter().filter(fits).collect()
+}
+
+/// What a damaged listing makes of a run: one that counts from the newest snapshot may have met an older
+/// one, which whoever reads the result must not take for the newest.
+pub fn doubt(reference: &parse::SnapshotRef, listing: Class) -> Class {
+    match reference {
+        parse::SnapshotRef::Latest { .. } => listing,
+        parse::SnapshotRef::Prefix(_) => Class::Success,
+    }
 }
 
 /// The library's word for a snapshot argument.

@@ -42,11 +42,13 @@ pub enum ObjectKind {
     Final = 14,
     Tags = 15,
     Audit = 16,
+    Accepted = 17,
+    Attestation = 18,
     Designation = 19,
 }
 
 impl ObjectKind {
-    const ALL: [ObjectKind; 17] = [
+    const ALL: [ObjectKind; 19] = [
         ObjectKind::Config,
         ObjectKind::Region,
         ObjectKind::Roster,
@@ -63,6 +65,8 @@ impl ObjectKind {
         ObjectKind::Final,
         ObjectKind::Tags,
         ObjectKind::Audit,
+        ObjectKind::Accepted,
+        ObjectKind::Attestation,
         ObjectKind::Designation,
     ];
 
@@ -90,6 +94,8 @@ impl ObjectKind {
             ObjectKind::Final => "final",
             ObjectKind::Tags => "tags",
             ObjectKind::Audit => "audit entry",
+            ObjectKind::Accepted => "accepted list",
+            ObjectKind::Attestation => "attestation",
             ObjectKind::Designation => "designation",
         }
     }

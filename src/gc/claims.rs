@@ -8,7 +8,7 @@ use crate::repo::RepoError;
 use crate::repo::gclog::GcLog;
 use crate::repo::open::{RegionHandle, Repository};
 use crate::repo::sessions::{self, SessionRecord, is_forged};
-use crate::repo::snapshots::read_any_snapshot;
+use crate::repo::snapshots::read_snapshot;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 /// What never changes once it was read, over a run.
@@ -167,7 +167,7 @@ impl Memory {
         let others = repository.regions.iter().filter(|other| other.info.region != region.info.region);
         let mut failure = None;
         for from in std::iter::once(region).chain(others) {
-            let found = match read_any_snapshot(repository, from, id) {
+            let found = match read_snapshot(repository, from, id) {
                 Ok((snapshot, slot)) => Some((snapshot.root, slot)),
                 Err(RepoError::Crypto { source, .. }) if is_forged(&source) => None,
                 Err(RepoError::Object { source, .. }) if source.rule == "SIGN-2" => None,

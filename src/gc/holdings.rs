@@ -15,7 +15,7 @@ use crate::repo::RepoError;
 use crate::repo::gclog::GcLog;
 use crate::repo::open::{DECIDERS, RegionHandle, Repository, WRITERS};
 use crate::repo::sessions::is_forged;
-use crate::repo::sync::{list_segments, read_segment_bytes, states_own_origins};
+use crate::repo::sync::{list_segments, overstated, read_segment_bytes};
 use crate::report::{Monitor, Phase};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
@@ -118,7 +118,7 @@ pub enum ReadSegment {
     Refused(String),
 }
 
-/// Reads a segment as a collector must: also one of a slot that was revoked since (`COLLECT-7`).
+/// Reads a segment as a collector must: what doesn't count for a reader is no copy of anything (`COLLECT-7`).
 ///
 /// # Errors
 /// When it can't be read or is damaged: it could list what is needed.
@@ -137,16 +137,16 @@ pub fn read_segment(repository: &Repository, region: &RegionHandle, id: SegmentI
     };
     let signed = object::decode(ObjectKind::Segment, repository.config.repository, &bytes)
         .map_err(|error| incomplete(error.to_string()))?;
-    match repository.verify_signature(&signed, &WRITERS) {
+    match repository.verify_slot(&signed, &WRITERS) {
         Ok(()) => {}
         Err(error) if is_forged(&error) => return Ok(ReadSegment::Refused(format!("{name}: {error}"))),
         Err(error) => return Err(incomplete(error.to_string())),
     }
     let opened =
         segment::open(id, &bytes, &repository.keyring, &|_| Ok(())).map_err(|error| incomplete(error.to_string()))?;
-    Ok(match states_own_origins(repository, &opened) {
-        true => ReadSegment::Whole(opened),
-        false => ReadSegment::Refused(format!("{name}: SEG-9: it states another slot as origin")),
+    Ok(match overstated(repository, &opened) {
+        None => ReadSegment::Whole(opened),
+        Some(detail) => ReadSegment::Refused(format!("{name}: {detail}")),
     })
 }
 

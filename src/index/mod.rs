@@ -50,6 +50,14 @@ pub enum IndexError {
         /// Who holds it.
         holder: String,
     },
+    /// A segment of a revoked slot that doesn't stay accepted: no damage, it just doesn't count.
+    #[error("segment {segment}: {detail}")]
+    Refused {
+        /// The segment.
+        segment: SegmentId,
+        /// Whose it is.
+        detail: String,
+    },
     /// A segment can't be used.
     #[error("segment {segment}: {detail}")]
     Segment {
@@ -74,11 +82,12 @@ pub trait Index: Send + Sync {
     /// When there is none of this ordinal or it can't be read.
     fn pack(&self, ordinal: u32) -> Result<Arc<PackEntry>, IndexError>;
 
-    /// A pack's ordinal.
+    /// A pack's ordinals, ascending: one for each different thing that segments state of it, so one unless
+    /// somebody lies.
     ///
     /// # Errors
     /// When the index can't be read.
-    fn ordinal(&self, pack: &PackId) -> Result<Option<u32>, IndexError>;
+    fn ordinals(&self, pack: &PackId) -> Result<Vec<u32>, IndexError>;
 
     /// How many packs there are; ordinals run from 0.
     fn pack_count(&self) -> u32;

@@ -5,6 +5,7 @@
 pub mod frame;
 pub mod mover;
 pub mod reader;
+pub mod reenvelope;
 pub mod sequence;
 pub mod spool;
 pub mod writer;

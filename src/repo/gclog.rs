@@ -12,6 +12,9 @@ use crate::ship::put_with_retries;
 use crate::store::{StoreErrorKind, list_sorted};
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 
+/// How often a log that seems out of order is listed before that counts as damage.
+const LISTINGS_MAX: u32 = 3;
+
 /// What a region's log says at one moment.
 #[derive(Clone, Debug, Default)]
 pub struct GcLog {
@@ -165,55 +168,98 @@ pub fn publish<E: Entry>(repository: &Repository, region: &RegionHandle, entry: 
     }
 }
 
-/// How often a log is listed before an entry that stands alone is damage.
-const LISTINGS: usize = 3;
-
 /// Reads the whole log of a region.
 ///
 /// # Errors
 /// When it can't be listed or read, or holds what no maintainer signed: never taken for an empty one.
 pub fn read(repository: &Repository, region: &RegionHandle) -> Result<GcLog, RepoError> {
-    // A listing is no picture of one moment: of two entries put while it runs it may show the later alone.
-    for _ in 1..LISTINGS {
-        match read_once(repository, region) {
-            Err(RepoError::Object { source, .. }) if source.rule == "GC-3" => {}
-            read => return read,
-        }
-    }
-    read_once(repository, region)
+    let mut log = GcLog::default();
+    update(repository, region, &mut log)?;
+    Ok(log)
 }
 
-fn read_once(repository: &Repository, region: &RegionHandle) -> Result<GcLog, RepoError> {
-    let mut generations: BTreeMap<u64, BTreeSet<String>> = BTreeMap::new();
+/// A generation's parts, by its number.
+type Generations = BTreeMap<u64, BTreeSet<String>>;
+
+fn list(region: &RegionHandle) -> Result<Generations, RepoError> {
+    let mut generations = Generations::new();
     for listed in list_sorted(&*region.store, "gc/").map_err(|e| region.error(e))? {
         let number = listed.name.strip_prefix("gc/").and_then(|name| name.split_once('/'));
         if let Some((number, part)) = number.and_then(|(number, part)| Some((number_from_name(number)?, part))) {
             generations.entry(number).or_default().insert(part.to_owned());
         }
     }
-    let mut log = GcLog::default();
+    Ok(generations)
+}
+
+/// The first generation that is out of order, or that is gone though it was seen.
+fn disorder(generations: &Generations, log: &GcLog) -> Option<u64> {
     let newest = generations.keys().next_back().copied().unwrap_or(0);
-    for (number, parts) in generations {
+    for (expected, (number, parts)) in (1..).zip(generations) {
         let ordered = match (parts.contains("condemn"), parts.contains("fence"), parts.contains("final")) {
             (true, true, true) => true,
-            (true, _, false) => number == newest,
+            (true, fence, false) if *number == newest => match &log.open {
+                _ if *number > log.newest => true,
+                Some(open) => open.number == *number && (fence || open.fence.is_none()),
+                None => false,
+            },
             _ => false,
         };
-        if !ordered || number != log.newest + 1 {
-            let detail = "the log has a gap, or an entry before the one that it follows".to_owned();
+        if !ordered || *number != expected {
+            return Some(*number);
+        }
+    }
+    (newest < log.newest).then_some(log.newest)
+}
+
+/// Brings what is known of a region's log up to date: lists it, and reads only what is new. True when
+/// something was.
+///
+/// # Errors
+/// As [`read`]; `log` stays as it was.
+pub fn update(repository: &Repository, region: &RegionHandle, log: &mut GcLog) -> Result<bool, RepoError> {
+    let mut generations = list(region)?;
+    for attempt in 1.. {
+        let Some(number) = disorder(&generations, log) else { break };
+        if attempt == LISTINGS_MAX {
+            let detail = "the log has a gap, an entry before the one that it follows, or lost one".to_owned();
             return Err(region.object_error(&format!("gc/{}", number_name(number)), DecodeError::new("GC-3", detail)));
         }
-        log.newest = number;
+        // A listing of several pages may show an entry without the earlier one that was put meanwhile.
+        generations = list(region)?;
+    }
+    let first = log.open.as_ref().map_or(log.newest + 1, |open| open.number);
+    let is_news = |number: u64, parts: &BTreeSet<String>| match &log.open {
+        Some(open) if open.number == number => {
+            parts.contains("final") || (parts.contains("fence") && open.fence.is_none())
+        }
+        _ => true,
+    };
+    if !generations.range(first..).any(|(number, parts)| is_news(*number, parts)) {
+        return Ok(false);
+    }
+    let mut next = log.clone();
+    for (number, parts) in generations.range(first..) {
+        let number = *number;
+        next.newest = number;
+        let known = next.open.take().filter(|open| open.number == number);
         if parts.contains("final") {
-            log.close(read_entry(repository, region, number)?);
+            next.close(read_entry(repository, region, number)?);
             continue;
         }
-        let condemn: Condemn = read_entry(repository, region, number)?;
-        let fence = match parts.contains("fence") {
-            true => Some(read_entry(repository, region, number)?),
-            false => None,
+        let (condemned, fence) = match known {
+            Some(open) => (open.condemned, open.fence),
+            None => {
+                let condemn: Condemn = read_entry(repository, region, number)?;
+                (condemn.packs.into_iter().collect(), None)
+            }
         };
-        log.open = Some(OpenGeneration { number, condemned: condemn.packs.into_iter().collect(), fence });
+        let fence = match (fence, parts.contains("fence")) {
+            (None, true) => Some(read_entry(repository, region, number)?),
+            (fence, _) => fence,
+        };
+        next.open = Some(OpenGeneration { number, condemned, fence });
     }
-    Ok(log)
+    *log = next;
+    Ok(true)
 }

@@ -3,6 +3,8 @@
 //! Typed states: a [`Located`] repository is verified against root and pin but locked; a
 //! [`Repository`] holds the ring.
 
+pub mod accepted;
+pub mod attest;
 pub mod audit;
 pub mod content;
 pub mod designation;
@@ -26,6 +28,7 @@ pub use session::Session;
 pub use snapshots::SnapshotInfo;
 
 use crate::crypto::CryptoError;
+use crate::format::ids::Digest;
 use crate::format::roster::Role;
 use crate::format::wire::DecodeError;
 use crate::store::StoreError;
@@ -92,11 +95,30 @@ pub enum RepoError {
     #[error("the repository has no key file; every region's keys/ is empty or missing")]
     NoKeyFiles,
     /// Two rosters at the highest number.
-    #[error("there are two rosters numbered {number}: somebody changed the keys at the same time in two places")]
+    #[error(
+        "ROSTER-4: there are {} rosters numbered {number} ({}): keys were changed at the same time in two places",
+        .digests.len(), .digests.iter().map(Digest::to_string).collect::<Vec<_>>().join(", ")
+    )]
     TwoRosters {
         /// The number.
         number: u64,
+        /// Their digests, ascending.
+        digests: Vec<Digest>,
     },
+    /// The roster is older than one that this client has seen.
+    #[error(
+        "ROSTER-5: the regions hold key roster {found}, and this client has seen {known}: somebody put an older state \
+         of the keys back, which would let removed and revoked keys in again"
+    )]
+    RolledBack {
+        /// The number found.
+        found: u64,
+        /// The highest number seen before.
+        known: u64,
+    },
+    /// The user stopped it.
+    #[error("stopped; nothing was changed")]
+    Cancelled,
     /// An object is absent that must be there.
     #[error("{name} is missing in region '{region}'")]
     Missing {
@@ -179,14 +201,6 @@ pub enum RepoError {
         until: Option<String>,
         /// Why it is held.
         reason: String,
-    },
-    /// A role that may not do this.
-    #[error("a {role} slot may not {action}; use an owner's or maintainer's key")]
-    Role {
-        /// The role.
-        role: &'static str,
-        /// What it may not do.
-        action: &'static str,
     },
     /// Something can't be recorded in the audit chain, and so isn't done.
     #[error("the audit chain can't be written: {0}")]

@@ -38,10 +38,11 @@ pub struct SessionRecord {
     pub objects: Vec<String>,
 }
 
-/// True for an object that is whole and yet signed by nobody who may: no program will ever count it.
+/// True for an object that is whole and yet signed by nobody who may, or by a slot that was revoked and whose
+/// list doesn't name it (`COLLECT-7`): no program will count it.
 pub fn is_forged(error: &CryptoError) -> bool {
     match error {
-        CryptoError::Signature { .. } => true,
+        CryptoError::Signature { .. } | CryptoError::Revoked { .. } => true,
         CryptoError::Decode(source) => matches!(source.rule, "SIGN-2" | "OBJ-9"),
         _ => false,
     }
@@ -73,7 +74,7 @@ fn read_object<T>(
         Err(source) if source.rule == "OBJ-9" => return Ok(Read::Nothing),
         Err(source) => return Ok(Read::Damaged(region.object_error(name, source))),
     };
-    match repository.verify_signature(&signed, &WRITERS) {
+    match repository.verify_slot(&signed, &WRITERS) {
         Ok(()) => {}
         Err(error) if is_forged(&error) => return Ok(Read::Nothing),
         Err(error) => return Ok(Read::Damaged(region.crypto_error(name, error))),

@@ -10,7 +10,7 @@ use super::verdicts::Effective;
 use crate::compress::{Compression, compress, decompress};
 use crate::crypto::CryptoError;
 use crate::crypto::object;
-use crate::format::envelope::{ObjectKind, SignedObject};
+use crate::format::envelope::ObjectKind;
 use crate::format::ids::{Digest, SessionId, SlotId, SnapshotId, number_from_name, number_name};
 use crate::format::pack::SectionRecord;
 use crate::format::session::Commit;
@@ -37,6 +37,8 @@ pub struct SnapshotInfo {
     pub regions: Vec<usize>,
     /// The verdict that decides over it.
     pub verdict: Option<Effective>,
+    /// The commits by which it counts: region, as above, and session.
+    pub commits: Vec<(usize, SessionId)>,
 }
 
 /// All snapshots that count, oldest first, and what could not be read.
@@ -64,6 +66,8 @@ pub(super) fn note(
     issues: &mut Vec<Issue>,
 ) -> Result<(), RepoError> {
     match &error {
+        // Of a revoked slot, and not accepted: it doesn't count, and that is no damage.
+        RepoError::Crypto { source: CryptoError::Revoked { .. }, .. } => {}
         RepoError::Missing { .. } => issues.push(issue(IssueKind::Missing, region, name, &error)),
         RepoError::Object { .. } | RepoError::Crypto { .. } => {
             issues.push(issue(IssueKind::Damaged, region, name, &error));
@@ -98,28 +102,6 @@ pub fn read_snapshot(
     region: &RegionHandle,
     id: SnapshotId,
 ) -> Result<(Snapshot, SlotId), RepoError> {
-    read_verified(repository, region, id, &|signed| repository.verify_slot(signed, &AUTHORS))
-}
-
-/// As [`read_snapshot`], whatever became of the slot that signed it: for a collector, which keeps what a
-/// revoked slot's snapshots reach (`COLLECT-7`).
-///
-/// # Errors
-/// As [`read_snapshot`], but for revoked slots.
-pub fn read_any_snapshot(
-    repository: &Repository,
-    region: &RegionHandle,
-    id: SnapshotId,
-) -> Result<(Snapshot, SlotId), RepoError> {
-    read_verified(repository, region, id, &|signed| repository.verify_signature(signed, &AUTHORS))
-}
-
-fn read_verified(
-    repository: &Repository,
-    region: &RegionHandle,
-    id: SnapshotId,
-    verify: &dyn Fn(&SignedObject<'_>) -> Result<(), CryptoError>,
-) -> Result<(Snapshot, SlotId), RepoError> {
     let name = snapshot_name(&id);
     let bytes = region.get(&name)?;
     let decode = |source| region.object_error(&name, source);
@@ -127,11 +109,24 @@ fn read_verified(
     if signed.digest.0 != id.0 {
         return Err(decode(DecodeError::new("OBJ-10", format!("its bytes are those of {}", signed.digest))));
     }
-    verify(&signed).map_err(|source| region.crypto_error(&name, source))?;
+    repository.verify_slot(&signed, &AUTHORS).map_err(|source| region.crypto_error(&name, source))?;
     let payload =
         object::open_payload(&repository.keyring, &signed).map_err(|source| region.crypto_error(&name, source))?;
     let snapshot = Snapshot::decode(&payload).map_err(decode)?;
     Ok((snapshot, signed.envelope.signer))
+}
+
+/// The ids of all snapshots that some reached region holds, whether they count or not.
+///
+/// # Errors
+/// When a region can't be listed.
+pub fn list_ids(repository: &Repository) -> Result<BTreeSet<SnapshotId>, RepoError> {
+    let mut ids = BTreeSet::new();
+    for region in &repository.regions {
+        let listed = list_sorted(&*region.store, "snapshots/").map_err(|e| region.error(e))?;
+        ids.extend(listed.iter().filter_map(|object| SnapshotId::from_hex(object.name.strip_prefix("snapshots/")?)));
+    }
+    Ok(ids)
 }
 
 /// All snapshots that count in some reached region.
@@ -150,7 +145,7 @@ pub fn list(repository: &Repository) -> Result<Listing, RepoError> {
 /// As [`list`].
 pub fn list_all(repository: &Repository) -> Result<Listing, RepoError> {
     let mut issues = Vec::new();
-    let mut counted: BTreeMap<SnapshotId, Vec<usize>> = BTreeMap::new();
+    let mut counted: BTreeMap<SnapshotId, Vec<(usize, SessionId)>> = BTreeMap::new();
     for (at, region) in repository.regions.iter().enumerate() {
         // Commits first, then the log: a commit that a later final fences is seen as fenced.
         let commits = list_sorted(&*region.store, "commits/").map_err(|e| region.error(e))?;
@@ -162,14 +157,15 @@ pub fn list_all(repository: &Repository) -> Result<Listing, RepoError> {
                 continue;
             }
             match read_commit(repository, region, &listed.name) {
-                Ok(commit) => counted.entry(commit.snapshot).or_default().push(at),
+                Ok(commit) => counted.entry(commit.snapshot).or_default().push((at, sid)),
                 Err(error) => note(error, region, &listed.name, &mut issues)?,
             }
         }
     }
-    let decisions = read_decisions(repository, &mut issues)?;
+    let decisions = read_decisions(repository, "", &mut issues)?;
     let mut snapshots = Vec::new();
-    for (id, mut regions) in counted {
+    for (id, commits) in counted {
+        let mut regions: Vec<usize> = commits.iter().map(|(at, _)| *at).collect();
         regions.dedup();
         // Any region's copy will do; one that is damaged is reported and the next one is read.
         let mut found = None;
@@ -189,7 +185,7 @@ pub fn list_all(repository: &Repository) -> Result<Listing, RepoError> {
                 None => snapshot.tags.clone(),
             };
             let verdict = decisions.get(&id).and_then(Decision::effective);
-            snapshots.push(SnapshotInfo { id, snapshot, slot, tags, regions, verdict });
+            snapshots.push(SnapshotInfo { id, snapshot, slot, tags, regions, verdict, commits });
         }
     }
     snapshots.sort_by_key(|info| (info.snapshot.started_at, info.id));
@@ -223,16 +219,28 @@ impl SnapshotInfo {
     }
 }
 
-/// Verdicts and tags merge over all regions, as growing sets.
+/// True when the verdicts of all reached regions together say that a snapshot is forgotten. One that
+/// can't be read says nothing (`VERDICT-5`).
+///
+/// # Errors
+/// When a region can't be listed or read.
+pub fn is_forgotten(repository: &Repository, id: SnapshotId) -> Result<bool, RepoError> {
+    let decisions = read_decisions(repository, &format!("{id}/"), &mut Vec::new())?;
+    Ok(decisions.get(&id).and_then(Decision::effective).is_some_and(|verdict| verdict.ruling == Ruling::Forget))
+}
+
+/// Verdicts and tags whose names go on so; they merge over all regions, as growing sets.
 pub(super) fn read_decisions(
     repository: &Repository,
+    under: &str,
     issues: &mut Vec<Issue>,
 ) -> Result<BTreeMap<SnapshotId, Decision>, RepoError> {
     let mut decisions: BTreeMap<SnapshotId, Decision> = BTreeMap::new();
     let mut seen = BTreeSet::new();
     for region in &repository.regions {
         for (prefix, kind) in [("verdicts/", ObjectKind::Verdict), ("tags/", ObjectKind::Tags)] {
-            for listed in list_sorted(&*region.store, prefix).map_err(|e| region.error(e))? {
+            let listing = list_sorted(&*region.store, &format!("{prefix}{under}")).map_err(|e| region.error(e))?;
+            for listed in listing {
                 let Some((id, number, digest)) = parse_numbered(&listed.name, prefix) else { continue };
                 if !seen.insert(listed.name.clone()) {
                     continue;
@@ -289,6 +297,30 @@ impl Decision {
         }
         Ok(())
     }
+}
+
+/// A verdict's or tags' bytes from the first of these regions where they are whole; `None` when nobody who may
+/// has signed them, or their name isn't one.
+///
+/// # Errors
+/// When no region's copy can be read.
+pub fn read_decision(
+    repository: &Repository,
+    regions: &[usize],
+    name: &str,
+    kind: ObjectKind,
+) -> Result<Option<Vec<u8>>, RepoError> {
+    let prefix = if kind == ObjectKind::Verdict { "verdicts/" } else { "tags/" };
+    let Some((_, _, digest)) = parse_numbered(name, prefix) else { return Ok(None) };
+    let mut failure = None;
+    for region in regions.iter().map(|at| &repository.regions[*at]) {
+        match read_numbered(repository, region, name, kind, digest).and_then(|_| region.get(name)) {
+            Ok(bytes) if object::check_digest(&bytes).is_ok_and(|found| found == digest) => return Ok(Some(bytes)),
+            Ok(_) | Err(RepoError::Crypto { .. }) => {}
+            Err(error) => failure = failure.or(Some(error)),
+        }
+    }
+    failure.map_or(Ok(None), Err)
 }
 
 /// The snapshot, number and digest in the name of a verdict or of tags.

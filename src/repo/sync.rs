@@ -6,9 +6,10 @@
 use super::RepoError;
 use super::open::{RegionHandle, Repository, WRITERS};
 use crate::format::ids::{RegionId, SegmentId};
+use crate::format::roster::Role;
 use crate::format::wire::DecodeError;
-use crate::index::Index;
 use crate::index::segment::{self, segment_name};
+use crate::index::{Index, IndexError};
 use crate::limits::SEGMENT_BYTES_MAX;
 use crate::report::{Issue, IssueKind, Monitor, Phase};
 use crate::store::{StoreErrorKind, list_sorted};
@@ -46,24 +47,23 @@ pub fn read_segment(
     id: SegmentId,
 ) -> Result<segment::OpenedSegment, RepoError> {
     let bytes = read_segment_bytes(region, id)?;
-    let verify = |signed: &crate::format::envelope::SignedObject<'_>| {
-        repository.verify_slot(signed, &WRITERS).map_err(|error| error.to_string())
-    };
+    let verify = |signed: &crate::format::envelope::SignedObject<'_>| repository.verify_slot(signed, &WRITERS);
     let opened = segment::open(id, &bytes, &repository.keyring, &verify)?;
-    if !states_own_origins(repository, &opened) {
-        return Err(RepoError::Index(crate::index::IndexError::Segment {
-            segment: id,
-            detail: format!("SEG-9: writer {} states another slot as origin", opened.signer),
-        }));
+    if let Some(detail) = overstated(repository, &opened) {
+        return Err(RepoError::Index(IndexError::Segment { segment: id, detail }));
     }
     Ok(opened)
 }
 
-/// Stating another slot as origin is reserved: else a writer could make its claims look like an owner's (`SEG-9`).
-pub fn states_own_origins(repository: &Repository, opened: &segment::OpenedSegment) -> bool {
-    let writer =
-        repository.roster.slot(opened.signer).is_some_and(|slot| slot.role == crate::format::roster::Role::Writer);
-    !writer || opened.segment.packs.iter().all(|pack| pack.origin == opened.signer)
+/// What a writer states in a segment though only owners and maintainers may: else it could make its claims
+/// look like an owner's, or have what others list ignored.
+pub fn overstated(repository: &Repository, opened: &segment::OpenedSegment) -> Option<String> {
+    let signer = opened.signer;
+    repository.roster.slot(signer).filter(|slot| slot.role == Role::Writer)?;
+    if opened.segment.packs.iter().any(|pack| pack.origin != signer) {
+        return Some(format!("SEG-9: writer {signer} states another slot as origin"));
+    }
+    (!opened.segment.supersedes.is_empty()).then(|| format!("SEG-11: writer {signer} supersedes segments"))
 }
 
 /// How often segments are listed while a collector replaces them.
@@ -124,6 +124,8 @@ fn sync_once(
                 }
                 Err(error @ RepoError::Store { .. }) => return Err(error),
                 Err(RepoError::Missing { .. }) if !last && !list_segments(region)?.contains(&id) => return Ok(None),
+                // Of a revoked slot, and not accepted: it is as if it weren't there.
+                Err(RepoError::Index(IndexError::Refused { .. })) => {}
                 Err(error) => {
                     let issue = Issue {
                         kind: IssueKind::Damaged,

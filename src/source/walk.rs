@@ -74,6 +74,8 @@ struct Linked {
 /// Walks one or more sources; see the module's documentation for the order and the guarantees.
 #[derive(Debug)]
 pub struct Walk {
+    /// What [`Walk::new`] was given.
+    given: (Vec<PathBuf>, WalkOptions),
     sources: Sources,
     rules: Rules,
     root_fd: Option<OwnedFd>,
@@ -103,7 +105,9 @@ impl Walk {
         if options.xattrs && !XattrReader::is_usable(&root_fd) {
             return Err(SourceError::ProcMissing);
         }
+        let xattrs = options.xattrs;
         Ok(Walk {
+            given: (paths.to_vec(), options),
             sources,
             rules,
             root_fd: Some(root_fd),
@@ -112,9 +116,17 @@ impl Walk {
             pending: VecDeque::new(),
             links: HashMap::new(),
             owners: Owners::default(),
-            xattrs: options.xattrs.then(XattrReader::default),
+            xattrs: xattrs.then(XattrReader::default),
             scratch: Scratch::new(),
         })
+    }
+
+    /// A walk of the same sources from their beginning, as they are now.
+    ///
+    /// # Errors
+    /// As [`Walk::new`].
+    pub fn again(&self) -> Result<Walk, SourceError> {
+        Walk::new(&self.given.0, self.given.1.clone())
     }
 
     /// The snapshot's root: the deepest directory that contains every source, absolute.

@@ -95,7 +95,7 @@ fn an_object_too_large_to_be_read_is_told_and_the_rest_stays_usable() {
         write(there.with_file_name(&hex), &huge).unwrap();
     }
     program.run(["snapshots"]).expect(11);
-    program.restore("out", &["latest"]).expect(0);
+    program.restore("out", &["latest"]).expect(11);
     assert_eq!(read(program.path("out/file")).unwrap(), b"content");
     program.run(["check"]).expect(11);
 }
@@ -186,4 +186,42 @@ fn a_file_with_names_of_its_own_shares_none_with_what_was_there() {
     crate::fixture::assert_same(&program.source(), &program.path("out"));
     assert_ne!(metadata(&a).unwrap().ino(), metadata(&b).unwrap().ino());
     assert_eq!(metadata(&outside).unwrap().permissions().mode() & 0o777, 0o640);
+}
+
+#[test]
+fn an_older_snapshot_is_not_taken_for_the_newest() {
+    let program = Program::new();
+    program.write("file", b"old");
+    program.backup(&[]);
+    program.write("file", b"newer");
+    let newest = program.backup(&[])["snapshot"].as_str().unwrap().to_owned();
+    let older = program.snapshots(&[])[0]["id"].as_str().unwrap().to_owned();
+    for region in ["one", "two"] {
+        let path = program.path(region).join("snapshots").join(&newest);
+        let mut bytes = read(&path).unwrap();
+        bytes[200] ^= 1;
+        write(path, bytes).unwrap();
+    }
+    for (snapshot, code) in [("latest", 11), (older.as_str(), 0)] {
+        let cat = program.run(["cat", snapshot, "file"]).expect(code);
+        assert_eq!(cat.stdout, "old");
+        program.run(["ls", snapshot]).expect(code);
+        program.run(["diff", snapshot, &older]).expect(code);
+        program.restore("out", &[snapshot]).expect(code);
+    }
+}
+
+#[test]
+fn an_earlier_snapshot_that_a_region_cannot_get_is_pending() {
+    let program = Program::new();
+    program.write("file", b"first");
+    std::fs::rename(program.path("two"), program.path("away")).unwrap();
+    program.backup_ending(3, &[]);
+    std::fs::rename(program.path("away"), program.path("two")).unwrap();
+    spoil(&program, "one", "packs");
+    program.write("file", b"second");
+    program.write("another", b"third");
+    program.backup_ending(3, &[]);
+    program.run(["--region", "two", "restore", "latest", "--to", "out"]).expect(0);
+    assert_eq!(read(program.path("out/file")).unwrap(), b"second");
 }

@@ -350,6 +350,7 @@ pub fn options(threads: usize) -> Backup {
         threads,
         spools: SpoolSpace::Memory,
         seen_directory: None,
+        watch_interval: keepstone::backup::WATCH_INTERVAL_DEFAULT,
     }
 }
 

@@ -156,6 +156,7 @@ pub fn backup_options() -> Backup {
         threads: 0,
         spools: SpoolSpace::Memory,
         seen_directory: None,
+        watch_interval: keepstone::backup::WATCH_INTERVAL_DEFAULT,
     }
 }
 

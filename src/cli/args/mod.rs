@@ -20,8 +20,9 @@ pub use backup::BackupArgs;
 pub use browse::{CatArgs, DiffArgs, FindArgs, LsArgs, SnapshotsArgs, TagArgs};
 pub use gc::GcArgs;
 pub use repository::{
-    CacheCommand, CheckArgs, CompletionsArgs, InitArgs, KeyAddArgs, KeyCommand, KeyExportArgs, KeyPasswdArgs,
-    KeyRemoveArgs, ManArgs, Role, ScrubArgs, ServeArgs, ServeRole, Suite,
+    AcceptedChoice, CacheCommand, CheckArgs, CompletionsArgs, InitArgs, KeyAddArgs, KeyCommand, KeyExportArgs,
+    KeyMergeArgs, KeyPasswdArgs, KeyRemoveArgs, KeyRevokeArgs, KeyRotateArgs, ManArgs, Role, ScrubArgs, ServeArgs,
+    ServeRole, Suite,
 };
 pub use restore::{Overwrite, RestoreArgs, RestoreSelection};
 
