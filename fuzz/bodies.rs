@@ -3,6 +3,8 @@
 
 use keepstone::compress::{Compression, compress, decompress};
 use keepstone::crypto::slot::{Unlock, unwrap};
+use keepstone::format::accepted::Accepted;
+use keepstone::format::attestation::Attestation;
 use keepstone::format::audit::{Action, AuditEntry};
 use keepstone::format::config::{Config, Region, Suite};
 use keepstone::format::envelope::{self, Envelope, ObjectKind, Sealing};
@@ -15,7 +17,7 @@ use keepstone::format::pack::{
     Directory, DirectoryChunk, DirectoryFrame, Footer, PackHeader, SECTION_RECORD_BYTES, SectionRecord,
 };
 use keepstone::format::ring::{ENCAPSULATED_BYTES, Ring, RingSecrets, SlotSecrets};
-use keepstone::format::roster::{KEM_PUBLIC_BYTES, Role, Roster, RosterSlot, SlotState};
+use keepstone::format::roster::{AcceptedParts, KEM_PUBLIC_BYTES, Role, Roster, RosterEpoch, RosterSlot, SlotState};
 use keepstone::format::segment::{Reference, Segment, SegmentChunk, SegmentFrame, SegmentPack};
 use keepstone::format::sequence::{
     Child, SequenceChunk, decode_chunk, encode_child, encode_chunk, encode_extent, encode_node, references,
@@ -24,6 +26,8 @@ use keepstone::format::session::{Commit, Session, SessionEnd};
 use keepstone::format::snapshot::{Counts, NotCaptured, Snapshot, SnapshotPrivate, SourceKind};
 use keepstone::format::verdict::{Ruling, Tags, Verdict};
 use keepstone::index::record::{PackEntry, decode_places, encode_places};
+use keepstone::store::remote::message::{Reply, Request};
+use keepstone::store::{Listed, StoreErrorKind};
 use zeroize::Zeroizing;
 
 /// One decoder under test.
@@ -42,6 +46,8 @@ pub const BODIES: &[Body] = &[
     Body { name: "config", run: config, seeds: config_seeds },
     Body { name: "region", run: region, seeds: region_seeds },
     Body { name: "roster", run: roster, seeds: roster_seeds },
+    Body { name: "accepted", run: accepted, seeds: accepted_seeds },
+    Body { name: "attestation", run: attestation, seeds: attestation_seeds },
     Body { name: "ring", run: ring, seeds: ring_seeds },
     Body { name: "ring_secrets", run: ring_secrets, seeds: ring_secrets_seeds },
     Body { name: "slot_secrets", run: slot_secrets, seeds: slot_secrets_seeds },
@@ -66,6 +72,8 @@ pub const BODIES: &[Body] = &[
     Body { name: "decompression", run: decompression, seeds: decompression_seeds },
     Body { name: "index_pack", run: index_pack, seeds: index_pack_seeds },
     Body { name: "index_places", run: index_places, seeds: index_places_seeds },
+    Body { name: "serve_request", run: serve_request, seeds: serve_request_seeds },
+    Body { name: "serve_reply", run: serve_reply, seeds: serve_reply_seeds },
 ];
 
 /// Writes a body's seeds to `$KEEPSTONE_FUZZ_CORPUS/<name>/`; a fuzz target does so before it starts.
@@ -104,6 +112,8 @@ macro_rules! canonical {
 canonical!(config, Config);
 canonical!(region, Region);
 canonical!(roster, Roster);
+canonical!(accepted, Accepted);
+canonical!(attestation, Attestation);
 canonical!(ring, Ring);
 canonical!(ring_secrets, RingSecrets);
 canonical!(slot_secrets, SlotSecrets);
@@ -179,7 +189,20 @@ fn roster_seeds() -> Vec<Vec<u8>> {
         created_at: NOW,
     };
     let slots = vec![slot(1, Role::Owner, SlotState::Active), slot(2, Role::Writer, SlotState::Revoked)];
-    vec![Roster { number: 1, slots: slots[..1].to_vec() }.encode(), Roster { number: 2, slots }.encode()]
+    let epoch = |epoch| RosterEpoch { epoch, commitment: [epoch as u8; 32] };
+    let (epochs, accepted) =
+        (vec![epoch(1), epoch(4)], vec![AcceptedParts { slot: slots[1].slot, first: 1, count: 2 }]);
+    let first = Roster { number: 1, slots: slots[..1].to_vec(), epochs: Vec::new(), accepted: Vec::new() };
+    vec![first.encode(), Roster { number: 2, slots, epochs, accepted }.encode()]
+}
+
+fn accepted_seeds() -> Vec<Vec<u8>> {
+    let digests = vec![Digest([1; 32]), Digest([2; 32])];
+    vec![Accepted { slot: SLOT, number: 3, digests }.encode()]
+}
+
+fn attestation_seeds() -> Vec<Vec<u8>> {
+    vec![Attestation { listings: vec![Digest([1; 32]), Digest([2; 32])], attested_at: NOW }.encode()]
 }
 
 fn ring_seeds() -> Vec<Vec<u8>> {
@@ -485,8 +508,10 @@ fn verdict_seeds() -> Vec<Vec<u8>> {
         ruling,
         decided_at: NOW,
         reason: "past its window".to_owned(),
+        until: None,
     };
-    vec![verdict(Ruling::Forget).encode(), verdict(Ruling::Hold).encode()]
+    let until = Verdict { until: Some(-NOW), ..verdict(Ruling::Hold) };
+    vec![verdict(Ruling::Forget).encode(), verdict(Ruling::Hold).encode(), until.encode()]
 }
 
 fn tags_seeds() -> Vec<Vec<u8>> {
@@ -579,7 +604,7 @@ fn index_pack(data: &[u8]) -> bool {
 
 fn index_pack_seeds() -> Vec<Vec<u8>> {
     let listed = Segment::decode(&segment_seeds()[0]).expect("a segment").packs;
-    listed.iter().map(|pack| PackEntry::from_segment(pack, &[REGION]).encode()).collect()
+    listed.iter().map(|pack| PackEntry::from_segment(pack, Digest([3; 32]), &[REGION]).encode()).collect()
 }
 
 fn index_places(data: &[u8]) -> bool {
@@ -594,4 +619,61 @@ fn index_places(data: &[u8]) -> bool {
 
 fn index_places_seeds() -> Vec<Vec<u8>> {
     vec![vec![1, 2, 3, 4, 0x80, 1, 2, 3, 4]]
+}
+
+fn serve_request(data: &[u8]) -> bool {
+    match Request::decode(data) {
+        Ok(request) => {
+            assert_eq!(request.encode(), data);
+            true
+        }
+        Err(_) => false,
+    }
+}
+
+fn serve_request_seeds() -> Vec<Vec<u8>> {
+    let name = "packs/00/0011";
+    [
+        Request::Hello { version_min: 1, version_max: 2, create: true, path: "/srv/backups" },
+        Request::Put { name, heal: false, length: 3, first: b"abc" },
+        Request::Put { name, heal: true, length: 1 << 20, first: b"" },
+        Request::Get { name, bytes_max: 1 << 24 },
+        Request::GetRange { name, offset: 5, length: 6 },
+        Request::Size { name },
+        Request::List { prefix: "packs/" },
+        Request::Delete { name },
+        Request::Piece(b"bytes"),
+    ]
+    .iter()
+    .map(Request::encode)
+    .collect()
+}
+
+fn serve_reply(data: &[u8]) -> bool {
+    match Reply::decode(data) {
+        Ok(reply) => {
+            assert_eq!(reply.encode(), data);
+            true
+        }
+        Err(_) => false,
+    }
+}
+
+fn serve_reply_seeds() -> Vec<Vec<u8>> {
+    let listed = |name: &str| Listed { name: name.to_owned(), size: 7 };
+    [
+        Reply::Welcome { version: 1, role: Role::Writer, dataset: "db" },
+        Reply::Failed { kind: StoreErrorKind::Denied, detail: "SERVE-3: why" },
+        Reply::Ready,
+        Reply::Done { created: true },
+        Reply::Bytes { length: 5 },
+        Reply::Piece(b"bytes"),
+        Reply::Size(None),
+        Reply::Size(Some(5)),
+        Reply::Entries(vec![listed("config"), listed("index/00")]),
+        Reply::End { count: 2 },
+    ]
+    .iter()
+    .map(Reply::encode)
+    .collect()
 }

@@ -69,6 +69,14 @@ pub const KEY_FILE_BYTES_MAX: usize = 64 << 10;
 pub const SLOTS_MAX: usize = 65_536;
 /// Subjects of one audit entry; an act on more is recorded in several entries.
 pub const AUDIT_SUBJECTS_MAX: usize = 65_536;
+/// Epochs that a roster states.
+pub const EPOCHS_MAX: usize = 65_536;
+/// Digests in one part of what stays accepted of a revoked slot.
+pub const ACCEPTED_DIGESTS_MAX: usize = 1 << 18;
+/// Parts of such a list.
+pub const ACCEPTED_PARTS_MAX: u64 = 4096;
+/// Listings in one attestation.
+pub const ATTESTED_LISTINGS_MAX: usize = 1 << 18;
 /// Tags of a snapshot, and bytes in one tag, dataset or host name.
 pub const TAGS_MAX: usize = 256;
 /// Bytes in a label: a tag, dataset or host name.

@@ -26,11 +26,19 @@ pub struct Destination {
 pub enum ShipError {
     /// Every region of the run failed.
     #[error("no region takes what is stored: {}", join(.0))]
-    NoRegionLeft(Vec<(String, String)>),
+    NoRegionLeft(Vec<(String, StoreErrorKind, String)>),
 }
 
-fn join(failures: &[(String, String)]) -> String {
-    failures.iter().map(|(name, error)| format!("region '{name}': {error}")).collect::<Vec<_>>().join("; ")
+impl ShipError {
+    /// Every region refused it: trying again changes nothing.
+    pub fn denied(&self) -> bool {
+        let ShipError::NoRegionLeft(failures) = self;
+        failures.iter().all(|(_, kind, _)| *kind == StoreErrorKind::Denied)
+    }
+}
+
+fn join(failures: &[(String, StoreErrorKind, String)]) -> String {
+    failures.iter().map(|(name, _, error)| format!("region '{name}': {error}")).collect::<Vec<_>>().join("; ")
 }
 
 /// One object on its way to all regions.
@@ -160,7 +168,8 @@ impl Shipper {
         }
         let list = self.shared.destinations.iter().zip(failures.iter());
         Err(ShipError::NoRegionLeft(
-            list.filter_map(|(to, error)| error.as_ref().map(|error| (to.name.clone(), error.to_string()))).collect(),
+            list.filter_map(|(to, error)| Some((to.name.clone(), error.as_ref()?.kind, error.as_ref()?.to_string())))
+                .collect(),
         ))
     }
 }

@@ -224,6 +224,8 @@ DECODERS = {
     "tags": objects.decode_tags,
     "audit-entry": objects.decode_audit_entry,
     "condemn": objects.decode_condemn,
+    "accepted": objects.decode_accepted,
+    "attestation": objects.decode_attestation,
 }
 
 
@@ -292,6 +294,37 @@ class FrozenRegions(unittest.TestCase):
             found = (target / path).lstat()
             self.assertEqual(stat.S_IMODE(found.st_mode), mode)
             self.assertEqual(found.st_mtime_ns, 1_600_000_000_123_456_789)
+
+    def test_of_a_revoked_writer_counts_what_is_accepted(self):
+        path = VECTORS / "region-3"
+        self.assertEqual(checked(path), [])
+        region = opened(path)
+        self.assertEqual(sorted(region.rings), [1, 3])
+        counted = region.counted([]).values()
+        self.assertEqual(sorted(snapshot.dataset for snapshot in counted), ["accepted", "quarry"])
+        (name,) = (path / "attest").iterdir()
+        attested = region.load("attestation", f"attest/{name.name}", (name.name,)).listings
+        segments = region.load_segments([]).values()
+        self.assertEqual(sorted(pack.listing(entry) for found in segments for entry in found.packs), attested)
+
+    def test_what_is_accepted_cannot_be_widened_or_lost(self):
+        copy = self.scratch / "copy"
+        shutil.copytree(VECTORS / "region-3", copy)
+        (part,) = (copy / "roster/accepted").rglob("????????????????")
+        data = part.read_bytes()
+        part.unlink()
+        self.assertIn("ACCEPT-4", {error.rule for _, error in checked(copy)})
+        # Under another number, or with another digest in it, it is not the part that the roster names.
+        part.with_name("0000000000000006").write_bytes(data)
+        self.assertIn("ACCEPT-4", {error.rule for _, error in checked(copy)})
+        part.write_bytes(data[:-120] + bytes(88) + data[-32:])
+        self.assertIn("ACCEPT-4", {error.rule for _, error in checked(copy)})
+
+    def test_a_ring_of_another_rotation_or_none_is_refused(self):
+        copy = self.scratch / "copy"
+        shutil.copytree(VECTORS / "region-3", copy)
+        (copy / "ring/0000000000000003" / SLOT.hex()).unlink()
+        self.assertIn("RING-6", {error.rule for _, error in checked(copy)})
 
     def test_a_wrong_pin_is_refused_before_the_key(self):
         with self.assertRaises(FormatError) as caught:
@@ -439,7 +472,7 @@ class WhatCounts(unittest.TestCase):
         self.verdict(9, objects.FORGET, WRITER, WRITER_KEY)
         self.assertEqual(self.counts(), (True, ["SIGN-2"]))
         self.roster(3, (WRITER, objects.MAINTAINER, 1, WRITER_KEY))
-        self.assertEqual(self.counts(), (True, ["SIGN-3"]))
+        self.assertEqual(self.counts(), (True, []))
         self.roster(4, (WRITER, objects.MAINTAINER, 0, SLOT_KEY))
         self.assertEqual(self.counts(), (True, ["SIGN-4"]))
         self.roster(5)
@@ -505,11 +538,11 @@ class WhatCounts(unittest.TestCase):
         self.assertEqual(self.counts(), (True, []))
         self.log(1, "fence", [SESSION], [])
         self.assertEqual(self.counts(), (False, []))
-        self.log(1, "final", [], [], [], [])
+        self.log(1, "final", [], [], [], [], [])
         self.assertEqual(self.counts(), (True, []))
         self.log(2, "condemn", [])
         self.log(2, "fence", [], [])
-        self.log(2, "final", [], [], [], [SESSION])
+        self.log(2, "final", [], [], [], [SESSION], [])
         self.assertEqual(self.counts(), (False, []))
 
     def test_a_damaged_log_stops(self):
@@ -521,7 +554,7 @@ class WhatCounts(unittest.TestCase):
 
         self.log(2, "condemn", [])
         stops("GC-3")
-        self.log(1, "final", [], [], [], [])
+        self.log(1, "final", [], [], [], [], [])
         stops("GC-3")
         self.log(1, "condemn", [], region=bytes(16))
         stops("GC-2")

@@ -119,8 +119,9 @@ impl Run<'_> {
         }
         if committed.is_empty() {
             let failures = summary.regions.iter().map(|region| {
-                let why = region.failure.as_ref().map_or_else(|| "no commit".to_owned(), |(_, why)| why.clone());
-                (region.name.clone(), why)
+                let none = || (crate::store::StoreErrorKind::Other, "no commit".to_owned());
+                let (kind, why) = region.failure.clone().unwrap_or_else(none);
+                (region.name.clone(), kind, why)
             });
             return Err(ShipError::NoRegionLeft(failures.collect()).into());
         }

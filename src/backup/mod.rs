@@ -22,6 +22,7 @@ pub use run::{Backup, WATCH_INTERVAL_DEFAULT, backup_stream, backup_tree};
 
 use crate::format::ids::SnapshotId;
 use crate::format::snapshot::Counts;
+use crate::repo::Repository;
 use crate::report::Issue;
 use crate::store::StoreErrorKind;
 
@@ -61,6 +62,16 @@ pub enum BackupError {
         length: usize,
         /// The bound in bytes.
         max: usize,
+    },
+    /// A region's server takes snapshots of another dataset only.
+    #[error("region '{region}' takes snapshots of dataset '{allowed}' only, and this one is of '{wanted}'")]
+    ForeignDataset {
+        /// The region.
+        region: String,
+        /// The dataset that it takes.
+        allowed: String,
+        /// The dataset that was to be backed up.
+        wanted: String,
     },
     /// The walk ended inside a directory: a programmer's error, never saved.
     #[error("the walk ended before its root directory did")]
@@ -103,6 +114,23 @@ pub enum BackupError {
     /// The user stopped it. What was shipped is used by the next run.
     #[error("stopped; what was stored so far is used by the next backup")]
     Cancelled,
+}
+
+/// Refuses a dataset that some region of the run doesn't take (`SERVE-8`).
+///
+/// # Errors
+/// [`BackupError::ForeignDataset`].
+pub fn check_dataset(repository: &Repository, wanted: &str) -> Result<(), BackupError> {
+    for region in &repository.regions {
+        if let Some(allowed) = region.store.only_dataset().filter(|allowed| *allowed != wanted) {
+            return Err(BackupError::ForeignDataset {
+                region: region.name.clone(),
+                allowed: allowed.to_owned(),
+                wanted: wanted.to_owned(),
+            });
+        }
+    }
+    Ok(())
 }
 
 /// How one region of a run ended.

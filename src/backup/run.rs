@@ -7,9 +7,9 @@ use super::drive::{Block, Item};
 use super::engine::DedupTrust;
 use super::file::Worker;
 use super::produce::{Remembered, produce};
-use super::usable::UsablePacks;
+use super::usable::{Trusted, UsablePacks};
 use super::watch::{OnLoss, Watch, overtaken};
-use super::{BackupError, BackupSummary};
+use super::{BackupError, BackupSummary, check_dataset};
 use crate::compress::Compression;
 use crate::format::ids::{ChunkId, SnapshotId};
 use crate::format::node::{Node, NodeKind};
@@ -126,8 +126,8 @@ impl<'a> Run<'a> {
     /// need not be stored for it.
     fn usable(&self) -> UsablePacks<'_> {
         let regions = self.shipper.alive().into_iter().map(|at| self.repository.regions[at].info.region).collect();
-        let own = self.repository.secrets.slot;
-        UsablePacks::new(self.index, regions, self.session().missing(), own, self.options.trust)
+        let trusted = Trusted::by(self.repository, self.options.trust);
+        UsablePacks::new(self.index, regions, self.session().missing(), trusted)
     }
 
     fn watch<'w>(&'w self, usable: &'w UsablePacks<'w>, base: Option<&'w SnapshotInfo>, on_loss: OnLoss) -> Watch<'w> {
@@ -174,6 +174,7 @@ pub fn backup_tree(
     monitor: &dyn Monitor,
 ) -> Result<BackupSummary, BackupError> {
     check_labels(options)?;
+    check_dataset(repository, &options.dataset)?;
     if let Some(empty) = walk.empty_sources().first().filter(|_| !options.allow_empty) {
         return Err(BackupError::EmptySource { path: empty.display().to_string() });
     }
@@ -227,6 +228,7 @@ pub fn backup_stream<S: std::io::Read + Send>(
     monitor: &dyn Monitor,
 ) -> Result<BackupSummary, BackupError> {
     check_labels(options)?;
+    check_dataset(repository, &options.dataset)?;
     let private = SnapshotPrivate { sources: vec![node.name.clone()], command, ..SnapshotPrivate::default() };
     let run = Run::open(repository, index, options, monitor, None)?;
     let usable = run.usable();

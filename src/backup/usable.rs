@@ -6,9 +6,11 @@
 
 use super::BackupError;
 use super::engine::DedupTrust;
-use crate::format::ids::{PackId, RegionId, SlotId};
-use crate::index::{Index, IndexError};
+use crate::format::ids::{Digest, PackId, RegionId, SlotId};
+use crate::format::roster::SlotState;
+use crate::index::{Index, IndexError, PackEntry};
 use crate::repo::session::Reliance;
+use crate::repo::{Repository, attest};
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
@@ -26,15 +28,42 @@ const RELIED: u8 = 8;
 pub struct UsablePacks<'a> {
     index: &'a dyn Index,
     regions: Vec<RegionId>,
+    trusted: Trusted,
+    known: RwLock<Known>,
+}
+
+/// Whose listings a run believes.
+pub struct Trusted {
     own: SlotId,
     trust: DedupTrust,
-    known: RwLock<Known>,
+    attested: HashSet<Digest>,
+    revoked: HashSet<SlotId>,
+}
+
+impl Trusted {
+    /// The slot's own packs, what an owner verified, and as `trust` says.
+    pub fn by(repository: &Repository, trust: DedupTrust) -> Self {
+        // One that is damaged vouches for nothing: chunks are stored once more, and nothing is lost.
+        let (attested, issues) = attest::read(repository);
+        issues.iter().for_each(|issue| tracing::warn!(detail = issue.detail, "an attestation is not used"));
+        let revoked = repository.roster.slots.iter().filter(|slot| slot.state == SlotState::Revoked);
+        let revoked = revoked.map(|slot| slot.slot).collect();
+        Trusted { own: repository.secrets.slot, trust, attested, revoked }
+    }
+
+    /// A pack that is listed as this slot lists it, or as an owner verified it; or anybody's, where all are
+    /// trusted, but those whose key was revoked.
+    fn trusts(&self, pack: &PackEntry) -> bool {
+        pack.origin == self.own
+            || self.attested.contains(&pack.listing)
+            || (self.trust == DedupTrust::All && !self.revoked.contains(&pack.origin))
+    }
 }
 
 #[derive(Default)]
 struct Known {
     missing: HashSet<PackId>,
-    /// By the pack's ordinal in the index.
+    /// By the pack's ordinal in the index; a pack of which segments state different things has several.
     flags: Vec<AtomicU8>,
     /// Packs of this run that no segment lists yet: the index doesn't know them.
     shipping: HashSet<PackId>,
@@ -59,14 +88,8 @@ impl Known {
 
 impl<'a> UsablePacks<'a> {
     /// For a run over `regions`; packs in `missing` are condemned or deleted somewhere.
-    pub fn new(
-        index: &'a dyn Index,
-        regions: Vec<RegionId>,
-        missing: HashSet<PackId>,
-        own: SlotId,
-        trust: DedupTrust,
-    ) -> Self {
-        UsablePacks { index, regions, own, trust, known: RwLock::new(Known { missing, ..Known::default() }) }
+    pub fn new(index: &'a dyn Index, regions: Vec<RegionId>, missing: HashSet<PackId>, trusted: Trusted) -> Self {
+        UsablePacks { index, regions, trusted, known: RwLock::new(Known { missing, ..Known::default() }) }
     }
 
     fn read(&self) -> RwLockReadGuard<'_, Known> {
@@ -96,8 +119,7 @@ impl<'a> UsablePacks<'a> {
                 }
             }
             let pack = self.index.pack(ordinal)?;
-            let trusted = (self.trust == DedupTrust::All || pack.origin == self.own)
-                && self.regions.iter().all(|region| pack.regions.contains(region));
+            let trusted = self.trusted.trusts(&pack) && self.regions.iter().all(|region| pack.regions.contains(region));
             let mut known = self.write();
             let missing = known.missing.contains(&pack.id);
             let found = DECIDED | if trusted { TRUSTED } else { 0 } | if missing { MISSING } else { 0 };
@@ -116,13 +138,15 @@ impl<'a> UsablePacks<'a> {
     /// When the index can't be read.
     pub fn listed(&self, packs: &[PackId]) -> Result<(), BackupError> {
         for pack in packs {
-            let ordinal = self.index.ordinal(pack)?;
+            let ordinals = self.index.ordinals(pack)?;
             let mut known = self.write();
             known.listings += 1;
-            if let Some(ordinal) = ordinal {
-                let missing = if known.missing.contains(pack) { MISSING } else { 0 };
-                known.change(ordinal, |flags| flags | RELIED | missing);
+            let missing = if known.missing.contains(pack) { MISSING } else { 0 };
+            if !ordinals.is_empty() {
                 known.shipping.remove(pack);
+            }
+            for ordinal in ordinals {
+                known.change(ordinal, |flags| flags | RELIED | missing);
             }
         }
         Ok(())
@@ -132,18 +156,14 @@ impl<'a> UsablePacks<'a> {
 impl Reliance for UsablePacks<'_> {
     fn withdraw(&self, missing: &HashSet<PackId>) -> Result<BTreeSet<PackId>, IndexError> {
         // The index is asked outside the lock, again for whatever it may have taken in meanwhile.
-        let mut ordinals: HashMap<PackId, u32> = HashMap::new();
+        let mut ordinals: HashMap<PackId, Vec<u32>> = HashMap::new();
         let mut known = loop {
             let (listings, went) = {
                 let known = self.read();
                 (known.listings, known.missing.difference(missing).copied().collect::<Vec<_>>())
             };
             for pack in missing.iter().chain(&went) {
-                if !ordinals.contains_key(pack)
-                    && let Some(ordinal) = self.index.ordinal(pack)?
-                {
-                    ordinals.insert(*pack, ordinal);
-                }
+                ordinals.insert(*pack, self.index.ordinals(pack)?);
             }
             let known = self.write();
             if known.listings == listings {
@@ -152,16 +172,14 @@ impl Reliance for UsablePacks<'_> {
         };
         let went: Vec<PackId> = known.missing.difference(missing).copied().collect();
         known.missing.clone_from(missing);
-        for ordinal in went.iter().filter_map(|pack| ordinals.get(pack)) {
+        for ordinal in went.iter().filter_map(|pack| ordinals.get(pack)).flatten() {
             known.change(*ordinal, |flags| flags & !MISSING);
         }
         let mut relied = BTreeSet::new();
         for pack in missing {
-            let ordinal = ordinals.get(pack);
-            if let Some(ordinal) = ordinal {
-                known.change(*ordinal, |flags| flags | MISSING);
-            }
-            if known.shipping.contains(pack) || ordinal.is_some_and(|at| known.flags(*at) & RELIED != 0) {
+            let ordinals = ordinals.get(pack).map_or(&[][..], Vec::as_slice);
+            ordinals.iter().for_each(|ordinal| known.change(*ordinal, |flags| flags | MISSING));
+            if known.shipping.contains(pack) || ordinals.iter().any(|at| known.flags(*at) & RELIED != 0) {
                 relied.insert(*pack);
             }
         }
@@ -201,7 +219,8 @@ mod tests {
     }
 
     fn usable(index: &MemoryIndex) -> UsablePacks<'_> {
-        UsablePacks::new(index, vec![REGION], HashSet::new(), SLOT, DedupTrust::Own)
+        let trusted = Trusted { own: SLOT, trust: DedupTrust::Own, attested: HashSet::new(), revoked: HashSet::new() };
+        UsablePacks::new(index, vec![REGION], HashSet::new(), trusted)
     }
 
     fn packs(numbers: &[u8]) -> HashSet<PackId> {

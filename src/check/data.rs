@@ -8,6 +8,7 @@ use super::CheckError;
 use super::run::{Run, store_issue};
 use super::structure::Checked;
 use crate::crypto::keyring::ChunkHasher;
+use crate::crypto::listing::listings;
 use crate::env::random_bytes;
 use crate::format::envelope::TRAILER_BYTES;
 use crate::format::ids::{ChunkId, Digest, PackId};
@@ -89,13 +90,13 @@ pub(super) fn read(run: &Run<'_>, regions: &mut [Checked], subset: Subset) -> Re
 
 fn read_region(run: &Run<'_>, checked: &mut Checked, chosen: &[PackId]) -> Result<(), CheckError> {
     let region = &run.repository.regions[checked.at];
-    let mut claimed: HashSet<PackId> = HashSet::new();
+    // By what is stated of a pack, not by the pack: a segment that lies about it must not pass because
+    // another told the truth.
+    let mut claimed: HashSet<Digest> = HashSet::new();
     let (packs, bytes, chunks) = (Counter::default(), Counter::default(), Counter::default());
     let damaged = Mutex::new(checked.graph.marks());
+    let verified = Mutex::new(Vec::new());
     for id in &checked.segments {
-        if claimed.len() == chosen.len() {
-            break;
-        }
         let segment = match read_segment(run.repository, region, *id) {
             Ok(opened) => opened.segment,
             Err(error) => {
@@ -103,11 +104,9 @@ fn read_region(run: &Run<'_>, checked: &mut Checked, chosen: &[PackId]) -> Resul
                 continue;
             }
         };
+        let listings = listings(&segment);
         let todo: Vec<usize> = (0..segment.packs.len())
-            .filter(|at| {
-                let pack = segment.packs[*at].pack;
-                chosen.binary_search(&pack).is_ok() && claimed.insert(pack)
-            })
+            .filter(|at| chosen.binary_search(&segment.packs[*at].pack).is_ok() && claimed.insert(listings[*at]))
             .collect();
         let ids: Vec<ChunkId> = segment.chunks().map(|chunk| chunk.id).collect();
         run.findings.parallel(run.threads(), todo.len(), &|at| {
@@ -119,6 +118,9 @@ fn read_region(run: &Run<'_>, checked: &mut Checked, chosen: &[PackId]) -> Resul
             let mut damaged = damaged.lock().unwrap_or_else(PoisonError::into_inner);
             checked.graph.mark(&mut damaged, &reading.damaged)?;
             drop(damaged);
+            if reading.faults_total == 0 && !reading.failed {
+                verified.lock().unwrap_or_else(PoisonError::into_inner).push(listings[todo[at]]);
+            }
             run.findings.monitor.advance(1, 0);
             Ok(())
         })?;
@@ -126,6 +128,7 @@ fn read_region(run: &Run<'_>, checked: &mut Checked, chosen: &[PackId]) -> Resul
     checked.report.packs_read = packs.get();
     checked.report.bytes_read = bytes.get();
     checked.report.chunks_verified = chunks.get();
+    checked.verified = verified.into_inner().unwrap_or_else(PoisonError::into_inner);
     checked.damaged = Some(damaged.into_inner().unwrap_or_else(PoisonError::into_inner));
     Ok(())
 }
@@ -189,6 +192,8 @@ struct PackReading<'a> {
     name: String,
     faults: Vec<String>,
     faults_total: u64,
+    /// The store didn't give all of it.
+    failed: bool,
     damaged: Vec<ChunkId>,
     verified: u64,
 }
@@ -205,6 +210,7 @@ impl<'a> PackReading<'a> {
             name,
             faults: Vec::new(),
             faults_total: 0,
+            failed: false,
             damaged: Vec::new(),
             verified: 0,
         }
@@ -250,6 +256,7 @@ impl<'a> PackReading<'a> {
     }
 
     fn store_failed(&mut self, error: StoreError) -> Result<(), CheckError> {
+        self.failed = true;
         self.all_damaged();
         match store_issue(&error) {
             Some(kind) => {

@@ -8,7 +8,7 @@
 //!   reads no pack, so it works for slots that can't read payloads.
 //! - with [`Options::read_data`], packs are read as well and every chunk's id is computed anew.
 //!
-//! Guarantees: nothing is written; what could not be read is an issue or an error, never "sound". Called
+//! Guarantees: nothing is written (its caller may attest what was verified); what could not be read is an issue or an error, never "sound". Called
 //! by `cli/check` and `cli/scrub`.
 
 mod data;
@@ -20,7 +20,7 @@ mod structure;
 pub use data::Subset;
 pub use scrub::{ScrubReport, scrub};
 
-use crate::format::ids::SnapshotId;
+use crate::format::ids::{Digest, SnapshotId};
 use crate::index::Index;
 use crate::index::graph::GraphError;
 use crate::repo::{RepoError, Repository, snapshots};
@@ -139,6 +139,9 @@ pub struct CheckReport {
     pub index_stale: bool,
     /// What a person should know that is no failure.
     pub notices: Vec<String>,
+    /// Listings of packs that were read whole, in whichever region, and are as their segments state: what an
+    /// owner may attest (`ATTEST-4`).
+    pub verified: Vec<Digest>,
 }
 
 impl CheckReport {
@@ -193,6 +196,9 @@ pub fn check(
         run.name_broken_snapshots(region)?;
     }
     report.index_stale = checked.iter().any(|region| region.index_differs > 0);
+    report.verified = checked.iter_mut().flat_map(|region| std::mem::take(&mut region.verified)).collect();
+    report.verified.sort_unstable();
+    report.verified.dedup();
     report.regions = checked.into_iter().map(|region| region.report).collect();
     let found = findings.into_found();
     report.issues = found.issues;

@@ -7,15 +7,19 @@ use super::CheckError;
 use super::run::Run;
 use crate::crypto::keyring::open_ring;
 use crate::crypto::object;
+use crate::format::accepted::{Accepted, accepted_name};
 use crate::format::envelope::ObjectKind;
-use crate::format::ids::{Digest, RegionId, SessionId, SlotId, number_from_name, number_name};
+use crate::format::ids::{RegionId, SessionId, number_from_name, number_name};
 use crate::format::ring::Ring;
 use crate::format::roster::{Roster, SlotState};
 use crate::format::session::{Session, SessionEnd};
 use crate::format::wire::DecodeError;
 use crate::limits::KEY_FILE_BYTES_MAX;
 use crate::repo::RepoError;
-use crate::repo::open::{RegionHandle, RegionSpec, WRITERS, parse_key_name, read_root_signed};
+use crate::repo::attest::verify_region as read_attestations;
+use crate::repo::open::{
+    RegionHandle, RegionSpec, WRITERS, parse_key_name, parse_ring_name, parse_roster_name, read_root_signed,
+};
 use crate::report::IssueKind;
 use crate::store::{Listed, list_sorted};
 use std::collections::{BTreeMap, BTreeSet};
@@ -29,6 +33,8 @@ pub(super) fn verify(run: &Run<'_>, region: &RegionHandle) -> Result<u64, CheckE
     objects += rings(run, region)?;
     objects += key_files(run, region)?;
     objects += sessions(run, region)?;
+    objects += accepted_lists(run, region)?;
+    objects += attestations(run, region)?;
     Ok(objects)
 }
 
@@ -45,9 +51,7 @@ fn rosters(run: &Run<'_>, region: &RegionHandle) -> Result<u64, CheckError> {
     let config = &run.repository.config;
     let (mut count, mut newest) = (0, 0);
     for Listed { name, .. } in list(region, "roster/")? {
-        let parsed = name.strip_prefix("roster/").and_then(|name| name.split_once('-'));
-        let parsed = parsed.and_then(|(number, digest)| Some((number_from_name(number)?, Digest::from_hex(digest)?)));
-        let Some((number, digest)) = parsed else { continue };
+        let Some((number, digest)) = parse_roster_name(&name) else { continue };
         count += 1;
         let read = || {
             let missing = || RepoError::Missing { region: region.name.clone(), name: name.clone() };
@@ -84,9 +88,7 @@ fn rings(run: &Run<'_>, region: &RegionHandle) -> Result<u64, CheckError> {
     let repository = run.repository;
     let mut found = BTreeSet::new();
     for Listed { name, .. } in list(region, "ring/")? {
-        let parsed = name.strip_prefix("ring/").and_then(|name| name.split_once('/'));
-        let parsed = parsed.and_then(|(epoch, slot)| Some((number_from_name(epoch)?, SlotId::from_hex(slot)?)));
-        let Some((epoch, slot)) = parsed else { continue };
+        let Some((epoch, slot)) = parse_ring_name(&name) else { continue };
         found.insert((epoch, slot));
         let read = || {
             let missing = || RepoError::Missing { region: region.name.clone(), name: name.clone() };
@@ -118,6 +120,38 @@ fn rings(run: &Run<'_>, region: &RegionHandle) -> Result<u64, CheckError> {
         }
     }
     Ok(found.len() as u64)
+}
+
+/// Each part that the roster names must be whole here: this region must say by itself what counts.
+fn accepted_lists(run: &Run<'_>, region: &RegionHandle) -> Result<u64, CheckError> {
+    let (spec, config) = (RegionSpec::from(region), &run.repository.config);
+    let mut count = 0;
+    for parts in &run.repository.roster.accepted {
+        for number in parts.first..parts.first + parts.count {
+            let name = accepted_name(parts.slot, number);
+            count += 1;
+            let read = || {
+                let missing = || RepoError::Missing { region: region.name.clone(), name: name.clone() };
+                let found = read_root_signed(&spec, ObjectKind::Accepted, &name, Some(config))?;
+                let (payload, _) = found.ok_or_else(missing)?;
+                let part = Accepted::decode(&payload).map_err(|source| region.object_error(&name, source))?;
+                match (part.slot, part.number) == (parts.slot, number) {
+                    true => Ok(()),
+                    false => Err(misnamed(region, &name, format!("it is part {} of slot {}", part.number, part.slot))),
+                }
+            };
+            if let Err(error) = read() {
+                run.findings.note(&region.name, &name, error)?;
+            }
+        }
+    }
+    Ok(count)
+}
+
+fn attestations(run: &Run<'_>, region: &RegionHandle) -> Result<u64, CheckError> {
+    let (found, issues) = read_attestations(run.repository, region)?;
+    issues.into_iter().for_each(|issue| run.findings.push(issue));
+    Ok(found)
 }
 
 fn key_files(run: &Run<'_>, region: &RegionHandle) -> Result<u64, CheckError> {

@@ -1,6 +1,7 @@
 //! What the parts of a check share: what it works on, and where its findings come together.
 
 use super::{CheckError, ISSUES_LISTED_MAX, Options};
+use crate::crypto::CryptoError;
 use crate::index::{Index, IndexError};
 use crate::repo::snapshots::Listing;
 use crate::repo::{RepoError, Repository};
@@ -88,6 +89,9 @@ impl<'a> Findings<'a> {
                 None => return Err(error.into()),
             },
             RepoError::Missing { .. } => self.issue(IssueKind::Missing, region, name, &error),
+            // No damage: it doesn't count, and nobody expects it to.
+            RepoError::Crypto { source: CryptoError::Revoked { .. }, .. }
+            | RepoError::Index(IndexError::Refused { .. }) => {}
             RepoError::Object { .. }
             | RepoError::Crypto { .. }
             | RepoError::Key(_)

@@ -7,6 +7,7 @@
 use super::CheckError;
 use super::objects::AGE_FIRST_LINE;
 use super::run::{Findings, store_issue};
+use crate::format::accepted::parse_accepted_name;
 use crate::format::envelope::{ObjectKind, TRAILER_BYTES, decode_preamble};
 use crate::format::ids::{Digest, RepositoryId, SessionId, SlotId, SnapshotId, number_from_name};
 use crate::format::wire::Reader;
@@ -84,6 +85,10 @@ fn parse_known(name: &str) -> Option<Named> {
     let pair = rest.split_once('/');
     match prefix {
         "keys" => crate::repo::open::parse_key_name(name).map(|_| Named::KeyFile),
+        "roster" if rest.starts_with("accepted/") => {
+            parse_accepted_name(name).and_then(|_| object(ObjectKind::Accepted))
+        }
+        "attest" => Some(Named::Object(ObjectKind::Attestation, Some(digest(rest)?))),
         "roster" => Some(Named::Object(ObjectKind::Roster, Some(numbered(rest)?))),
         "ring" => {
             let (epoch, slot) = pair?;
@@ -327,6 +332,8 @@ mod tests {
             (format!("roster/{}-{}", hex(8), hex(32)), ObjectKind::Roster, true),
             (format!("ring/{}/{}", hex(8), hex(16)), ObjectKind::Ring, false),
             (format!("commits/{}", hex(16)), ObjectKind::Commit, false),
+            (format!("roster/accepted/{}/{}", hex(16), hex(8)), ObjectKind::Accepted, false),
+            (format!("attest/{}", hex(32)), ObjectKind::Attestation, true),
             (format!("sessions/{}/end", hex(16)), ObjectKind::SessionEnd, false),
             (format!("tags/{}/{}-{}", hex(32), hex(8), hex(32)), ObjectKind::Tags, true),
             (format!("gc/{}/final", hex(8)), ObjectKind::Final, false),

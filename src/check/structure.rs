@@ -2,9 +2,10 @@
 
 use super::run::Run;
 use super::{CheckError, RegionReport, objects};
-use crate::format::ids::{ChunkId, PackId, SegmentId, SnapshotId};
+use crate::crypto::listing::listings;
+use crate::format::ids::{ChunkId, Digest, PackId, SegmentId, SnapshotId};
 use crate::format::segment::{Segment, SegmentPack};
-use crate::index::graph::{Graph, GraphBuilder, GraphError, Lack, Marks};
+use crate::index::graph::{Graph, GraphBuilder, GraphError, Lack, Marks, key};
 use crate::index::segment::segment_name;
 use crate::index::{Index, IndexError, PackEntry, Place};
 use crate::pack::reader::pack_name;
@@ -31,6 +32,8 @@ pub(super) struct Checked {
     pub(super) packs: Vec<(PackId, u64)>,
     /// Chunks that reading found damaged, once it has read.
     pub(super) damaged: Option<Marks>,
+    /// Listings of packs that were read whole and are as stated.
+    pub(super) verified: Vec<Digest>,
     /// Segments that the local index knows otherwise.
     pub(super) index_differs: u64,
     /// Each snapshot that counts here, with its root.
@@ -124,6 +127,7 @@ impl Run<'_> {
             segments: gathered.opened,
             packs: Vec::new(),
             damaged: None,
+            verified: Vec::new(),
             index_differs,
             roots: Vec::new(),
             lacking: false,
@@ -206,20 +210,25 @@ impl Run<'_> {
         let name = &checked.report.name;
         let mut marks = checked.graph.marks();
         let mut lacking = false;
-        for (snapshot, root) in &checked.roots {
-            checked.graph.walk(root, &mut marks, &mut |from, to, lack| {
-                lacking = true;
-                // A chunk in an absent pack is said with the pack.
-                if lack == Lack::Unlisted {
-                    let from = match from {
-                        Some(from) => format!("chunk {from:016x}…"),
-                        None => format!("snapshot {snapshot}"),
-                    };
-                    let detail = format!("{from} refers to it, and no segment that can be read lists it");
-                    self.findings.issue(IssueKind::Missing, name, &format!("chunk {to:016x}…"), detail);
+        let roots: Vec<ChunkId> = checked.roots.iter().map(|(_, root)| *root).collect();
+        checked.graph.walk_all(&roots, &mut marks, &mut |from, to, lack| {
+            lacking = true;
+            // A chunk in an absent pack is said with the pack.
+            if lack == Lack::Lost {
+                return;
+            }
+            let issue = |from: String| {
+                let detail = format!("{from} refers to it, and no segment that can be read lists it");
+                self.findings.issue(IssueKind::Missing, name, &format!("chunk {to:016x}…"), detail);
+            };
+            match from {
+                Some(from) => issue(format!("chunk {from:016x}…")),
+                None => {
+                    let of_root = checked.roots.iter().filter(|(_, root)| key(root) == to);
+                    of_root.for_each(|(snapshot, _)| issue(format!("snapshot {snapshot}")));
                 }
-            })?;
-        }
+            }
+        })?;
         checked.report.chunks_reached = marks.count() - marks.lost();
         checked.lacking = lacking;
         Ok(())
@@ -261,7 +270,8 @@ impl Run<'_> {
         if !known.contains(&id) {
             return None;
         }
-        let different = segment.packs.iter().map(|pack| compare_pack(index, region, pack));
+        let listed = segment.packs.iter().zip(listings(segment));
+        let different = listed.map(|(pack, listing)| compare_pack(index, region, pack, &listing));
         match different.collect::<Result<Vec<_>, _>>() {
             Ok(found) => found.into_iter().flatten().next(),
             Err(error) => Some(error.to_string()),
@@ -269,14 +279,23 @@ impl Run<'_> {
     }
 }
 
-fn compare_pack(index: &dyn Index, region: &RegionHandle, pack: &SegmentPack) -> Result<Option<String>, IndexError> {
+fn compare_pack(
+    index: &dyn Index,
+    region: &RegionHandle,
+    pack: &SegmentPack,
+    listing: &Digest,
+) -> Result<Option<String>, IndexError> {
     let differs = |what: &str| Ok(Some(format!("pack {}: {what}", pack.pack)));
-    let Some(ordinal) = index.ordinal(&pack.pack)? else { return differs("it is not in it") };
-    let entry = index.pack(ordinal)?;
+    let mut found = None;
+    for ordinal in index.ordinals(&pack.pack)? {
+        let entry = index.pack(ordinal)?;
+        found = found.or(entry.says(pack, listing).then_some((ordinal, entry)));
+    }
+    let Some((ordinal, entry)) = found else { return differs("it is not in it as the segment states it") };
     if !entry.regions.contains(&region.info.region) {
         return differs("it is not known in this region");
     }
-    if *entry != PackEntry::from_segment(pack, &entry.regions) {
+    if *entry != PackEntry::from_segment(pack, *listing, &entry.regions) {
         return differs("its frames or lengths differ");
     }
     for (number, frame) in pack.frames.iter().enumerate() {

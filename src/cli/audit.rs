@@ -8,6 +8,7 @@ use super::workspace::Workspace;
 use crate::format::audit::Action;
 use crate::format::ids::SlotId;
 use crate::repo::audit::{self, Chains, Finding, Recorded};
+use crate::repo::verdicts::unrecorded;
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
 
@@ -17,7 +18,9 @@ use std::collections::BTreeSet;
 /// When a region can't be listed or read, or the slot is not there.
 pub fn run(args: &AuditArgs, global: &Global) -> Result<Class, CliError> {
     let workspace = Workspace::open(global)?;
-    let Chains { timeline, findings } = audit::read(&workspace.repository)?;
+    let mut chains = audit::read(&workspace.repository)?;
+    chains.findings.extend(unrecorded(&workspace.repository, &chains)?);
+    let Chains { timeline, findings } = chains;
     workspace.progress.finish();
     let slot = match &args.slot {
         Some(wanted) => Some(chosen(&workspace, &timeline, wanted)?),

@@ -35,6 +35,8 @@ pub fn run(args: &BackupArgs, global: &Global) -> Result<Class, CliError> {
     drop(early);
     let workspace = Workspace::open(global)?;
     workspace.repository.require(&AUTHORS, "back up")?;
+    // Before anything is copied into a region that takes other snapshots only.
+    crate::backup::check_dataset(&workspace.repository, &wanted.dataset)?;
     let (index, index_class) = workspace.index()?;
     let (mut listing, listing_class) = workspace.snapshots()?;
     if workspace.repository.regions.len() > 1 && !wanted.dry_run {

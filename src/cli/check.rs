@@ -9,7 +9,7 @@
 //!  "unchecked":[{"name":"near","reason":"…"}],
 //!  "issues_total":0,"issues":[{"kind":"damaged","object":"far:index/…","detail":"…"}],
 //!  "pending":[{"snapshot":"<id>","regions":["near"]}],"differences":["…"],
-//!  "index_stale":false,"notices":["…"]}
+//!  "index_stale":false,"packs_attested":3,"notices":["…"]}
 //! ```
 //! Ends as `corrupt` when anything is damaged or missing, else as `storage` when a region of the run
 //! could not be reached, else as `pending` when the regions differ, else as `success`.
@@ -22,6 +22,7 @@ use super::render;
 use super::workspace::Workspace;
 use crate::check::{CheckError, CheckReport, Options, Subset, check};
 use crate::index::{Index, RocksIndex};
+use crate::repo::attest::{ATTESTERS, publish};
 use crate::report::{Issue, Monitor};
 use serde_json::{Value, json};
 use std::io::{self, Write};
@@ -52,13 +53,26 @@ pub fn run(args: &CheckArgs, global: &Global) -> Result<Class, CliError> {
     let left_out = &workspace.settings.regions_left_out;
     let unchecked: Vec<&(String, String)> =
         workspace.absent.iter().filter(|(name, _)| !left_out.contains(name)).collect();
+    let attested = attest(&workspace, &report);
     let class = match () {
         () if !report.is_sound() => Class::Corrupt,
         () if !unchecked.is_empty() => Class::Storage,
         () if report.is_pending() => Class::Pending,
         () => Class::Success,
     };
-    class.printed(show(&report, &unchecked, options.read_data.is_some(), global.json))
+    class.printed(show(&report, &unchecked, options.read_data.is_some(), attested, global.json))
+}
+
+/// An owner vouches for what was read and is as stated, so that writers may rely on one another's packs. What
+/// can't be written changes nothing about what was checked. Gives how many packs nobody vouched for before.
+fn attest(workspace: &Workspace, report: &CheckReport) -> u64 {
+    if report.verified.is_empty() || !ATTESTERS.contains(&workspace.repository.role()) {
+        return 0;
+    }
+    publish(&workspace.repository, &report.verified).unwrap_or_else(|error| {
+        workspace.progress.notice(&format!("what was verified is not attested: {error}"));
+        0
+    })
 }
 
 /// The index as it is, neither made nor brought up to date: a check must not hide what it differs in.
@@ -99,7 +113,13 @@ pub(super) fn write_issues(out: &mut dyn Write, issues: &[Issue], total: u64) ->
     }
 }
 
-fn show(report: &CheckReport, unchecked: &[&(String, String)], read: bool, json: bool) -> Result<(), CliError> {
+fn show(
+    report: &CheckReport,
+    unchecked: &[&(String, String)],
+    read: bool,
+    attested: u64,
+    json: bool,
+) -> Result<(), CliError> {
     let regions: Vec<Value> = report
         .regions
         .iter()
@@ -126,7 +146,7 @@ fn show(report: &CheckReport, unchecked: &[&(String, String)], read: bool, json:
         "sound": report.is_sound(), "read_data": read, "regions": regions, "unchecked": not_reached,
         "issues_total": report.issues_total, "issues": issues_document(&report.issues),
         "pending": pending, "differences": report.differences,
-        "index_stale": report.index_stale, "notices": report.notices,
+        "index_stale": report.index_stale, "packs_attested": attested, "notices": report.notices,
     });
     Output { json }.result(&document, |out| {
         write_issues(out, &report.issues, report.issues_total)?;
@@ -163,6 +183,9 @@ fn show(report: &CheckReport, unchecked: &[&(String, String)], read: bool, json:
                 let broken = render::counted(region.snapshots_broken.len() as u64, "snapshot");
                 writeln!(out, "  {broken} can't be restored whole from this region")?;
             }
+        }
+        if attested > 0 {
+            writeln!(out, "{} more attested: every writer may rely on them", render::counted(attested, "pack"))?;
         }
         for (name, reason) in unchecked {
             writeln!(out, "Region '{name}' was NOT checked: {}", render::printable(reason))?;

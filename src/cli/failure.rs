@@ -13,6 +13,7 @@ use crate::restore::RestoreError;
 use crate::restore::target::{TargetError, TargetErrorKind};
 use crate::ship::ShipError;
 use crate::source::{SourceError, StreamError};
+use crate::store::StoreErrorKind;
 
 const ROLE: &str = "`keepstone key list` shows which role this slot has";
 const REBUILD: &str = "run `keepstone cache rebuild`; nothing in the repository is touched by it";
@@ -46,9 +47,11 @@ impl From<RepoError> for CliError {
                 .hint("put the key file of an emergency sheet back under keys/ in a region, as the sheet says"),
             RepoError::Missing { .. } => CliError::new(Class::Missing, text)
                 .hint("`keepstone check` says what else is missing; another region may hold it"),
-            RepoError::TwoRosters { .. } => {
-                CliError::new(Class::Corrupt, text).hint("an owner must decide which of the two holds")
-            }
+            RepoError::TwoRosters { .. } => CliError::new(Class::Corrupt, text)
+                .hint("an owner brings them together with `keepstone key merge`, with every region reached"),
+            RepoError::RolledBack { .. } => CliError::new(Class::Access, text)
+                .hint("if you restored an older state of every region on purpose, delete the file `roster` in the repository's cache directory"),
+            RepoError::Cancelled => CliError::cancelled(),
             RepoError::Object { .. } => {
                 CliError::new(Class::Corrupt, text).hint("`keepstone scrub REGION` finds what else is damaged")
             }
@@ -61,6 +64,10 @@ impl From<RepoError> for CliError {
             RepoError::Index(source) => source.into(),
             RepoError::Fenced { .. } => CliError::new(Class::Failed, text).hint("run the backup again"),
             RepoError::Ambiguous { .. } => CliError::usage(text).hint("`keepstone snapshots` shows the ids"),
+            RepoError::Verdict(_) => CliError::usage(text).hint("nothing was changed"),
+            RepoError::Held { id, .. } => CliError::usage(text)
+                .hint(format!("nothing was changed; `keepstone release {}` ends the hold", &id.to_string()[..12])),
+            RepoError::Role { .. } => CliError::new(Class::Access, text).hint("nothing was changed"),
             RepoError::Audit(_) => CliError::new(Class::Failed, text).hint("nothing was changed"),
             RepoError::NotPermitted { .. } => CliError::new(Class::Access, text).hint(ROLE),
             RepoError::Keys(_) => CliError::usage(text).hint("`keepstone key list` shows the slots"),
@@ -89,7 +96,7 @@ impl From<IndexError> for CliError {
         let text = error.to_string();
         match error {
             IndexError::Busy { .. } => CliError::new(Class::Busy, text),
-            IndexError::Segment { .. } => {
+            IndexError::Segment { .. } | IndexError::Refused { .. } => {
                 CliError::new(Class::Corrupt, text).hint("`keepstone check` tells what it listed")
             }
             _ => CliError::new(Class::Failed, text).hint(REBUILD),
@@ -134,6 +141,11 @@ impl From<FetchError> for CliError {
             FetchError::Index(source) => source.into(),
             FetchError::Unlisted(_) => CliError::new(Class::Missing, text)
                 .hint("a region that is not reached may hold it; `keepstone check` tells more"),
+            FetchError::Unreadable { kind: Some(StoreErrorKind::Denied), .. } => CliError::new(Class::Access, text)
+                .hint("read from a region whose credentials or server allow it, or with an owner's access"),
+            FetchError::Unreadable { kind: Some(StoreErrorKind::Unavailable), .. } => {
+                CliError::new(Class::Storage, text).hint("check that the region can be reached, and run this again")
+            }
             _ => CliError::new(Class::Corrupt, text).hint("`keepstone check --read-data` tells what else is damaged"),
         }
     }
@@ -141,7 +153,12 @@ impl From<FetchError> for CliError {
 
 impl From<ShipError> for CliError {
     fn from(error: ShipError) -> Self {
-        CliError::new(Class::Storage, error.to_string())
+        let text = error.to_string();
+        if error.denied() {
+            return CliError::new(Class::Access, text)
+                .hint("no snapshot was saved; correct the credentials, or what the regions' servers allow them");
+        }
+        CliError::new(Class::Storage, text)
             .hint("no snapshot was saved; make room or restore the connection, and run it again: it goes on from there")
     }
 }
@@ -166,6 +183,9 @@ impl From<BackupError> for CliError {
             BackupError::Source(source) => source.into(),
             BackupError::Command(source) => source.into(),
             BackupError::ChunkSize(_) | BackupError::TooLong { .. } => CliError::usage(text),
+            BackupError::ForeignDataset { allowed, .. } => CliError::new(Class::Access, text).hint(format!(
+                "back up with --dataset {allowed}, leave the region out with --region, or use another access to it"
+            )),
             BackupError::EmptySource { .. } | BackupError::EmptyStream { .. } => {
                 CliError::new(Class::Failed, text).hint("no snapshot was saved")
             }

@@ -1,6 +1,9 @@
 //! `key`: the slots that open the repository.
 
-use super::args::{Global, KeyAddArgs, KeyCommand, KeyExportArgs, KeyPasswdArgs, KeyRemoveArgs};
+use super::args::{
+    AcceptedChoice, Global, KeyAddArgs, KeyCommand, KeyExportArgs, KeyPasswdArgs, KeyRemoveArgs, KeyRevokeArgs,
+    KeyRotateArgs,
+};
 use super::exit::{Class, CliError};
 use super::output::Output;
 use super::parse::IdPrefix;
@@ -10,9 +13,13 @@ use super::sheet::Sheet;
 use super::workspace::Workspace;
 use crate::crypto::slot::Wrapping;
 use crate::env::{Clock, SystemClock};
+use crate::format::ids::SnapshotId;
 use crate::format::roster::{Role, RosterSlot, SlotState};
+use crate::repo::accepted::Acceptance;
+use crate::repo::snapshots;
 use crate::report::Monitor;
 use serde_json::{Value, json};
+use std::collections::BTreeSet;
 use std::path::Path;
 use zeroize::Zeroizing;
 
@@ -21,15 +28,33 @@ use zeroize::Zeroizing;
 /// # Errors
 /// When the slot is not there, this slot may not change keys, or a region can't be written.
 pub fn run(command: &KeyCommand, global: &Global) -> Result<Class, CliError> {
-    let mut workspace = Workspace::open(global)?;
     let output = Output { json: global.json };
+    let open = || Workspace::open(global);
     match command {
-        KeyCommand::List => list(&workspace, output),
-        KeyCommand::Add(args) => add(&mut workspace, args, output),
-        KeyCommand::Remove(args) => remove(&mut workspace, args, output),
-        KeyCommand::Passwd(args) => passwd(&mut workspace, args, output),
-        KeyCommand::Export(args) => export(&workspace, args, output),
+        KeyCommand::List => list(&open()?, output),
+        KeyCommand::Export(args) => export(&open()?, args, output),
+        KeyCommand::Add(args) => changing(open()?, |workspace| add(workspace, args, output)),
+        KeyCommand::Remove(args) => changing(open()?, |workspace| remove(workspace, args, output)),
+        KeyCommand::Revoke(args) => changing(open()?, |workspace| revoke(workspace, args, output)),
+        KeyCommand::Rotate(args) => changing(open()?, |workspace| rotate(workspace, args, output)),
+        KeyCommand::Passwd(args) => changing(open()?, |workspace| passwd(workspace, args, output)),
+        KeyCommand::Merge(args) => {
+            let workspace = Workspace::open_to_merge(global, args.take.as_ref().map(IdPrefix::as_str))?;
+            changing(workspace, |workspace| merge(workspace, output))
+        }
     }
+}
+
+/// Runs a change of keys, for which every region must be there, and remembers the roster that came of it: also
+/// where a store failed afterwards, since what was published stands.
+fn changing(
+    mut workspace: Workspace,
+    change: impl FnOnce(&mut Workspace) -> Result<Class, CliError>,
+) -> Result<Class, CliError> {
+    whole(&workspace)?;
+    let done = change(&mut workspace);
+    workspace.remember_roster();
+    done
 }
 
 fn state_name(state: SlotState) -> &'static str {
@@ -50,16 +75,31 @@ fn document(workspace: &Workspace, slot: &RosterSlot) -> Value {
 }
 
 fn list(workspace: &Workspace, output: Output) -> Result<Class, CliError> {
-    let slots = &workspace.repository.roster.slots;
+    let repository = &workspace.repository;
+    let slots = &repository.roster.slots;
+    let epochs = repository.ring_epochs()?;
+    let epochs_of = |slot: &RosterSlot| epochs.get(&slot.slot).into_iter().flatten().copied().collect::<Vec<u64>>();
     workspace.progress.finish();
-    let documents: Vec<Value> = slots.iter().map(|slot| document(workspace, slot)).collect();
-    output.result(&json!({ "slots": documents }), |out| {
+    let documents: Vec<Value> = slots
+        .iter()
+        .map(|slot| {
+            let mut document = document(workspace, slot);
+            if let Some(fields) = document.as_object_mut() {
+                fields.insert("epochs".to_owned(), json!(epochs_of(slot)));
+            }
+            document
+        })
+        .collect();
+    let (roster, epoch) = (repository.roster.number, repository.roster.current_epoch());
+    output.result(&json!({ "roster": roster, "epoch": epoch, "slots": documents }), |out| {
         let mut table = Table::new(&[
             ("", Align::Left),
             ("SLOT", Align::Left),
             ("ROLE", Align::Left),
             ("STATE", Align::Left),
             ("OPENED BY", Align::Left),
+            ("POST-QUANTUM", Align::Left),
+            ("EPOCHS", Align::Left),
             ("CREATED", Align::Left),
             ("LABEL", Align::Left),
         ]);
@@ -71,14 +111,29 @@ fn list(workspace: &Workspace, output: Output) -> Result<Class, CliError> {
                 slot.role.name().to_owned(),
                 state_name(slot.state).to_owned(),
                 render::printable(&slot.wrapping).into_owned(),
+                if slot.wrapping == "passphrase" { "yes" } else { "no" }.to_owned(),
+                ranges(&epochs_of(slot)),
                 render::local_time(slot.created_at),
                 render::printable(&slot.label).into_owned(),
             ]);
         }
         table.lines().iter().try_for_each(|line| writeln!(out, "{line}"))?;
-        writeln!(out, "* opened the repository now")
+        writeln!(out, "* opened the repository now; the keys' roster is {roster}, their epoch {epoch}")
     })?;
     Ok(Class::Success)
+}
+
+/// Ascending numbers in few words: `1-3,5`.
+fn ranges(numbers: &[u64]) -> String {
+    let mut ranges: Vec<(u64, u64)> = Vec::new();
+    for number in numbers {
+        match ranges.last_mut() {
+            Some((_, last)) if *last + 1 == *number => *last = *number,
+            _ => ranges.push((*number, *number)),
+        }
+    }
+    let one = |(first, last): &(u64, u64)| if first == last { first.to_string() } else { format!("{first}-{last}") };
+    ranges.iter().map(one).collect::<Vec<_>>().join(",")
 }
 
 /// Keys change in all regions or in none: a region that was left out would keep the old roster.
@@ -125,7 +180,6 @@ fn new_passphrase(workspace: &Workspace, file: Option<&Path>) -> Result<Wrapping
 }
 
 fn add(workspace: &mut Workspace, args: &KeyAddArgs, output: Output) -> Result<Class, CliError> {
-    whole(workspace)?;
     let wrapping = match &args.recipient {
         Some(recipient) => {
             workspace.progress.notice(
@@ -166,7 +220,6 @@ fn tell_refused(workspace: &Workspace, refused: usize) {
 }
 
 fn remove(workspace: &mut Workspace, args: &KeyRemoveArgs, output: Output) -> Result<Class, CliError> {
-    whole(workspace)?;
     let slot = active(workspace, &args.slot)?.slot;
     let refused = workspace.repository.remove_slot(slot)?;
     tell_refused(workspace, refused);
@@ -179,8 +232,101 @@ fn remove(workspace: &mut Workspace, args: &KeyRemoveArgs, output: Output) -> Re
     Ok(Class::Success)
 }
 
+/// The snapshots that prefixes name, among all that a region holds: one that counts no more can be named, too.
+fn excepted(workspace: &Workspace, prefixes: &[IdPrefix]) -> Result<BTreeSet<SnapshotId>, CliError> {
+    let mut found = BTreeSet::new();
+    if prefixes.is_empty() {
+        return Ok(found);
+    }
+    let ids = snapshots::list_ids(&workspace.repository)?;
+    for prefix in prefixes {
+        let fitting: Vec<&SnapshotId> = ids.iter().filter(|id| prefix.matches(&id.to_string())).collect();
+        match fitting[..] {
+            [one] => found.insert(*one),
+            [] => {
+                let text = format!("no snapshot's id begins with {}", prefix.as_str());
+                return Err(CliError::new(Class::Missing, text).hint("`keepstone snapshots` shows the ids"));
+            }
+            [..] => {
+                let text = format!("{} fits {} snapshots; give more digits", prefix.as_str(), fitting.len());
+                return Err(CliError::usage(text).hint("`keepstone snapshots` shows the ids"));
+            }
+        };
+    }
+    Ok(found)
+}
+
+fn revoke(workspace: &mut Workspace, args: &KeyRevokeArgs, output: Output) -> Result<Class, CliError> {
+    let entry = slot_of(workspace, &args.slot)?;
+    let (slot, role, again) = (entry.slot, entry.role, entry.state == SlotState::Revoked);
+    let acceptance = Acceptance {
+        none: args.accept == AcceptedChoice::None,
+        before: args.before,
+        except: excepted(workspace, &args.except)?,
+    };
+    if role == Role::Owner {
+        workspace.progress.notice(
+            "an owner's key holds the root key, which a revocation can't take back: whoever has kept it can still \
+             write rosters and rings for storage that they can write to",
+        );
+    }
+    let (decided, kept) = workspace.repository.revoke_slot(slot, &acceptance, &workspace.progress)?;
+    tell_refused(workspace, kept);
+    workspace.progress.finish();
+    let ids: Vec<String> = decided.snapshots_refused.iter().map(ToString::to_string).collect();
+    let document = json!({
+        "slot": slot.to_string(), "revoked": true, "accepted": decided.kinds, "refused": decided.refused,
+        "snapshots_refused": ids, "key_files_kept": kept, "issues": super::check::issues_document(&decided.issues),
+    });
+    output.result(&document, |out| {
+        let again = if again { " again" } else { "" };
+        writeln!(out, "Revoked slot {slot}{again}: nothing counts that it signs from now on.")?;
+        for (verb, kinds) in [("stay accepted", &decided.kinds), ("count no more", &decided.refused)] {
+            let list: Vec<String> = kinds.iter().map(|(kind, count)| render::counted(*count, kind)).collect();
+            if !list.is_empty() {
+                writeln!(out, "Of what it has signed, these {verb}: {}", list.join(", "))?;
+            }
+        }
+        for id in &ids {
+            writeln!(out, "  snapshot {id} counts no more")?;
+        }
+        writeln!(out, "Now run `keepstone key rotate`, and change the store's credentials that were with the key.")
+    })?;
+    Ok(if decided.issues.is_empty() { Class::Success } else { Class::Corrupt })
+}
+
+fn rotate(workspace: &mut Workspace, args: &KeyRotateArgs, output: Output) -> Result<Class, CliError> {
+    let epoch = workspace.repository.rotate(args.ids)?;
+    let slots = workspace.repository.roster.slots.iter().filter(|slot| slot.state == SlotState::Active).count();
+    workspace.progress.finish();
+    let document = json!({ "epoch": epoch, "ids_renewed": args.ids, "slots": slots });
+    output.result(&document, |out| {
+        writeln!(out, "Epoch {epoch} began, for {}; nothing was rewritten.", render::counted(slots as u64, "slot"))?;
+        match args.ids {
+            true => writeln!(
+                out,
+                "The keys of the chunk ids are new, too: the next backup of each source stores EVERYTHING again."
+            ),
+            false => writeln!(out, "What is stored from now on is sealed with its keys, and deduplicates as before."),
+        }
+    })?;
+    Ok(Class::Success)
+}
+
+fn merge(workspace: &mut Workspace, output: Output) -> Result<Class, CliError> {
+    workspace.repository.merge_rosters()?;
+    workspace.progress.finish();
+    let number = workspace.repository.roster.number;
+    let slots = &workspace.repository.roster.slots;
+    let documents: Vec<Value> = slots.iter().map(|slot| document(workspace, slot)).collect();
+    output.result(&json!({ "roster": number, "slots": documents }), |out| {
+        let slots = render::counted(slots.len() as u64, "slot");
+        writeln!(out, "Roster {number} holds what the others came to, {slots}; `keepstone key list` shows them.")
+    })?;
+    Ok(Class::Success)
+}
+
 fn passwd(workspace: &mut Workspace, args: &KeyPasswdArgs, output: Output) -> Result<Class, CliError> {
-    whole(workspace)?;
     let entry = active(workspace, &args.slot)?;
     let slot = entry.slot;
     if entry.wrapping != "passphrase" {

@@ -17,6 +17,7 @@ mod entry;
 pub mod exit;
 mod failure;
 mod find;
+mod forget;
 mod init;
 mod key;
 mod ls;
@@ -29,14 +30,18 @@ pub mod render;
 mod restore;
 mod scrub;
 pub mod secret;
+mod seen_roster;
+mod serve;
 mod sheet;
 pub mod signals;
 mod snapshots;
 mod stats;
 mod tag;
+mod verdict;
 mod workspace;
 
 use std::ffi::OsString;
+use std::io::IsTerminal;
 use std::process::ExitCode;
 
 use clap::Parser;
@@ -52,8 +57,8 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         Ok(cli) => cli,
         Err(error) => return refused(redacted(error), &args),
     };
-    start_log(cli.global.verbose);
     let json = cli.global.json;
+    start_log(cli.global.verbose, json);
     let class = match dispatch(cli) {
         Ok(class) => class,
         Err(error) => {
@@ -73,11 +78,16 @@ fn dispatch(cli: Cli) -> Result<Class, CliError> {
         Command::Find(args) => find::run(&args, &cli.global),
         Command::Cat(args) => cat::run(&args, &cli.global),
         Command::Diff(args) => diff::run(&args, &cli.global),
+        Command::Forget(args) => forget::run(&args, &cli.global),
+        Command::Unforget(args) => verdict::unforget(&args, &cli.global),
+        Command::Hold(args) => verdict::hold(&args, &cli.global),
+        Command::Release(args) => verdict::release(&args, &cli.global),
         Command::Audit(args) => audit::run(&args, &cli.global),
         Command::Tag(args) => tag::run(&args, &cli.global),
         Command::Restore(args) => restore::run(&args, &cli.global),
         Command::Check(args) => check::run(&args, &cli.global),
         Command::Scrub(args) => scrub::run(&args, &cli.global),
+        Command::Serve(args) => serve::run(&args, &cli.global),
         Command::Key(command) => key::run(&command, &cli.global),
         Command::Stats => stats::run(&cli.global),
         Command::Cache(command) => cache::run(command, &cli.global),
@@ -128,7 +138,7 @@ fn redacted(mut error: clap::Error) -> clap::Error {
 
 /// Logs to the standard error: warnings, with `-v` information, and so on; `KEEPSTONE_LOG` decides
 /// where it is set.
-fn start_log(verbose: u8) {
+fn start_log(verbose: u8, json: bool) {
     use tracing_subscriber::EnvFilter;
     let level = match verbose {
         0 => "warn",
@@ -139,7 +149,11 @@ fn start_log(verbose: u8) {
     let filter =
         EnvFilter::try_from_env("KEEPSTONE_LOG").unwrap_or_else(|_| EnvFilter::new(format!("warn,keepstone={level}")));
     // Fails only where a subscriber is set already, as in tests that call `run` twice.
-    let _ = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).try_init();
+    let log = tracing_subscriber::fmt().with_env_filter(filter);
+    let _ = match json {
+        true => log.with_ansi(false).with_writer(|| output::JsonLog).try_init(),
+        false => log.with_ansi(std::io::stderr().is_terminal()).with_writer(std::io::stderr).try_init(),
+    };
 }
 
 #[cfg(test)]

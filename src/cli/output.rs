@@ -123,3 +123,19 @@ fn write_stdout(write: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> Result<
 pub fn stderr_line(line: &str) {
     let _ = writeln!(io::stderr().lock(), "{line}");
 }
+
+/// Writes each line of the log to the standard error as one JSON object, `{"log":"…"}`, as all else is
+/// there under `--json`.
+pub struct JsonLog;
+
+impl Write for JsonLog {
+    fn write(&mut self, line: &[u8]) -> io::Result<usize> {
+        let text = String::from_utf8_lossy(line);
+        stderr_line(&serde_json::json!({ "log": text.trim_end() }).to_string());
+        Ok(line.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}

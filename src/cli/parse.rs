@@ -12,6 +12,8 @@ use jiff::{Span, Timestamp, Zoned};
 use crate::env::{Clock, SystemClock};
 use crate::format::ids::Digest;
 use crate::limits;
+use crate::policy::GroupBy;
+use crate::policy::calendar::later;
 
 /// A value that can't be used: why, and what to write instead.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -134,6 +136,106 @@ pub fn time_since(text: &str) -> Result<i64, ParseError> {
     match day.len() <= 10 && day.parse::<Date>().is_ok() {
         true => time(&format!("{day} 00:00")),
         false => time(text),
+    }
+}
+
+/// As [`time`], for the end of a period: how long means from now on, and it must be in the future.
+///
+/// # Errors
+/// As [`time_from`], and for what is past.
+pub fn time_until(text: &str) -> Result<i64, ParseError> {
+    let now = SystemClock.now_ns();
+    let at = match duration(text) {
+        Ok(span) => later(now, &span, &TimeZone::system()),
+        Err(_) => time(text)?,
+    };
+    match at > now {
+        true => Ok(at),
+        false => refuse("this time is past", "write one in the future, such as 2030-01-01, or how long: '90 days'"),
+    }
+}
+
+/// How long: `30d`, `2 weeks`, `1 year 6 months`, `P30D`; more than nothing.
+///
+/// # Errors
+/// For anything else.
+pub fn duration(text: &str) -> Result<Span, ParseError> {
+    const REMEDY: &str = "write how long as 12h, 30d, '2 weeks', '1 year 6 months' or P30D";
+    match text.trim().parse::<Span>() {
+        Ok(span) if span.is_positive() => Ok(span),
+        Ok(_) => refuse("this is not a length of time above nothing", REMEDY),
+        Err(_) => refuse("this is not a length of time", REMEDY),
+    }
+}
+
+/// How many snapshots to keep.
+///
+/// # Errors
+/// For what is no number from 0 to 100,000.
+pub fn keep_count(text: &str) -> Result<u32, ParseError> {
+    match text.trim().parse() {
+        Ok(count @ 0..=100_000) => Ok(count),
+        _ => refuse("this is not a number of snapshots", "write a number from 0 to 100000"),
+    }
+}
+
+/// A share in percent: `60` or `60%`.
+///
+/// # Errors
+/// For what is no whole number from 0 to 100.
+pub fn percentage(text: &str) -> Result<u8, ParseError> {
+    match text.trim().trim_end_matches('%').parse() {
+        Ok(percent @ 0..=100) => Ok(percent),
+        _ => refuse("this is not a share", "write whole percents from 0 to 100, as in 60%"),
+    }
+}
+
+/// By what snapshots are grouped: words from `dataset`, `host`, `slot`, `tags`, separated by commas; or `none`.
+///
+/// # Errors
+/// For any other word.
+pub fn group_by(text: &str) -> Result<GroupBy, ParseError> {
+    let mut by = GroupBy { dataset: false, host: false, slot: false, tags: false };
+    for word in text.split(',').map(str::trim).filter(|word| *word != "none") {
+        match word {
+            "dataset" => by.dataset = true,
+            "host" => by.host = true,
+            "slot" => by.slot = true,
+            "tags" => by.tags = true,
+            _ => {
+                return refuse(
+                    format!("snapshots aren't grouped by '{word}'"),
+                    "write dataset, host, slot or tags, separated by commas, or none",
+                );
+            }
+        }
+    }
+    Ok(by)
+}
+
+/// A time zone: `UTC`, `local`, or a name such as `Europe/Berlin`.
+///
+/// # Errors
+/// For a zone that this machine doesn't know.
+pub fn time_zone(text: &str) -> Result<TimeZone, ParseError> {
+    match text.trim() {
+        "local" => Ok(TimeZone::system()),
+        utc if utc.eq_ignore_ascii_case("utc") => Ok(TimeZone::UTC),
+        name => TimeZone::get(name).or_else(|_| {
+            let remedy = "write UTC, local, or a name from the tz database, as in Europe/Berlin";
+            refuse("this machine knows no such time zone", remedy)
+        }),
+    }
+}
+
+/// Why something is done: 1 to 4096 bytes of text.
+///
+/// # Errors
+/// For less or more.
+pub fn reason(text: &str) -> Result<String, ParseError> {
+    match text.trim().len() {
+        1..=4096 => Ok(text.trim().to_owned()),
+        _ => refuse("this is not a reason", "write a few words, at most 4096 bytes"),
     }
 }
 
@@ -332,8 +434,10 @@ pub fn region_url(text: &str) -> Result<String, ParseError> {
     if text.trim().is_empty() {
         return refuse("the region's address is empty", "write a directory or a URL such as s3://bucket/prefix");
     }
-    if let Some((_, rest)) = text.split_once("://")
-        && rest.split('/').next().is_some_and(|authority| authority.contains('@'))
+    if let Some((scheme, rest)) = text.split_once("://")
+        && let Some((user, _)) = rest.split('/').next().and_then(|authority| authority.rsplit_once('@'))
+        // Whom to log in as on another machine is no secret.
+        && (scheme != "ssh" || user.contains(':'))
     {
         return refuse(
             "the region's address has credentials in it, which other users of this machine could read",
@@ -439,6 +543,7 @@ impl FromStr for Marker {
 mod tests {
     use super::{IdPrefix, Marker, ReadData, RegionArg, SnapshotRef};
     use super::{chunk_size, fingerprint, label, memory, recipient, size, threads, time_from};
+    use super::{duration, group_by, keep_count, percentage, reason, time_until, time_zone};
     use jiff::Zoned;
 
     #[test]
@@ -555,7 +660,18 @@ mod tests {
         assert_eq!(region("here=/mnt/b=c"), Ok(("here".into(), Some("/mnt/b=c".into()))));
         assert_eq!(region("far=s3://bucket/at@home"), Ok(("far".into(), Some("s3://bucket/at@home".into()))));
         assert_eq!(region("far"), Ok(("far".into(), None)));
-        for text in ["", "=x", "a b=x", "-a=x", "here=", "/mnt/backup", "a=s3://key:secret@bucket", "é=x"] {
+        assert_eq!(region("nas=ssh://anna@nas/x"), Ok(("nas".into(), Some("ssh://anna@nas/x".into()))));
+        for text in [
+            "",
+            "=x",
+            "a b=x",
+            "-a=x",
+            "here=",
+            "/mnt/backup",
+            "a=s3://key:secret@bucket",
+            "a=ssh://anna:secret@nas/x",
+            "é=x",
+        ] {
             let error = region(text).unwrap_err().to_string();
             assert!(error.contains("; "), "{text}: {error}");
             assert!(!error.contains("secret"), "{error}");
@@ -571,6 +687,26 @@ mod tests {
         assert_eq!(fingerprint(&grouped.join(" ")), fingerprint(&plain));
         assert!(fingerprint(&plain[1..]).unwrap_err().to_string().contains("63"));
         assert!(fingerprint(&plain.replace('a', "g")).is_err());
+    }
+
+    #[test]
+    fn retention_values() {
+        assert!(duration("30d").is_ok() && duration("1 year 6 months").is_ok() && duration("P30D").is_ok());
+        for text in ["", "0d", "-3d", "soon", "3 days ago"] {
+            assert!(duration(text).unwrap_err().to_string().contains("P30D"), "{text}");
+        }
+        assert_eq!((keep_count("0"), keep_count(" 7 ")), (Ok(0), Ok(7)));
+        assert!(keep_count("-1").is_err() && keep_count("many").is_err() && keep_count("100001").is_err());
+        assert_eq!((percentage("60%"), percentage("0"), percentage("100")), (Ok(60), Ok(0), Ok(100)));
+        assert!(percentage("101").is_err() && percentage("1.5").is_err());
+        let by = group_by("dataset, slot").unwrap();
+        assert!(by.dataset && by.slot && !by.host && !by.tags);
+        assert!(!group_by("none").unwrap().dataset);
+        assert!(group_by("datset").unwrap_err().to_string().contains("'datset'"));
+        assert!(time_zone("UTC").is_ok() && time_zone("Mars/Olympus").is_err());
+        assert!(time_until("90 days").is_ok() && time_until("2200-01-01").is_ok());
+        assert!(time_until("2001-01-01").unwrap_err().to_string().contains("past"));
+        assert!(reason(" why ").is_ok_and(|text| text == "why") && reason("  ").is_err());
     }
 
     #[test]

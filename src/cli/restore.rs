@@ -1,6 +1,7 @@
 //! `restore`: brings a snapshot, or some paths of it, into a directory.
 
-use super::args::{Global, Overwrite, RestoreArgs};
+use super::args::{Global, Overwrite, RestoreArgs, RestoreSelection};
+use super::config::Settings;
 use super::exit::{Class, CliError};
 use super::output::Output;
 use super::render;
@@ -10,7 +11,40 @@ use crate::repo::snapshots::select;
 use crate::report::Monitor;
 use crate::restore::target::{Overwrite as TargetOverwrite, Target, TargetOptions};
 use crate::restore::{Restore, restore};
+use crate::store::open::local_path;
 use serde_json::json;
+use std::path::{Path, PathBuf};
+
+/// Refuses what would delete a region or the cache: no snapshot holds them as they are now.
+fn spare_own_directories(
+    args: &RestoreArgs,
+    selection: &RestoreSelection,
+    settings: &Settings,
+) -> Result<(), CliError> {
+    if !args.delete {
+        return Ok(());
+    }
+    let addresses = settings.regions.iter().map(|region| &region.url).chain(&settings.addresses_left_out);
+    let own = addresses.filter_map(|url| local_path(url)).chain([settings.cache_dir.clone()]);
+    // What isn't there can't be deleted.
+    let own: Vec<PathBuf> = own.filter_map(|path| path.canonicalize().ok()).collect();
+    let below = match &selection.paths[..] {
+        [] => vec![args.to.clone()],
+        paths => {
+            paths.iter().map(|path| args.to.join(Path::new(path).strip_prefix("/").unwrap_or(path.as_ref()))).collect()
+        }
+    };
+    for cleared in below.iter().filter_map(|path| path.canonicalize().ok()) {
+        if let Some(own) = own.iter().find(|own| own.starts_with(&cleared) || cleared.starts_with(own)) {
+            let (own, cleared) = (render::path(own), render::path(&cleared));
+            return Err(CliError::usage(format!(
+                "--delete would remove from {cleared}, where keepstone's own {own} is"
+            ))
+            .hint("restore to another directory, or only paths that hold neither a region nor the cache"));
+        }
+    }
+    Ok(())
+}
 
 /// Runs the command.
 ///
@@ -23,6 +57,7 @@ pub fn run(args: &RestoreArgs, global: &Global) -> Result<Class, CliError> {
     let (listing, _) = workspace.snapshots()?;
     let snapshots = filtered(listing.snapshots, &args.filter);
     let info = select(&snapshots, &selector(&selection.snapshot))?;
+    spare_own_directories(args, &selection, &workspace.settings)?;
     let target_options = TargetOptions {
         overwrite: match args.overwrite {
             Overwrite::Never => TargetOverwrite::Never,

@@ -29,7 +29,7 @@ pub fn run(args: &ScrubArgs, global: &Global) -> Result<Class, CliError> {
         CliError::new(Class::Missing, format!("no region '{}' is configured for this run", args.name))
             .hint(format!("there is: {}; or name it with --region NAME=URL", names.join(", ")))
     })?;
-    let store = open_store(&region.url, &region.options, false)
+    let store = open_store(&region.url, &settings.store_options(region), false)
         .map_err(|error| CliError::from(error).in_region(&region.name))?;
     let progress = Progress::start(global).map_err(|error| CliError::new(Class::Failed, error.to_string()))?;
     let report = scrub(&region.name, &*store, settings.threads, &progress)?;

@@ -5,7 +5,7 @@
 
 use super::config::{Region, Settings};
 use super::render;
-use crate::format::roster::RosterSlot;
+use crate::format::roster::{Role, RosterSlot};
 use crate::repo::Repository;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -87,6 +87,7 @@ impl Sheet<'_> {
             format!("Fingerprint:  {fingerprint}"),
             format!("Cipher suite: {}", self.repository.config.suite.name()),
             format!("Key slot:     {} ({})", self.slot.slot, render::printable(&self.slot.label)),
+            format!("Role:         {}", self.slot.role.name()),
             format!("Opened by:    {}, which is NOT on this sheet", self.opened_by()),
             format!("Made:         {} by keepstone {}", render::json_time(self.now_ns), env!("CARGO_PKG_VERSION")),
             String::new(),
@@ -104,6 +105,17 @@ impl Sheet<'_> {
             String::new(),
         ]);
         lines.extend(armored(self.key_file));
+        if self.slot.role != Role::Owner {
+            lines.extend([
+                String::new(),
+                format!(
+                    "THIS SLOT CAN'T RESTORE: it is a {}'s. Keep an owner's sheet for that; this one",
+                    self.slot.role.name()
+                ),
+                "brings the slot itself back.".to_owned(),
+            ]);
+            return lines;
+        }
         lines.extend([
             String::new(),
             "HOW TO RESTORE".to_owned(),

@@ -5,7 +5,7 @@ use super::config::{Environment, Settings, load};
 use super::exit::{Class, CliError};
 use super::progress::Progress;
 use super::secret::{Passphrases, Terminal};
-use super::{output, parse, render};
+use super::{output, parse, render, seen_roster};
 use crate::crypto::slot::Unlock;
 use crate::env::{SystemClock, SystemRandom};
 use crate::format::ids::Digest;
@@ -18,7 +18,7 @@ use crate::repo::sync::sync;
 use crate::report::Monitor;
 use crate::store::open::open_store;
 use std::io::{IsTerminal, Write};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use zeroize::Zeroizing;
 
@@ -44,7 +44,7 @@ pub type Unopened = Vec<(String, CliError)>;
 pub fn stores(settings: &Settings, create: bool) -> Result<(Vec<RegionSpec>, Unopened), CliError> {
     let (mut specs, mut failed) = (Vec::new(), Vec::new());
     for region in &settings.regions {
-        match open_store(&region.url, &region.options, create) {
+        match open_store(&region.url, &settings.store_options(region), create) {
             Ok(store) => specs.push(RegionSpec { name: region.name.clone(), store }),
             Err(error) => {
                 let unusable = error.kind == crate::store::StoreErrorKind::Invalid;
@@ -115,18 +115,45 @@ fn trust(settings: &Settings, found: Digest) -> Result<(), CliError> {
     }
 }
 
+type Locate<'a> = dyn Fn(&[RegionSpec], Option<[u8; 32]>) -> Result<Located, RepoError> + 'a;
+
+/// A cache that can't be written stops nothing: the next run knows less, and says so itself if it must.
+fn remember_roster(cache_directory: &Path, seen: u64, repository: &Repository) {
+    if repository.roster.number > seen
+        && let Err(error) = seen_roster::write(cache_directory, repository.roster.number)
+    {
+        tracing::warn!(%error, "the key roster's number was not remembered");
+    }
+}
+
 impl Workspace {
     /// Opens the repository: regions, root, pin, slot, rings.
     ///
     /// # Errors
     /// Whatever stands in the way, with what to do about it.
     pub fn open(global: &Global) -> Result<Self, CliError> {
+        Self::open_by(global, &|specs, pin| Located::open(specs, pin))
+    }
+
+    /// As [`Workspace::open`], where two rosters stand at the highest number.
+    ///
+    /// # Errors
+    /// As [`Workspace::open`]; when there is only one roster, or they can't be brought together.
+    pub fn open_to_merge(global: &Global, take: Option<&str>) -> Result<Self, CliError> {
+        Self::open_by(global, &|specs, pin| Located::open_to_merge(specs, pin, take))
+    }
+
+    fn open_by(global: &Global, locate: &Locate<'_>) -> Result<Self, CliError> {
         let settings = settings(global, false)?;
         let (specs, failed) = stores(&settings, false)?;
-        let located = Located::open(&specs, settings.pin.map(|pin| pin.0))?;
+        let located = locate(&specs, settings.pin.map(|pin| pin.0))?;
         trust(&settings, located.fingerprint())?;
+        let cache_directory = settings.cache_dir.join(located.config.repository.to_string());
+        let seen = seen_roster::read(&cache_directory)?;
+        located.require_roster(seen)?;
         let unlock = secret(&settings)?;
         let repository = located.unlock(&unlock, Arc::new(SystemClock), Arc::new(SystemRandom))?;
+        remember_roster(&cache_directory, seen, &repository);
         let mut absent: Vec<(String, String)> =
             settings.regions_left_out.iter().map(|name| (name.clone(), "left out by --region".to_owned())).collect();
         absent.extend(failed.into_iter().map(|(name, error)| (name, error.message)));
@@ -140,6 +167,11 @@ impl Workspace {
         }
         let progress = Progress::start(global).map_err(|error| CliError::new(Class::Failed, error.to_string()))?;
         Ok(Workspace { settings, repository, absent, progress })
+    }
+
+    /// Remembers the roster that a change of keys has published.
+    pub fn remember_roster(&self) {
+        remember_roster(&self.cache_directory(), 0, &self.repository);
     }
 
     /// The directory of this repository's caches.

@@ -149,6 +149,14 @@ fn info(label: &str, repository: RepositoryId, suite: Suite, epoch: u64, name: &
     info
 }
 
+/// What a roster states of an epoch, so that a ring of another rotation under its number is noticed: it
+/// derives from the epoch's `meta`, which every role has.
+pub fn epoch_commitment(repository: RepositoryId, epoch: u64, secrets: &RingSecrets) -> [u8; 32] {
+    let mut hasher = blake3::Hasher::new_derive_key("keepstone/1 epoch commitment");
+    hasher.update(&secrets.meta).update(&repository.0).update(&epoch.to_le_bytes());
+    *hasher.finalize().as_bytes()
+}
+
 /// Seals a ring to a slot; gives the encapsulated key and the ciphertext.
 ///
 /// # Errors

@@ -5,6 +5,7 @@
 
 pub mod aead;
 pub mod keyring;
+pub mod listing;
 pub mod object;
 pub mod sign;
 pub mod slot;
@@ -64,6 +65,15 @@ pub enum CryptoError {
     KeyFile {
         /// What is wrong with it.
         detail: String,
+    },
+    /// The signer was revoked and the object isn't on the list of what stays accepted: no damage, it just
+    /// doesn't count.
+    #[error("SIGN-3: slot {slot} ({label}) was revoked, and this isn't on the list of what stays accepted")]
+    Revoked {
+        /// The slot.
+        slot: crate::format::ids::SlotId,
+        /// Its label.
+        label: String,
     },
     /// Stored bytes break a rule of the format.
     #[error(transparent)]

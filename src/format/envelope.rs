@@ -42,10 +42,12 @@ pub enum ObjectKind {
     Final = 14,
     Tags = 15,
     Audit = 16,
+    Accepted = 17,
+    Attestation = 18,
 }
 
 impl ObjectKind {
-    const ALL: [ObjectKind; 16] = [
+    const ALL: [ObjectKind; 18] = [
         ObjectKind::Config,
         ObjectKind::Region,
         ObjectKind::Roster,
@@ -62,6 +64,8 @@ impl ObjectKind {
         ObjectKind::Final,
         ObjectKind::Tags,
         ObjectKind::Audit,
+        ObjectKind::Accepted,
+        ObjectKind::Attestation,
     ];
 
     /// The kind for a stored code.
@@ -88,6 +92,8 @@ impl ObjectKind {
             ObjectKind::Final => "final",
             ObjectKind::Tags => "tags",
             ObjectKind::Audit => "audit entry",
+            ObjectKind::Accepted => "accepted list",
+            ObjectKind::Attestation => "attestation",
         }
     }
 }

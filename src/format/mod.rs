@@ -1,6 +1,8 @@
 //! One file per stored object: encode and decode only, no input, output or cryptography.
 //! Pages: `format-spec/`.
 
+pub mod accepted;
+pub mod attestation;
 pub mod audit;
 pub mod config;
 pub mod envelope;

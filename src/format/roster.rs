@@ -3,7 +3,7 @@
 
 use super::ids::SlotId;
 use super::wire::{CborReader, CborWriter, DecodeError, canonical};
-use crate::limits::{LABEL_BYTES_MAX, SLOTS_MAX};
+use crate::limits::{ACCEPTED_PARTS_MAX, EPOCHS_MAX, LABEL_BYTES_MAX, SLOTS_MAX};
 
 /// Bytes of an X-Wing public key.
 pub const KEM_PUBLIC_BYTES: usize = 1216;
@@ -46,7 +46,7 @@ impl Role {
 pub enum SlotState {
     /// They do.
     Active = 0,
-    /// Only the objects that `roster/accepted/` lists do.
+    /// Only the objects that [`Roster::accepted`] lists do.
     Revoked = 1,
     /// Its key file was removed; what it signed stays accepted.
     Retired = 2,
@@ -73,6 +73,26 @@ pub struct RosterSlot {
     pub created_at: i64,
 }
 
+/// An epoch in use.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RosterEpoch {
+    /// The epoch.
+    pub epoch: u64,
+    /// What its `meta` must give (`RING-5`).
+    pub commitment: [u8; 32],
+}
+
+/// Which parts list what stays accepted of a revoked slot.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct AcceptedParts {
+    /// The slot.
+    pub slot: SlotId,
+    /// The first part's number.
+    pub first: u64,
+    /// How many parts there are, from 1.
+    pub count: u64,
+}
+
 /// All slots.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Roster {
@@ -80,6 +100,10 @@ pub struct Roster {
     pub number: u64,
     /// Slots, ascending by id.
     pub slots: Vec<RosterSlot>,
+    /// Epochs in use, ascending; empty before the first rotation, when it is epoch 1 alone.
+    pub epochs: Vec<RosterEpoch>,
+    /// What stays accepted of revoked slots, ascending by slot; one that is not here has nothing left.
+    pub accepted: Vec<AcceptedParts>,
 }
 
 impl Roster {
@@ -88,20 +112,52 @@ impl Roster {
         self.slots.iter().find(|slot| slot.slot == id)
     }
 
+    /// The newest epoch in use: new objects are sealed under it.
+    pub fn current_epoch(&self) -> u64 {
+        self.epochs.last().map_or(1, |epoch| epoch.epoch)
+    }
+
+    /// Whether an epoch is in use.
+    pub fn has_epoch(&self, epoch: u64) -> bool {
+        match self.epochs.is_empty() {
+            true => epoch == 1,
+            false => self.epochs.iter().any(|known| known.epoch == epoch),
+        }
+    }
+
+    /// What the `meta` of an epoch must give; `None` for one that states nothing.
+    pub fn commitment(&self, epoch: u64) -> Option<[u8; 32]> {
+        self.epochs.iter().find(|known| known.epoch == epoch).map(|known| known.commitment)
+    }
+
     /// Canonical CBOR.
     pub fn encode(&self) -> Vec<u8> {
         let mut cbor = CborWriter::new();
-        cbor.map(2).uint(1).uint(self.number).uint(2).array(self.slots.len());
+        cbor.map(2 + usize::from(!self.epochs.is_empty()) + usize::from(!self.accepted.is_empty()));
+        cbor.uint(1).uint(self.number).uint(2).array(self.slots.len());
         for slot in &self.slots {
             cbor.array(8).bytes(&slot.slot.0).uint(slot.role as u64).uint(slot.state as u64);
             cbor.text(&slot.label).text(&slot.wrapping).bytes(&slot.kem_public).bytes(&slot.signing_public);
             cbor.int(slot.created_at);
         }
+        if !self.epochs.is_empty() {
+            cbor.uint(3).array(self.epochs.len());
+            for epoch in &self.epochs {
+                cbor.array(2).uint(epoch.epoch).bytes(&epoch.commitment);
+            }
+        }
+        if !self.accepted.is_empty() {
+            cbor.uint(4).array(self.accepted.len());
+            for parts in &self.accepted {
+                cbor.array(3).bytes(&parts.slot.0).uint(parts.first).uint(parts.count);
+            }
+        }
         cbor.finish()
     }
 
     /// # Errors
-    /// `ROSTER-1` unknown role or state, `ROSTER-2` slots not ascending, `ROSTER-3` a key of the wrong size.
+    /// `ROSTER-1` unknown role or state, `ROSTER-2` slots not ascending, `ROSTER-3` a key of the wrong size,
+    /// `ROSTER-6` epochs, `ROSTER-7` accepted lists that can't be.
     pub fn decode(bytes: &[u8]) -> Result<Self, DecodeError> {
         let mut cbor = CborReader::new(bytes);
         let mut fields = cbor.map()?;
@@ -134,8 +190,34 @@ impl Roster {
             }
             slots.push(RosterSlot { slot, role, state, label, wrapping, kem_public, signing_public, created_at });
         }
+        let mut epochs: Vec<RosterEpoch> = Vec::new();
+        if cbor.optional(&mut fields, 3)? {
+            for _ in 0..cbor.array(EPOCHS_MAX)? {
+                cbor.tuple(2)?;
+                let epoch = RosterEpoch { epoch: cbor.uint()?, commitment: cbor.fixed()? };
+                if epoch.epoch <= epochs.last().map_or(0, |last| last.epoch) {
+                    return Err(DecodeError::new("ROSTER-6", "epochs not in ascending order from 1"));
+                }
+                epochs.push(epoch);
+            }
+        }
+        let mut accepted: Vec<AcceptedParts> = Vec::new();
+        if cbor.optional(&mut fields, 4)? {
+            for _ in 0..cbor.array(SLOTS_MAX)? {
+                cbor.tuple(3)?;
+                let parts = AcceptedParts { slot: SlotId(cbor.fixed()?), first: cbor.uint()?, count: cbor.uint()? };
+                let revoked = slots.iter().any(|slot| slot.slot == parts.slot && slot.state == SlotState::Revoked);
+                let ordered = accepted.last().is_none_or(|last| last.slot < parts.slot);
+                let counted = (1..=ACCEPTED_PARTS_MAX).contains(&parts.count);
+                if !revoked || !ordered || !counted || parts.first.checked_add(parts.count).is_none() {
+                    let detail = format!("the accepted list of slot {} can't be", parts.slot);
+                    return Err(DecodeError::new("ROSTER-7", detail));
+                }
+                accepted.push(parts);
+            }
+        }
         cbor.no_more(&fields)?;
-        let roster = Roster { number, slots };
+        let roster = Roster { number, slots, epochs, accepted };
         canonical(bytes, &roster.encode())?;
         Ok(roster)
     }

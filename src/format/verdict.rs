@@ -19,6 +19,18 @@ pub enum Ruling {
     Release = 3,
 }
 
+impl Ruling {
+    /// `forget`, `unforget`, `hold` or `release`.
+    pub fn name(self) -> &'static str {
+        match self {
+            Ruling::Forget => "forget",
+            Ruling::Unforget => "unforget",
+            Ruling::Hold => "hold",
+            Ruling::Release => "release",
+        }
+    }
+}
+
 /// A numbered decision on a snapshot; the highest number wins, several at that number resolve to keep.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Verdict {
@@ -32,19 +44,31 @@ pub struct Verdict {
     pub decided_at: i64,
     /// Why, for people.
     pub reason: String,
+    /// When a hold ends by itself, nanoseconds since the Unix epoch; `None` for one without end, and for
+    /// every other ruling.
+    pub until: Option<i64>,
 }
 
 impl Verdict {
     /// Canonical CBOR.
     pub fn encode(&self) -> Vec<u8> {
         let mut cbor = CborWriter::new();
-        cbor.map(5).uint(1).bytes(&self.snapshot.0).uint(2).uint(self.number).uint(3).uint(self.ruling as u64);
+        cbor.map(5 + usize::from(self.until.is_some()))
+            .uint(1)
+            .bytes(&self.snapshot.0)
+            .uint(2)
+            .uint(self.number)
+            .uint(3)
+            .uint(self.ruling as u64);
         cbor.uint(4).int(self.decided_at).uint(5).text(&self.reason);
+        if let Some(until) = self.until {
+            cbor.uint(6).int(until);
+        }
         cbor.finish()
     }
 
     /// # Errors
-    /// `VERDICT-1` unknown ruling; `CBOR` rules.
+    /// `VERDICT-1` unknown ruling, `VERDICT-7` an end of what is no hold; `CBOR` rules.
     pub fn decode(bytes: &[u8]) -> Result<Self, DecodeError> {
         let mut cbor = CborReader::new(bytes);
         let mut fields = cbor.map()?;
@@ -64,8 +88,15 @@ impl Verdict {
         let decided_at = cbor.int()?;
         cbor.field(&mut fields, 5)?;
         let reason = cbor.text(4096)?;
+        let until = match cbor.optional(&mut fields, 6)? {
+            true if ruling != Ruling::Hold => {
+                return Err(DecodeError::new("VERDICT-7", "only a hold has an end"));
+            }
+            true => Some(cbor.int()?),
+            false => None,
+        };
         cbor.no_more(&fields)?;
-        let verdict = Verdict { snapshot, number, ruling, decided_at, reason };
+        let verdict = Verdict { snapshot, number, ruling, decided_at, reason, until };
         canonical(bytes, &verdict.encode())?;
         Ok(verdict)
     }

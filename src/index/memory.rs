@@ -2,6 +2,7 @@
 
 use super::record::{PackEntry, Place};
 use super::{Index, IndexError};
+use crate::crypto::listing::listings;
 use crate::env::{SystemRandom, random_bytes};
 use crate::format::ids::{ChunkId, PackId, RegionId, SegmentId};
 use crate::format::segment::Segment;
@@ -15,7 +16,7 @@ pub struct MemoryIndex(Mutex<State>);
 struct State {
     chunks: HashMap<ChunkId, Vec<Place>>,
     packs: Vec<Arc<PackEntry>>,
-    ordinals: HashMap<PackId, u32>,
+    ordinals: HashMap<PackId, Vec<u32>>,
     segments: HashMap<RegionId, HashSet<SegmentId>>,
     incarnation: Vec<u8>,
 }
@@ -66,8 +67,8 @@ impl Index for MemoryIndex {
         })
     }
 
-    fn ordinal(&self, pack: &PackId) -> Result<Option<u32>, IndexError> {
-        Ok(self.state().ordinals.get(pack).copied())
+    fn ordinals(&self, pack: &PackId) -> Result<Vec<u32>, IndexError> {
+        Ok(self.state().ordinals.get(pack).cloned().unwrap_or_default())
     }
 
     fn pack_count(&self) -> u32 {
@@ -88,14 +89,16 @@ impl Index for MemoryIndex {
 
     fn ingest(&self, id: SegmentId, segment: &Segment, regions: &[RegionId]) -> Result<(), IndexError> {
         let mut state = self.state();
-        for listed in &segment.packs {
-            if let Some(ordinal) = state.ordinals.get(&listed.pack).copied() {
+        for (listed, listing) in segment.packs.iter().zip(listings(segment)) {
+            let known = state.ordinals.get(&listed.pack).into_iter().flatten().copied();
+            let mut same = known.filter(|ordinal| state.packs[*ordinal as usize].says(listed, &listing));
+            if let Some(ordinal) = same.next() {
                 Arc::make_mut(&mut state.packs[ordinal as usize]).add_regions(regions);
                 continue;
             }
             let ordinal = state.packs.len() as u32;
-            state.packs.push(Arc::new(PackEntry::from_segment(listed, regions)));
-            state.ordinals.insert(listed.pack, ordinal);
+            state.packs.push(Arc::new(PackEntry::from_segment(listed, listing, regions)));
+            state.ordinals.entry(listed.pack).or_default().push(ordinal);
             for (chunk, place) in places_of(ordinal, listed) {
                 state.chunks.entry(chunk).or_default().push(place);
             }

@@ -1,7 +1,8 @@
 //! The local index: which chunk is where. A cache that any run can rebuild from the regions' segments.
 //!
 //! Two implementations: [`rocks::RocksIndex`] on disk and [`memory::MemoryIndex`]. Both hold durable
-//! segments only; what is still in flight is [`inflight::InFlight`]'s business.
+//! segments only; what is still in flight is [`inflight::InFlight`]'s business. [`graph`] is made from one
+//! region's segments for one run: what its snapshots reach.
 
 pub mod graph;
 pub mod inflight;
@@ -49,6 +50,14 @@ pub enum IndexError {
         /// Who holds it.
         holder: String,
     },
+    /// A segment of a revoked slot that doesn't stay accepted: no damage, it just doesn't count.
+    #[error("segment {segment}: {detail}")]
+    Refused {
+        /// The segment.
+        segment: SegmentId,
+        /// Whose it is.
+        detail: String,
+    },
     /// A segment can't be used.
     #[error("segment {segment}: {detail}")]
     Segment {
@@ -73,11 +82,12 @@ pub trait Index: Send + Sync {
     /// When there is none of this ordinal or it can't be read.
     fn pack(&self, ordinal: u32) -> Result<Arc<PackEntry>, IndexError>;
 
-    /// A pack's ordinal.
+    /// A pack's ordinals, ascending: one for each different thing that segments state of it, so one unless
+    /// somebody lies.
     ///
     /// # Errors
     /// When the index can't be read.
-    fn ordinal(&self, pack: &PackId) -> Result<Option<u32>, IndexError>;
+    fn ordinals(&self, pack: &PackId) -> Result<Vec<u32>, IndexError>;
 
     /// How many packs there are; ordinals run from 0.
     fn pack_count(&self) -> u32;

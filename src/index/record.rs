@@ -1,6 +1,6 @@
 //! What the index holds for a chunk and for a pack, and the compact bytes of both.
 
-use crate::format::ids::{PackId, RegionId, SessionId, SlotId};
+use crate::format::ids::{Digest, PackId, RegionId, SessionId, SlotId};
 use crate::format::pack::PackHeader;
 use crate::format::segment::SegmentPack;
 use crate::format::wire::{DecodeError, Reader, put_varint};
@@ -44,9 +44,11 @@ pub struct PackEntry {
     pub session: SessionId,
     /// The slot that first wrote its frames.
     pub origin: SlotId,
+    /// The digest of what the segment states of it: two segments may state different things of one pack.
+    pub listing: Digest,
     /// True for tree and list chunks.
     pub metadata: bool,
-    /// The regions in which a segment lists it, ascending.
+    /// The regions in which a segment lists it so, ascending.
     pub regions: Vec<RegionId>,
     /// Its frames in stored order.
     pub frames: Vec<FrameEntry>,
@@ -56,7 +58,7 @@ pub struct PackEntry {
 
 impl PackEntry {
     /// From a segment's word.
-    pub fn from_segment(pack: &SegmentPack, regions: &[RegionId]) -> Self {
+    pub fn from_segment(pack: &SegmentPack, listing: Digest, regions: &[RegionId]) -> Self {
         let mut offset = PackHeader::length(pack.sections.len()) as u64;
         let frames = pack.frames.iter().map(|frame| {
             let entry = FrameEntry {
@@ -75,6 +77,7 @@ impl PackEntry {
             size: pack.size,
             session: pack.session,
             origin: pack.origin,
+            listing,
             metadata: pack.metadata,
             regions: Vec::new(),
             frames,
@@ -82,6 +85,12 @@ impl PackEntry {
         };
         entry.add_regions(regions);
         entry
+    }
+
+    /// Whether this is what a segment says of the pack: the same facts from the same origin. A segment that
+    /// lies about another's pack must not stand in the place of what is true of it.
+    pub fn says(&self, pack: &SegmentPack, listing: &Digest) -> bool {
+        (self.id, self.origin, self.listing) == (pack.pack, pack.origin, *listing)
     }
 
     /// Notes more regions; true when one was new.
@@ -95,10 +104,11 @@ impl PackEntry {
 
     /// Compact bytes.
     pub fn encode(&self) -> Vec<u8> {
-        let mut out = Vec::with_capacity(96 + self.frames.len() * 12);
+        let mut out = Vec::with_capacity(128 + self.frames.len() * 12);
         out.extend_from_slice(&self.id.0);
         out.extend_from_slice(&self.session.0);
         out.extend_from_slice(&self.origin.0);
+        out.extend_from_slice(&self.listing.0);
         put_varint(&mut out, self.size);
         out.push(u8::from(self.metadata));
         put_varint(&mut out, u64::from(self.sections));
@@ -121,6 +131,7 @@ impl PackEntry {
         let id = PackId(reader.array()?);
         let session = SessionId(reader.array()?);
         let origin = SlotId(reader.array()?);
+        let listing = Digest(reader.array()?);
         let size = reader.varint()?;
         let metadata = reader.u8()? == 1;
         let sections = reader.count(u32::MAX as usize, "sections")? as u32;
@@ -139,7 +150,7 @@ impl PackEntry {
             offset += u64::from(sealed_length);
         }
         reader.end()?;
-        Ok(PackEntry { id, size, session, origin, metadata, regions, frames, sections })
+        Ok(PackEntry { id, size, session, origin, listing, metadata, regions, frames, sections })
     }
 }
 
@@ -178,6 +189,7 @@ mod tests {
             size: 33 << 20,
             session: SessionId([2; 16]),
             origin: SlotId([3; 16]),
+            listing: Digest([6; 32]),
             metadata: true,
             regions: vec![RegionId([4; 16]), RegionId([5; 16])],
             frames: vec![FrameEntry {

@@ -7,6 +7,7 @@
 use super::memory::places_of;
 use super::record::{PackEntry, Place, decode_places, encode_places};
 use super::{Index, IndexError};
+use crate::crypto::listing::listings;
 use crate::env::{SystemRandom, random_bytes};
 use crate::format::ids::{ChunkId, PackId, RegionId, RepositoryId, SegmentId};
 use crate::format::segment::Segment;
@@ -18,7 +19,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
-const LAYOUT: &[u8] = b"keepstone index 2";
+const LAYOUT: &[u8] = b"keepstone index 3";
 const KEY_STAMP: &[u8] = b"stamp";
 const KEY_INCARNATION: &[u8] = b"incarnation";
 const KEY_PACKS: &[u8] = b"packs";
@@ -305,10 +306,12 @@ impl Index for RocksIndex {
         Ok(entry)
     }
 
-    fn ordinal(&self, pack: &PackId) -> Result<Option<u32>, IndexError> {
-        match self.get("ordinals", &pack.0)? {
-            None => Ok(None),
-            Some(bytes) => Ok(Some(u32::from_be_bytes(bytes[..].try_into().map_err(|_| self.damaged("an ordinal"))?))),
+    fn ordinals(&self, pack: &PackId) -> Result<Vec<u32>, IndexError> {
+        let bytes = self.get("ordinals", &pack.0)?.unwrap_or_default();
+        let (whole, rest) = bytes.as_chunks::<4>();
+        match rest.is_empty() {
+            true => Ok(whole.iter().map(|ordinal| u32::from_be_bytes(*ordinal)).collect()),
+            false => Err(self.damaged("an ordinal")),
         }
     }
 
@@ -348,17 +351,24 @@ impl Index for RocksIndex {
         let mut ordinals = BTreeMap::new();
         let mut fresh: BTreeMap<ChunkId, Vec<Place>> = BTreeMap::new();
         let mut pack_count = self.pack_count();
-        for listed in &segment.packs {
-            if let Some(ordinal) = self.ordinal(&listed.pack)? {
-                let mut entry = (*self.pack(ordinal)?).clone();
+        for (listed, listing) in segment.packs.iter().zip(listings(segment)) {
+            let known = self.ordinals(&listed.pack)?;
+            let mut same = None;
+            for ordinal in &known {
+                let entry = self.pack(*ordinal)?;
+                same = same.or(entry.says(listed, &listing).then_some((*ordinal, entry)));
+            }
+            if let Some((ordinal, entry)) = same {
+                let mut entry = (*entry).clone();
                 if entry.add_regions(regions) {
                     packs.insert(ordinal.to_be_bytes().to_vec(), entry.encode());
                 }
                 continue;
             }
-            let entry = PackEntry::from_segment(listed, regions);
+            let entry = PackEntry::from_segment(listed, listing, regions);
             packs.insert(pack_count.to_be_bytes().to_vec(), entry.encode());
-            ordinals.insert(listed.pack.0.to_vec(), pack_count.to_be_bytes().to_vec());
+            let all = known.into_iter().chain([pack_count]).flat_map(u32::to_be_bytes);
+            ordinals.insert(listed.pack.0.to_vec(), all.collect());
             for (chunk, place) in places_of(pack_count, listed) {
                 fresh.entry(chunk).or_default().push(place);
             }
@@ -555,9 +565,35 @@ mod tests {
         assert_eq!((index.pack_count(), index.chunk_count()), (12, 6000));
         assert_eq!(index.segments(REGIONS[0]).expect("read").len(), 12);
         assert_eq!(index.segments(REGIONS[1]).expect("read"), HashSet::from([segments[0].0]));
-        let ordinal = index.ordinal(&segments[0].1.packs[0].pack).expect("read").expect("known");
-        assert_eq!(index.pack(ordinal).expect("there").regions, REGIONS);
+        let ordinals = index.ordinals(&segments[0].1.packs[0].pack).expect("read");
+        assert_eq!(ordinals.len(), 1);
+        assert_eq!(index.pack(ordinals[0]).expect("there").regions, REGIONS);
         assert_eq!(index.places(&[ChunkId([9; 32])]).expect("read"), vec![Vec::new()]);
+    }
+
+    #[test]
+    fn what_two_segments_state_of_one_pack_stands_side_by_side() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let on_disk = RocksIndex::open(directory.path(), REPOSITORY, 1 << 20).expect("opened");
+        let in_memory = super::super::MemoryIndex::new();
+        let (first, listed) = segment(0, 3);
+        let mut lie = listed.clone();
+        lie.packs[0].frames[0].chunks[1].id = ChunkId([9; 32]);
+        let mut claimed = listed.clone();
+        claimed.packs[0].origin = SlotId([8; 16]);
+        for index in [&on_disk as &dyn Index, &in_memory] {
+            // The lies come first, as whoever makes them can see to.
+            index.ingest(SegmentId([1; 32]), &lie, &REGIONS[..1]).expect("ingested");
+            index.ingest(SegmentId([2; 32]), &claimed, &REGIONS[..1]).expect("ingested");
+            index.ingest(first, &listed, &REGIONS).expect("ingested");
+            index.ingest(SegmentId([3; 32]), &listed, &REGIONS).expect("ingested again");
+            let ordinals = index.ordinals(&listed.packs[0].pack).expect("read");
+            assert_eq!(ordinals, [0, 1, 2]);
+            assert_eq!(index.pack(2).expect("there").regions, REGIONS);
+            assert_eq!(index.pack(0).expect("there").regions, REGIONS[..1]);
+            let places = index.places(&[listed.packs[0].frames[0].chunks[1].id]).expect("read");
+            assert_eq!(places[0].iter().map(|place| place.pack).collect::<Vec<_>>(), [1, 2]);
+        }
     }
 
     #[test]

@@ -92,19 +92,22 @@ pub struct OpenedSegment {
 /// Checks digest and name, verifies the signature with `verify`, opens and decodes.
 ///
 /// # Errors
-/// [`IndexError::Segment`] naming what is wrong.
+/// [`IndexError::Segment`] naming what is wrong; [`IndexError::Refused`].
 pub fn open(
     id: SegmentId,
     bytes: &[u8],
     keyring: &Keyring,
-    verify: &dyn Fn(&crate::format::envelope::SignedObject<'_>) -> Result<(), String>,
+    verify: &dyn Fn(&crate::format::envelope::SignedObject<'_>) -> Result<(), CryptoError>,
 ) -> Result<OpenedSegment, IndexError> {
     let fail = |detail: String| IndexError::Segment { segment: id, detail };
     let signed = object::decode(ObjectKind::Segment, keyring.repository, bytes).map_err(|e| fail(e.to_string()))?;
     if signed.digest.0 != id.0 {
         return Err(fail(format!("OBJ-10: its bytes are those of {}", signed.digest)));
     }
-    verify(&signed).map_err(fail)?;
+    verify(&signed).map_err(|error| match error {
+        CryptoError::Revoked { .. } => IndexError::Refused { segment: id, detail: error.to_string() },
+        error => fail(error.to_string()),
+    })?;
     let payload = object::open_payload(keyring, &signed).map_err(|e| fail(e.to_string()))?;
     let columns = unpack(&payload).map_err(|e| fail(e.to_string()))?;
     let segment = Segment::decode(&columns).map_err(|e| fail(e.to_string()))?;

@@ -1,6 +1,8 @@
-//! Where open packs live until their name is known: unlinked files in the cache directory, or memory.
+//! Where open packs live until their name is known: unlinked files in the cache directory, or memory. What
+//! refers to what goes there too where memory doesn't hold it (`index/graph/`).
 //!
-//! Only sealed frames are spooled, so a stolen disk tells nothing and a crash leaves nothing behind.
+//! A crash leaves nothing behind. Of packs only sealed frames are spooled, so a stolen disk tells nothing;
+//! of the graph beginnings of ids, which the index beside it holds whole.
 
 use super::PackError;
 use std::fs::{File, OpenOptions};

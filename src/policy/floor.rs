@@ -52,7 +52,8 @@ pub(super) fn floors(
         }
     }
     // Good ones first, the newest of them first; only where these don't suffice, others.
-    let rank = |at: &usize| (standings[*at].is_good(), standings[*at].is_incomplete(), *at);
+    let other = |at: &usize| !standings[*at].is_good() && !matches!(standings[*at], Standing::Suspect(_));
+    let rank = |at: &usize| (standings[*at].is_good(), other(at), *at);
     let stays = |at: &usize| !goes(at) || kept.iter().any(|(other, _)| other == at);
     let wanted = policy.minimum_copies as usize;
     let mut copies = (0..group.len()).filter(|at| stays(at) && standings[*at].is_good()).count();
@@ -60,7 +61,7 @@ pub(super) fn floors(
     going.sort_by_key(|at| std::cmp::Reverse(rank(at)));
     // Where good ones go, each that is missing is one too many; where there are too few good ones anyway,
     // whatever else there is counts as well.
-    let others = (0..group.len()).filter(|at| stays(at) && standings[*at].is_incomplete()).count();
+    let others = (0..group.len()).filter(|at| stays(at) && other(at)).count();
     for at in going {
         let enough = match standings[at].is_good() {
             true => copies >= wanted,

@@ -9,6 +9,7 @@ pub mod floor;
 pub mod standing;
 #[cfg(test)]
 mod tests;
+pub mod window;
 
 pub use floor::{Broken, broken_floors};
 pub use standing::Standing;
@@ -46,6 +47,8 @@ pub struct Candidate {
     pub regions: usize,
     /// It is on hold.
     pub held: bool,
+    /// It was asked about. What wasn't stays, and takes no slot, but speaks for and against others.
+    pub considered: bool,
     /// For each log that holds it, by the log's index: the generation that first saw it; `None` where it is
     /// newer than every final.
     pub seen: BTreeMap<usize, Option<u64>>,
@@ -179,8 +182,10 @@ pub enum Reason {
     TooYoung,
     /// A floor: its group would have fewer good snapshots than `minimum_copies`.
     Copies,
-    /// It proves that another one's time is wrong.
+    /// It proves that another one's time is wrong, or that it has shrunk.
     Witness,
+    /// It wasn't asked about.
+    NotAsked,
 }
 
 /// What becomes of one snapshot.
@@ -249,6 +254,9 @@ fn plan_group(policy: &Policy, key: GroupKey, group: &[&Candidate], logs: &[Log]
         .collect();
     let within = policy.keep.within.as_ref().map(|span| cutoff(now, span, &policy.time_zone));
     for (candidate, decision) in group.iter().zip(&mut decisions) {
+        if !candidate.considered {
+            decision.reasons.insert(Reason::NotAsked);
+        }
         if candidate.held {
             decision.reasons.insert(Reason::Held);
         }
@@ -263,7 +271,8 @@ fn plan_group(policy: &Policy, key: GroupKey, group: &[&Candidate], logs: &[Log]
     }
     // Two lanes: what is incomplete competes with its like alone (RETAIN-2).
     for lane in [Standing::is_good, Standing::is_incomplete] {
-        let places: Vec<usize> = (0..group.len()).filter(|at| lane(&decisions[*at].standing)).collect();
+        let places: Vec<usize> =
+            (0..group.len()).filter(|at| group[*at].considered && lane(&decisions[*at].standing)).collect();
         let rules = [
             (policy.keep.last, None),
             (policy.keep.hourly, Some(Period::Hour)),

@@ -35,6 +35,7 @@ fn aged(number: usize, hours: i64) -> Candidate {
         partial: false,
         regions: 2,
         held: false,
+        considered: true,
         seen: BTreeMap::new(),
     }
 }
@@ -255,6 +256,10 @@ fn the_minimum_of_copies_holds() {
     assert_eq!(broken(&[2, 3, 4, 5, 6], &all), ids(&[]));
     assert_eq!(broken(&[2, 3, 4, 5, 6, 7], &all), ids(&[2]));
     assert_eq!(broken(&[9], &all[5..]), ids(&[9]));
+    // With a region away nothing is good, and one of many may go all the same.
+    let mut pending = all.clone();
+    pending.iter_mut().for_each(|candidate| candidate.regions = 1);
+    assert_eq!((broken(&[2], &pending), broken(&[2, 3], &pending[..4])), (ids(&[]), ids(&[2])));
 }
 
 /// Hours ago, bytes, flags; the generation that saw it.

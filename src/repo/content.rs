@@ -28,7 +28,7 @@ pub fn read_content<E: From<FetchError>>(
                 if bytes.len() as u64 != u64::from(length) {
                     let reasons =
                         format!("it has {} bytes, and the file that it is part of states {length}", bytes.len());
-                    return Err(FetchError::Unreadable { id, reasons }.into());
+                    return Err(FetchError::Unreadable { id, reasons, kind: None }.into());
                 }
                 each(&bytes)?;
             }

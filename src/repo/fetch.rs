@@ -30,6 +30,8 @@ pub enum FetchError {
         id: ChunkId,
         /// What each copy's trouble is.
         reasons: String,
+        /// Where every store said the same, what: then nothing is known to be damaged.
+        kind: Option<StoreErrorKind>,
     },
     /// The structural chunk breaks a rule.
     #[error("chunk {id}: {source}")]
@@ -66,6 +68,20 @@ pub struct Fetcher<'a> {
 struct OpenedFrame {
     bytes: Arc<Vec<u8>>,
     epoch: u64,
+}
+
+/// Why no copy of a chunk could be read; the kind where a store said it.
+#[derive(Default)]
+struct Troubles {
+    reasons: Vec<String>,
+    kinds: Vec<Option<StoreErrorKind>>,
+}
+
+impl Troubles {
+    fn add(&mut self, reason: String, kind: Option<StoreErrorKind>) {
+        self.reasons.push(reason);
+        self.kinds.push(kind);
+    }
 }
 
 #[derive(Default)]
@@ -198,16 +214,29 @@ impl<'a> Fetcher<'a> {
 
     /// A chunk at one place, from the cache or from the first region whose copy is whole: a frame that
     /// opens but holds another chunk is no better than one that doesn't open.
-    fn chunk_at(&self, kind: ChunkKind, id: ChunkId, pack: &PackEntry, place: &Place) -> Result<Vec<u8>, String> {
+    fn chunk_at(
+        &self,
+        kind: ChunkKind,
+        id: ChunkId,
+        pack: &PackEntry,
+        place: &Place,
+        troubles: &mut Troubles,
+    ) -> Option<Vec<u8>> {
         let position = place.frame as usize;
-        let frame = pack.frames.get(position).ok_or_else(|| format!("pack {} has no frame {position}", pack.id))?;
+        let Some(frame) = pack.frames.get(position) else {
+            troubles.add(format!("pack {} has no frame {position}", pack.id), None);
+            return None;
+        };
         let key = (place.pack, place.frame);
         let cached = self.frames.lock().unwrap_or_else(PoisonError::into_inner).get(key);
         if let Some(Ok(bytes)) = cached.map(|opened| self.take(&opened, pack.id, kind, id, place)) {
-            return Ok(bytes);
+            return Some(bytes);
         }
-        let mut reasons = Vec::new();
-        for region in self.regions_of(pack) {
+        let regions = self.regions_of(pack);
+        if regions.is_empty() {
+            troubles.add(format!("pack {} is listed in no reached region", pack.id), None);
+        }
+        for region in regions {
             let read = || -> Result<Vec<u8>, PackError> {
                 let sealed = self.read_range(region, pack.id, frame.offset, u64::from(frame.sealed_length))?;
                 let bytes = Arc::new(self.open_frame(region, pack, position, sealed)?);
@@ -217,18 +246,16 @@ impl<'a> Fetcher<'a> {
                 Ok(bytes)
             };
             match read() {
-                Ok(bytes) => return Ok(bytes),
+                Ok(bytes) => return Some(bytes),
                 Err(error) => {
                     let name = &self.repository.regions[region].name;
                     self.note(name, pack.id, &error);
-                    reasons.push(format!("region '{name}': {error}"));
+                    let kind = if let PackError::Store(store) = &error { Some(store.kind) } else { None };
+                    troubles.add(format!("region '{name}': {error}"), kind);
                 }
             }
         }
-        Err(match reasons.is_empty() {
-            true => format!("pack {} is listed in no reached region", pack.id),
-            false => reasons.join("; "),
-        })
+        None
     }
 
     /// One chunk's plaintext, checked.
@@ -243,16 +270,18 @@ impl<'a> Fetcher<'a> {
         if places.is_empty() {
             return Err(FetchError::Unlisted(id));
         }
-        let mut reasons = Vec::new();
+        let mut troubles = Troubles::default();
         for place in &places {
             // An index that can't be read says nothing about the pack.
             let pack = self.index.pack(place.pack)?;
-            match self.chunk_at(kind, id, &pack, place) {
-                Ok(bytes) => return Ok(bytes),
-                Err(reason) => reasons.push(reason),
+            if let Some(bytes) = self.chunk_at(kind, id, &pack, place, &mut troubles) {
+                return Ok(bytes);
             }
         }
-        Err(FetchError::Unreadable { id, reasons: reasons.join("; ") })
+        let mut kinds = troubles.kinds.into_iter();
+        let first = kinds.next().flatten();
+        let kind = first.filter(|first| kinds.all(|kind| kind == Some(*first)));
+        Err(FetchError::Unreadable { id, reasons: troubles.reasons.join("; "), kind })
     }
 
     /// One structural chunk, checked and decoded.

@@ -119,7 +119,7 @@ pub fn init(
     let keyring = Keyring::new(repository, options.suite, BTreeMap::from([(1, ring.clone())]))
         .ok_or_else(|| RepoError::Keys("a ring was not made".to_owned()))?;
     let (ring_name, ring_bytes) = build_ring(&config, 1, &entry, &ring, &root, random)?;
-    let roster = Roster { number: 1, slots: vec![entry] };
+    let roster = Roster { number: 1, slots: vec![entry], epochs: Vec::new(), accepted: Vec::new() };
     let (roster_name, roster_bytes) = build_roster(repository, &roster, &root);
     let (config_bytes, _) = build_signed(ObjectKind::Config, repository, &root_signer(&root), &config.encode());
 

@@ -1,18 +1,34 @@
-//! Key slots: list, add, remove, change what wraps them, and the emergency sheet.
+//! Key slots: add, remove, revoke, rotate, merge, change what wraps them; the emergency sheet's key file.
 //! Page: `format-spec/keys.md`.
+//!
+//! Guarantees: keys are changed in all regions or not at all as far as anybody sees: what a roster relies on
+//! is in every region before the roster is in any (`ROSTER-8`), so an interrupted change leaves the old keys
+//! or the new ones, and the next change completes it.
 
 use super::RepoError;
-use super::init::{build_ring, build_roster};
-use super::open::{RegionHandle, Repository, key_name, parse_key_name};
-use crate::crypto::keyring::KemKeyPair;
+use super::accepted::{self, Acceptance, AcceptedObjects, Decided};
+use super::init::{build_ring, build_roster, root_signer};
+use super::open::{
+    RegionHandle, RegionSpec, Repository, WRAPPING_UNSURE, key_name, parse_key_name, parse_ring_name,
+    parse_roster_name, read_root_signed, ring_name,
+};
+use crate::crypto::keyring::{KemKeyPair, Keyring, epoch_commitment};
+use crate::crypto::object::{build_signed, check_digest};
 use crate::crypto::sign;
-use crate::crypto::slot::{Wrapping, wrap};
+use crate::crypto::slot::{Wrapping, is_passphrase_file, wrap};
 use crate::env::random_bytes;
-use crate::format::ids::SlotId;
-use crate::format::ring::SlotSecrets;
-use crate::format::roster::{Role, Roster, RosterSlot, SlotState};
+use crate::format::accepted::{Accepted, accepted_name, parse_accepted_name};
+use crate::format::envelope::ObjectKind;
+use crate::format::ids::{Digest, SlotId};
+use crate::format::ring::{RingSecrets, SlotSecrets};
+use crate::format::roster::{AcceptedParts, Role, Roster, RosterEpoch, RosterSlot, SlotState};
+use crate::format::wire::DecodeError;
+use crate::limits::{ACCEPTED_DIGESTS_MAX, ACCEPTED_PARTS_MAX, KEY_FILE_BYTES_MAX};
+use crate::report::Monitor;
 use crate::ship::put_with_retries;
 use crate::store::{StoreErrorKind, list_sorted};
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 impl Repository {
     fn root_private(&self) -> Result<&[u8; 32], RepoError> {
@@ -38,11 +54,124 @@ impl Repository {
         Ok(())
     }
 
-    fn publish_roster(&self, slots: Vec<RosterSlot>) -> Result<Roster, RepoError> {
-        let roster = Roster { number: self.roster.number + 1, slots };
+    fn publish_roster(&mut self, roster: Roster) -> Result<(), RepoError> {
+        let roster = Roster { number: self.roster.number + 1, ..roster };
         let (name, bytes) = build_roster(self.config.repository, &roster, self.root_private()?);
         self.put_everywhere(&name, &bytes)?;
-        Ok(roster)
+        self.accepted = AcceptedObjects::read(&self.regions, &self.config, &roster);
+        self.roster = roster;
+        Ok(())
+    }
+
+    /// What every change of keys begins with: an owner's key, every region, and in each the newest keys.
+    fn begin_change(&self) -> Result<[u8; 32], RepoError> {
+        let root = *self.root_private()?;
+        self.all_regions()?;
+        (0..self.regions.len()).try_for_each(|at| self.level_keys(at).map(drop))?;
+        Ok(root)
+    }
+
+    /// Brings one region's keys up to the newest roster: a change that was interrupted, or made while the
+    /// region was not configured. Rings, key files and lists go first, the roster last. Needs no owner's key,
+    /// since everything is copied as it stands. Gives how many objects were copied.
+    ///
+    /// # Errors
+    /// When a region fails, or none has a whole copy of what this one lacks.
+    pub fn level_keys(&self, at: usize) -> Result<u64, RepoError> {
+        let to = &self.regions[at];
+        let number = self.roster.number;
+        let rosters = |region: &RegionHandle| -> Result<Vec<String>, RepoError> {
+            let listed = list_sorted(&*region.store, "roster/").map_err(|e| region.error(e))?;
+            let newest = |name: &String| parse_roster_name(name).is_some_and(|(found, _)| found == number);
+            Ok(listed.into_iter().map(|object| object.name).filter(newest).collect())
+        };
+        if !rosters(to)?.is_empty() {
+            return Ok(0);
+        }
+        let mut names: Vec<(ObjectKind, String)> = Vec::new();
+        for parts in &self.roster.accepted {
+            let numbers = parts.first..parts.first + parts.count;
+            names.extend(numbers.map(|number| (ObjectKind::Accepted, accepted_name(parts.slot, number))));
+        }
+        let active: BTreeSet<SlotId> = self.active().map(|slot| slot.slot).collect();
+        for epoch in self.epochs() {
+            names.extend(active.iter().map(|slot| (ObjectKind::Ring, ring_name(epoch, *slot))));
+        }
+        let mut copied = 0;
+        for (kind, name) in names {
+            copied += self.copy_signed(to, kind, &name)?;
+        }
+        let mut newest: BTreeMap<SlotId, u64> = BTreeMap::new();
+        for region in &self.regions {
+            for listed in list_sorted(&*region.store, "keys/").map_err(|e| region.error(e))? {
+                if let Some((slot, number)) = parse_key_name(&listed.name).filter(|(slot, _)| active.contains(slot)) {
+                    let known = newest.entry(slot).or_default();
+                    *known = number.max(*known);
+                }
+            }
+        }
+        for (slot, number) in newest {
+            copied += self.copy(to, &key_name(slot, number), &|region, name| {
+                region.store.get(name, KEY_FILE_BYTES_MAX as u64).map(Some).or_else(|error| match error.kind {
+                    StoreErrorKind::NotFound => Ok(None),
+                    _ => Err(region.error(error)),
+                })
+            })?;
+        }
+        for region in &self.regions {
+            for name in rosters(region)? {
+                copied += self.copy_signed(to, ObjectKind::Roster, &name)?;
+            }
+        }
+        Ok(copied)
+    }
+
+    /// Copies an object that root signed from the first other region whose copy is whole.
+    fn copy_signed(&self, to: &RegionHandle, kind: ObjectKind, name: &str) -> Result<u64, RepoError> {
+        self.copy(to, name, &|region, name| {
+            let spec = RegionSpec::from(region);
+            let Some((_, digest)) = read_root_signed(&spec, kind, name, Some(&self.config))? else { return Ok(None) };
+            let bytes = region.get(name)?;
+            match check_digest(&bytes).map_err(|source| region.object_error(name, source))? == digest {
+                true => Ok(Some(bytes)),
+                false => Err(region.object_error(name, DecodeError::new("OBJ-8", "it changed while it was read"))),
+            }
+        })
+    }
+
+    fn copy(
+        &self,
+        to: &RegionHandle,
+        name: &str,
+        read: &dyn Fn(&RegionHandle, &str) -> Result<Option<Vec<u8>>, RepoError>,
+    ) -> Result<u64, RepoError> {
+        if to.store.size(name).map_err(|e| to.error(e))?.is_some() {
+            return Ok(0);
+        }
+        let mut failure = None;
+        for from in self.regions.iter().filter(|from| from.info.region != to.info.region) {
+            match read(from, name) {
+                Ok(None) => {}
+                Ok(Some(bytes)) => {
+                    put_with_retries(&*to.store, name, &bytes.into()).map_err(|e| to.error(e))?;
+                    return Ok(1);
+                }
+                Err(error) => failure = Some(error),
+            }
+        }
+        Err(failure.unwrap_or_else(|| RepoError::Missing { region: to.name.clone(), name: name.to_owned() }))
+    }
+
+    fn active(&self) -> impl Iterator<Item = &RosterSlot> {
+        self.roster.slots.iter().filter(|slot| slot.state == SlotState::Active)
+    }
+
+    /// The epochs in use.
+    fn epochs(&self) -> Vec<u64> {
+        match self.roster.epochs.is_empty() {
+            true => vec![1],
+            false => self.roster.epochs.iter().map(|epoch| epoch.epoch).collect(),
+        }
     }
 
     /// Adds a slot. Key file and rings go first, the roster last: until then nothing counts. It gets the
@@ -51,8 +180,8 @@ impl Repository {
     /// # Errors
     /// When this slot is no owner's, a region is missing, or a store fails.
     pub fn add_slot(&mut self, role: Role, label: &str, wrapping: &Wrapping) -> Result<SlotId, RepoError> {
-        let root = *self.root_private()?;
-        self.all_regions()?;
+        let root = self.begin_change()?;
+        let rings = self.all_rings()?;
         let random = &*self.random;
         let slot = SlotId(random_bytes(random));
         let kem = KemKeyPair::generate(random);
@@ -74,14 +203,14 @@ impl Repository {
             created_at: self.clock.now_ns(),
         };
         self.put_everywhere(&key_name(slot, 1), &wrap(&secrets, wrapping)?)?;
-        for (epoch, ring) in self.keyring.rings() {
-            let (name, bytes) = build_ring(&self.config, *epoch, &entry, ring, &root, random)?;
+        for (epoch, ring) in rings {
+            let (name, bytes) = build_ring(&self.config, epoch, &entry, &ring, &root, random)?;
             self.put_everywhere(&name, &bytes)?;
         }
-        let mut slots = self.roster.slots.clone();
-        slots.push(entry);
-        slots.sort_by_key(|slot| slot.slot);
-        self.roster = self.publish_roster(slots)?;
+        let mut roster = self.roster.clone();
+        roster.slots.push(entry);
+        roster.slots.sort_by_key(|slot| slot.slot);
+        self.publish_roster(roster)?;
         Ok(slot)
     }
 
@@ -91,16 +220,75 @@ impl Repository {
     /// # Errors
     /// For an unknown slot, the one in use, or the last active owner.
     pub fn remove_slot(&mut self, slot: SlotId) -> Result<usize, RepoError> {
-        self.root_private()?;
-        self.all_regions()?;
+        self.begin_change()?;
+        self.may_go(slot, &[SlotState::Active])?;
+        let roster = self.with_state(slot, SlotState::Retired);
+        self.publish_roster(roster)?;
+        self.delete_key_files(slot, u64::MAX)
+    }
+
+    /// Revokes a slot: nothing that it signs counts from now on, and of what it signed only what
+    /// `acceptance` leaves. The list goes first, into every region, then the roster that names it, then the
+    /// key files go. A slot that is revoked already can only lose more. Gives what was decided, and how many
+    /// key files a store refused to delete.
+    ///
+    /// # Errors
+    /// As [`Repository::remove_slot`]; when something can't be listed or read. Nothing is changed then.
+    pub fn revoke_slot(
+        &mut self,
+        slot: SlotId,
+        acceptance: &Acceptance,
+        monitor: &dyn Monitor,
+    ) -> Result<(Decided, usize), RepoError> {
+        self.begin_change()?;
+        self.may_go(slot, &[SlotState::Active, SlotState::Retired, SlotState::Revoked])?;
+        let decided = accepted::decide(self, slot, acceptance, monitor)?;
+        let parts = self.publish_accepted(slot, &decided.digests)?;
+        let mut roster = self.with_state(slot, SlotState::Revoked);
+        roster.accepted.retain(|parts| parts.slot != slot);
+        roster.accepted.extend(parts);
+        roster.accepted.sort_by_key(|parts| parts.slot);
+        self.publish_roster(roster)?;
+        let refused = self.delete_key_files(slot, u64::MAX)?;
+        Ok((decided, refused))
+    }
+
+    /// Puts the parts of a list under numbers that no region has; `None` for an empty list.
+    fn publish_accepted(&self, slot: SlotId, digests: &[Digest]) -> Result<Option<AcceptedParts>, RepoError> {
+        if digests.is_empty() {
+            return Ok(None);
+        }
+        let mut first = 1;
+        for region in &self.regions {
+            let prefix = format!("roster/accepted/{slot}/");
+            for listed in list_sorted(&*region.store, &prefix).map_err(|e| region.error(e))? {
+                first = first.max(parse_accepted_name(&listed.name).map_or(0, |(_, number)| number + 1));
+            }
+        }
+        let mut count = 0;
+        for part in digests.chunks(ACCEPTED_DIGESTS_MAX) {
+            let number = first + count;
+            let part = Accepted { slot, number, digests: part.to_vec() };
+            let signer = root_signer(self.root_private()?);
+            let (bytes, _) = build_signed(ObjectKind::Accepted, self.config.repository, &signer, &part.encode());
+            self.put_everywhere(&accepted_name(slot, number), &bytes)?;
+            count += 1;
+        }
+        match count <= ACCEPTED_PARTS_MAX {
+            true => Ok(Some(AcceptedParts { slot, first, count })),
+            false => Err(RepoError::Keys(format!("slot {slot} has signed more objects than a list can hold"))),
+        }
+    }
+
+    /// Whether a slot in one of these states may be taken out of use.
+    fn may_go(&self, slot: SlotId, states: &[SlotState]) -> Result<(), RepoError> {
         let entry = self
             .roster
             .slot(slot)
-            .filter(|entry| entry.state == SlotState::Active)
+            .filter(|entry| states.contains(&entry.state))
             .ok_or_else(|| RepoError::Keys(format!("there is no active slot {slot}")))?;
-        let owners =
-            self.roster.slots.iter().filter(|slot| slot.role == Role::Owner && slot.state == SlotState::Active).count();
-        if entry.role == Role::Owner && owners == 1 {
+        let last = self.active().filter(|slot| slot.role == Role::Owner).all(|owner| owner.slot == slot);
+        if entry.role == Role::Owner && entry.state == SlotState::Active && last {
             return Err(RepoError::Keys(format!(
                 "slot {slot} is the last owner: without it nothing could be restored"
             )));
@@ -108,10 +296,144 @@ impl Repository {
         if slot == self.secrets.slot {
             return Err(RepoError::Keys(format!("slot {slot} is the one in use; open the repository with another")));
         }
-        let mut slots = self.roster.slots.clone();
-        slots.iter_mut().filter(|entry| entry.slot == slot).for_each(|entry| entry.state = SlotState::Retired);
-        self.roster = self.publish_roster(slots)?;
-        self.delete_key_files(slot, u64::MAX)
+        Ok(())
+    }
+
+    fn with_state(&self, slot: SlotId, state: SlotState) -> Roster {
+        let mut roster = self.roster.clone();
+        roster.slots.iter_mut().filter(|entry| entry.slot == slot).for_each(|entry| entry.state = state);
+        roster
+    }
+
+    /// Begins an epoch: new `meta` and `seal`, and with `renew_ids` new `id` and `gear`, so that nothing that
+    /// is stored deduplicates any more. Every active slot gets its ring, in every region, before the roster
+    /// says that the epoch is in use; nothing is rewritten. Gives the epoch.
+    ///
+    /// # Errors
+    /// When this slot is no owner's or lacks a ring, a region is missing, or a store fails.
+    pub fn rotate(&mut self, renew_ids: bool) -> Result<u64, RepoError> {
+        let root = self.begin_change()?;
+        let known = self.all_rings()?;
+        let current = self.roster.current_epoch();
+        // A number that an interrupted rotation used is not used again: its rings hold other secrets.
+        let mut epoch = current;
+        for region in &self.regions {
+            for listed in list_sorted(&*region.store, "ring/").map_err(|e| region.error(e))? {
+                epoch = epoch.max(parse_ring_name(&listed.name).map_or(0, |(epoch, _)| epoch));
+            }
+        }
+        epoch += 1;
+        let mut secrets = Keyring::generate(&*self.random);
+        if let Some(before) = known.get(&current).filter(|_| !renew_ids) {
+            secrets.id = before.id;
+            secrets.gear = before.gear;
+        }
+        for slot in self.active() {
+            let (name, bytes) = build_ring(&self.config, epoch, slot, &secrets, &root, &*self.random)?;
+            self.put_everywhere(&name, &bytes)?;
+        }
+        let mut rings = known;
+        rings.insert(epoch, secrets);
+        let mut roster = self.roster.clone();
+        roster.epochs = self.stated_epochs(&rings);
+        self.publish_roster(roster)?;
+        self.keyring = Arc::new(
+            Keyring::new(self.config.repository, self.config.suite, rings)
+                .ok_or_else(|| RepoError::Keys("there is no ring".to_owned()))?,
+        );
+        Ok(epoch)
+    }
+
+    fn stated_epochs(&self, rings: &BTreeMap<u64, RingSecrets>) -> Vec<RosterEpoch> {
+        let commitment = |epoch, ring| epoch_commitment(self.config.repository, epoch, ring);
+        rings.iter().map(|(epoch, ring)| RosterEpoch { epoch: *epoch, commitment: commitment(*epoch, ring) }).collect()
+    }
+
+    /// This slot's rings, which must be those of every epoch in use: what an owner hands on must be whole.
+    fn all_rings(&self) -> Result<BTreeMap<u64, RingSecrets>, RepoError> {
+        for epoch in self.epochs() {
+            if !self.keyring.rings().contains_key(&epoch) {
+                return Err(RepoError::Missing {
+                    region: self.regions.iter().map(|region| region.name.as_str()).collect::<Vec<_>>().join("', '"),
+                    name: ring_name(epoch, self.secrets.slot),
+                });
+            }
+        }
+        Ok(self.keyring.rings().clone())
+    }
+
+    /// Ends a fork of the roster: publishes, under the next number, what [`Located::open_to_merge`] made of
+    /// it. Slots that lack a ring get it first; of a slot that was revoked on several sides only what every
+    /// side left stays accepted.
+    ///
+    /// # Errors
+    /// When this slot is no owner's or lacks a ring, a region is missing, or a store fails.
+    pub fn merge_rosters(&mut self) -> Result<(), RepoError> {
+        let root = *self.root_private()?;
+        self.all_regions()?;
+        let known = self.all_rings()?;
+        let mut roster = self.roster.clone();
+        for slot in &mut roster.slots {
+            if slot.wrapping == WRAPPING_UNSURE {
+                let (_, file) = self.key_file(slot.slot)?;
+                let scrypt = is_passphrase_file(&file);
+                slot.wrapping = if scrypt { "passphrase" } else { "x25519" }.to_owned();
+            }
+        }
+        for slot in self.active() {
+            for (epoch, secrets) in &known {
+                let name = ring_name(*epoch, slot.slot);
+                let mut holders = 0;
+                for region in &self.regions {
+                    holders += usize::from(region.store.size(&name).map_err(|e| region.error(e))?.is_some());
+                }
+                if holders == 0 {
+                    let (name, bytes) = build_ring(&self.config, *epoch, slot, secrets, &root, &*self.random)?;
+                    self.put_everywhere(&name, &bytes)?;
+                } else if holders < self.regions.len() {
+                    self.regions.iter().try_for_each(|to| self.copy_signed(to, ObjectKind::Ring, &name).map(drop))?;
+                }
+            }
+        }
+        let mut parts = Vec::new();
+        for slot in roster.slots.iter().filter(|slot| slot.state == SlotState::Revoked) {
+            let sides: Vec<&Roster> = self
+                .forks
+                .iter()
+                .filter(|fork| fork.slot(slot.slot).is_some_and(|entry| entry.state == SlotState::Revoked))
+                .collect();
+            parts.extend(self.merge_accepted(slot.slot, &sides)?);
+        }
+        roster.accepted = parts;
+        self.publish_roster(roster)?;
+        self.forks.clear();
+        Ok(())
+    }
+
+    fn merge_accepted(&self, slot: SlotId, sides: &[&Roster]) -> Result<Option<AcceptedParts>, RepoError> {
+        let stated = |side: &Roster| side.accepted.iter().find(|parts| parts.slot == slot).copied();
+        let Some(first) = sides.first() else { return Ok(None) };
+        if sides.iter().all(|side| stated(side) == stated(first)) {
+            if let Some(parts) = stated(first) {
+                // The fork may have left it in one region only.
+                for number in parts.first..parts.first + parts.count {
+                    let name = accepted_name(slot, number);
+                    let copy = |to| self.copy_signed(to, ObjectKind::Accepted, &name).map(drop);
+                    self.regions.iter().try_for_each(copy)?;
+                }
+            }
+            return Ok(stated(first));
+        }
+        let mut common: Option<Vec<Digest>> = None;
+        for side in sides {
+            let lists = AcceptedObjects::read(&self.regions, &self.config, side);
+            let digests = lists.whole(slot).map_err(|source| RepoError::Key(source.into()))?;
+            common = Some(match common {
+                None => digests.to_vec(),
+                Some(known) => known.into_iter().filter(|digest| digests.binary_search(digest).is_ok()).collect(),
+            });
+        }
+        self.publish_accepted(slot, &common.unwrap_or_default())
     }
 
     /// Wraps a slot's secrets anew: the new key file goes first, then the old ones. Gives how many old
@@ -131,11 +453,12 @@ impl Repository {
         let entry = self.roster.slot(slot).ok_or_else(|| RepoError::Keys(format!("slot {slot} left the roster")))?;
         let rewrapped_as = wrapping.name();
         if entry.wrapping != rewrapped_as {
-            let mut slots = self.roster.slots.clone();
-            let found = slots.iter_mut().find(|entry| entry.slot == slot);
+            self.begin_change()?;
+            let mut roster = self.roster.clone();
+            let found = roster.slots.iter_mut().find(|entry| entry.slot == slot);
             found.into_iter().for_each(|entry| entry.wrapping = rewrapped_as.to_owned());
             self.put_everywhere(&key_name(slot, newest + 1), &wrap(&self.secrets, wrapping)?)?;
-            self.roster = self.publish_roster(slots)?;
+            self.publish_roster(roster)?;
         } else {
             self.put_everywhere(&key_name(slot, newest + 1), &wrap(&self.secrets, wrapping)?)?;
         }
@@ -157,6 +480,22 @@ impl Repository {
             }
         }
         Ok(refused)
+    }
+
+    /// For each slot the epochs in use that some reached region has a ring of.
+    ///
+    /// # Errors
+    /// When a region can't be listed.
+    pub fn ring_epochs(&self) -> Result<BTreeMap<SlotId, BTreeSet<u64>>, RepoError> {
+        let mut epochs: BTreeMap<SlotId, BTreeSet<u64>> = BTreeMap::new();
+        for region in &self.regions {
+            for listed in list_sorted(&*region.store, "ring/").map_err(|e| region.error(e))? {
+                if let Some((epoch, slot)) = parse_ring_name(&listed.name).filter(|(e, _)| self.roster.has_epoch(*e)) {
+                    epochs.entry(slot).or_default().insert(epoch);
+                }
+            }
+        }
+        Ok(epochs)
     }
 
     /// A slot's newest key file, with its name, for the emergency sheet.

@@ -3,6 +3,8 @@
 //! Typed states: a [`Located`] repository is verified against root and pin but locked; a
 //! [`Repository`] holds the ring.
 
+pub mod accepted;
+pub mod attest;
 pub mod audit;
 pub mod content;
 pub mod fetch;
@@ -11,9 +13,11 @@ pub mod init;
 pub mod keys;
 pub mod open;
 pub mod pairs;
+pub mod retention;
 pub mod session;
 pub mod snapshots;
 pub mod sync;
+pub mod verdicts;
 pub mod walk;
 
 pub use init::{InitOptions, init};
@@ -22,6 +26,7 @@ pub use session::Session;
 pub use snapshots::SnapshotInfo;
 
 use crate::crypto::CryptoError;
+use crate::format::ids::Digest;
 use crate::format::roster::Role;
 use crate::format::wire::DecodeError;
 use crate::store::StoreError;
@@ -88,11 +93,30 @@ pub enum RepoError {
     #[error("the repository has no key file; every region's keys/ is empty or missing")]
     NoKeyFiles,
     /// Two rosters at the highest number.
-    #[error("there are two rosters numbered {number}: somebody changed the keys at the same time in two places")]
+    #[error(
+        "ROSTER-4: there are {} rosters numbered {number} ({}): keys were changed at the same time in two places",
+        .digests.len(), .digests.iter().map(Digest::to_string).collect::<Vec<_>>().join(", ")
+    )]
     TwoRosters {
         /// The number.
         number: u64,
+        /// Their digests, ascending.
+        digests: Vec<Digest>,
     },
+    /// The roster is older than one that this client has seen.
+    #[error(
+        "ROSTER-5: the regions hold key roster {found}, and this client has seen {known}: somebody put an older state \
+         of the keys back, which would let removed and revoked keys in again"
+    )]
+    RolledBack {
+        /// The number found.
+        found: u64,
+        /// The highest number seen before.
+        known: u64,
+    },
+    /// The user stopped it.
+    #[error("stopped; nothing was changed")]
+    Cancelled,
     /// An object is absent that must be there.
     #[error("{name} is missing in region '{region}'")]
     Missing {
@@ -154,6 +178,27 @@ pub enum RepoError {
         prefix: String,
         /// How many fit.
         count: usize,
+    },
+    /// Verdicts that can't be given.
+    #[error("{0}")]
+    Verdict(String),
+    /// A snapshot that is on hold.
+    #[error("snapshot {id} is on hold{}: {reason}", until.as_ref().map_or_else(String::new, |until| format!(" until {until}")))]
+    Held {
+        /// The snapshot.
+        id: crate::format::ids::SnapshotId,
+        /// When the hold ends, RFC 3339.
+        until: Option<String>,
+        /// Why it is held.
+        reason: String,
+    },
+    /// A role that may not do this.
+    #[error("a {role} slot may not {action}; use an owner's or maintainer's key")]
+    Role {
+        /// The role.
+        role: &'static str,
+        /// What it may not do.
+        action: &'static str,
     },
     /// Something can't be recorded in the audit chain, and so isn't done.
     #[error("the audit chain can't be written: {0}")]

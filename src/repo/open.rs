@@ -2,7 +2,8 @@
 //! Page: `format-spec/keys.md`.
 
 use super::RepoError;
-use crate::crypto::keyring::{Keyring, open_ring};
+use super::accepted::AcceptedObjects;
+use crate::crypto::keyring::{Keyring, epoch_commitment, open_ring};
 use crate::crypto::object::{self, Signer};
 use crate::crypto::slot::{Unlock, unwrap};
 use crate::crypto::{CryptoError, sign};
@@ -11,7 +12,7 @@ use crate::format::config::{Config, Region};
 use crate::format::envelope::{ObjectKind, SignedObject};
 use crate::format::ids::{Digest, SlotId, number_from_name, number_name};
 use crate::format::ring::{Ring, RingSecrets, SlotSecrets};
-use crate::format::roster::{Role, Roster, RosterSlot, SlotState};
+use crate::format::roster::{AcceptedParts, Role, Roster, RosterEpoch, RosterSlot, SlotState};
 use crate::format::wire::DecodeError;
 use crate::limits::{KEY_FILE_BYTES_MAX, OBJECT_BYTES_MAX};
 use crate::store::{Store, StoreError, StoreErrorKind, list_sorted};
@@ -82,6 +83,10 @@ pub struct Located {
     pub unreachable: Vec<(String, StoreError)>,
     /// The slots.
     pub roster: Roster,
+    /// What stays valid of revoked slots.
+    pub accepted: AcceptedObjects,
+    /// The rosters that stand at the highest number, where there are several: [`Located::open_to_merge`].
+    pub forks: Vec<Roster>,
 }
 
 /// An open repository.
@@ -94,6 +99,10 @@ pub struct Repository {
     pub unreachable: Vec<(String, StoreError)>,
     /// The slots.
     pub roster: Roster,
+    /// What stays valid of revoked slots.
+    pub accepted: AcceptedObjects,
+    /// The rosters that stand at the highest number, where there are several.
+    pub forks: Vec<Roster>,
     /// The secrets.
     pub keyring: Arc<Keyring>,
     /// The slot that opened it.
@@ -153,6 +162,63 @@ impl Located {
     /// When no region is reached; when a reached one holds no repository, another one, or objects
     /// that root didn't sign; when `pin` is given and is not the root's fingerprint.
     pub fn open(specs: &[RegionSpec], pin: Option<[u8; 32]>) -> Result<Self, RepoError> {
+        let (mut located, mut rosters) = Self::open_regions(specs, pin)?;
+        if rosters.len() > 1 {
+            let digests = rosters.iter().map(|(digest, _)| *digest).collect();
+            return Err(RepoError::TwoRosters { number: rosters[0].1.number, digests });
+        }
+        if let Some((_, roster)) = rosters.pop() {
+            located.accept(roster);
+        }
+        Ok(located)
+    }
+
+    /// As [`Located::open`], where several rosters stand at the highest number: the slots are what all of
+    /// them come to, or, with `take`, what the one of this digest says.
+    ///
+    /// # Errors
+    /// As [`Located::open`]; when there is only one roster, or they can't be brought together.
+    pub fn open_to_merge(specs: &[RegionSpec], pin: Option<[u8; 32]>, take: Option<&str>) -> Result<Self, RepoError> {
+        let (mut located, rosters) = Self::open_regions(specs, pin)?;
+        if rosters.len() < 2 {
+            return Err(RepoError::Keys("there is only one key roster: nothing is to be merged".to_owned()));
+        }
+        let roster = match take {
+            None => merged(rosters.iter().map(|(_, roster)| roster))?,
+            Some(prefix) => {
+                let mut fitting = rosters.iter().filter(|(digest, _)| digest.to_string().starts_with(prefix));
+                match (fitting.next(), fitting.next()) {
+                    (Some((_, roster)), None) => roster.clone(),
+                    _ => return Err(RepoError::Keys(format!("{prefix} begins the digest of none or several rosters"))),
+                }
+            }
+        };
+        located.forks = match take {
+            None => rosters.into_iter().map(|(_, roster)| roster).collect(),
+            Some(_) => vec![roster.clone()],
+        };
+        located.accept(roster);
+        Ok(located)
+    }
+
+    fn accept(&mut self, roster: Roster) {
+        self.accepted = AcceptedObjects::read(&self.regions, &self.config, &roster);
+        self.roster = roster;
+    }
+
+    /// Refuses a roster that is older than one this client has seen (`ROSTER-5`).
+    ///
+    /// # Errors
+    /// [`RepoError::RolledBack`].
+    pub fn require_roster(&self, known: u64) -> Result<(), RepoError> {
+        match self.roster.number {
+            found if found < known => Err(RepoError::RolledBack { found, known }),
+            _ => Ok(()),
+        }
+    }
+
+    /// Everything but the choice of a roster.
+    fn open_regions(specs: &[RegionSpec], pin: Option<[u8; 32]>) -> Result<(Self, Vec<(Digest, Roster)>), RepoError> {
         let mut regions: Vec<RegionHandle> = Vec::new();
         let mut unreachable = Vec::new();
         let mut found: Option<(Config, String)> = None;
@@ -213,8 +279,8 @@ impl Located {
         let Some((config, _)) = found.filter(|_| !regions.is_empty()) else {
             return Err(RepoError::Unreachable(unreachable));
         };
-        let roster = loop {
-            match read_roster(&regions, &config) {
+        let rosters = loop {
+            match read_rosters(&regions, &config) {
                 // It went away since: the others have the same roster.
                 Err(RepoError::Store { region, source }) if regions.len() > 1 => {
                     regions.retain(|other| other.name != region);
@@ -223,7 +289,9 @@ impl Located {
                 read => break read?,
             }
         };
-        Ok(Located { config, regions, unreachable, roster })
+        let roster = Roster { number: 0, slots: Vec::new(), epochs: Vec::new(), accepted: Vec::new() };
+        let accepted = AcceptedObjects::default();
+        Ok((Located { config, regions, unreachable, roster, accepted, forks: Vec::new() }, rosters))
     }
 
     /// The root's fingerprint.
@@ -246,12 +314,9 @@ impl Located {
         let mut damaged: BTreeMap<u64, RepoError> = BTreeMap::new();
         for region in &self.regions {
             for listed in list_sorted(&*region.store, "ring/").map_err(|e| region.error(e))? {
-                let Some((epoch, slot)) = listed.name.strip_prefix("ring/").and_then(|name| name.split_once('/'))
-                else {
-                    continue;
-                };
-                let (Some(epoch), Some(slot)) = (number_from_name(epoch), SlotId::from_hex(slot)) else { continue };
-                if slot != secrets.slot || rings.contains_key(&epoch) {
+                let Some((epoch, slot)) = parse_ring_name(&listed.name) else { continue };
+                // An epoch that the roster doesn't state is one of a rotation that didn't end.
+                if slot != secrets.slot || rings.contains_key(&epoch) || !self.roster.has_epoch(epoch) {
                     continue;
                 }
                 match self.read_ring(region, &listed.name, epoch, &secrets) {
@@ -270,13 +335,21 @@ impl Located {
         if let Some((_, error)) = damaged.into_iter().find(|(epoch, _)| !rings.contains_key(epoch)) {
             return Err(error);
         }
-        let keyring =
-            Keyring::new(self.config.repository, self.config.suite, rings).ok_or_else(|| RepoError::Missing {
-                region: self.regions.iter().map(|region| region.name.as_str()).collect::<Vec<_>>().join("', '"),
-                name: format!("ring/*/{}", secrets.slot),
-            })?;
-        let Located { config, regions, unreachable, roster } = self;
-        Ok(Repository { config, regions, unreachable, roster, keyring: Arc::new(keyring), secrets, clock, random })
+        let current = self.roster.current_epoch();
+        if !rings.contains_key(&current) {
+            // Sealing under an older epoch would undo a rotation (RING-6).
+            return Err(self.missing_everywhere(format!("ring/{}/{}", number_name(current), secrets.slot)));
+        }
+        let keyring = Keyring::new(self.config.repository, self.config.suite, rings)
+            .ok_or_else(|| self.missing_everywhere(format!("ring/*/{}", secrets.slot)))?;
+        let Located { config, regions, unreachable, roster, accepted, forks } = self;
+        let keyring = Arc::new(keyring);
+        Ok(Repository { config, regions, unreachable, roster, accepted, forks, keyring, secrets, clock, random })
+    }
+
+    fn missing_everywhere(&self, name: String) -> RepoError {
+        let region = self.regions.iter().map(|region| region.name.as_str()).collect::<Vec<_>>().join("', '");
+        RepoError::Missing { region, name }
     }
 
     /// Reads a ring of the opened slot from one region; `None` when it went away.
@@ -303,6 +376,11 @@ impl Located {
         {
             let detail = "the halves of the payload key don't belong together";
             return Err(region.object_error(name, DecodeError::new("RING-4", detail)));
+        }
+        let commitment = epoch_commitment(self.config.repository, epoch, &opened);
+        if self.roster.commitment(epoch).is_some_and(|stated| stated != commitment) {
+            let detail = "it holds other secrets than the roster states of its epoch: it is of another rotation";
+            return Err(region.object_error(name, DecodeError::new("RING-5", detail)));
         }
         Ok(Some(opened))
     }
@@ -353,7 +431,8 @@ impl Located {
         for (slot, _, file) in files {
             let Some(entry) = self.roster.slot(slot) else { continue };
             // Each passphrase slot costs about a second to try; identities cost nothing.
-            if matches!(unlock, Unlock::Passphrase(_)) != (entry.wrapping == "passphrase") {
+            let unsure = entry.wrapping == WRAPPING_UNSURE;
+            if !unsure && matches!(unlock, Unlock::Passphrase(_)) != (entry.wrapping == "passphrase") {
                 continue;
             }
             match unwrap(&file, unlock) {
@@ -397,33 +476,58 @@ pub(crate) fn parse_key_name(name: &str) -> Option<(SlotId, u64)> {
     Some((SlotId::from_hex(slot)?, number_from_name(file.strip_suffix(".age")?)?))
 }
 
-/// The roster of the highest number, over all regions.
-fn read_roster(regions: &[RegionHandle], config: &Config) -> Result<Roster, RepoError> {
-    let mut best: Option<(u64, Digest, String, Vec<&RegionHandle>)> = None;
+/// Name of an epoch's ring for a slot.
+pub(crate) fn ring_name(epoch: u64, slot: SlotId) -> String {
+    format!("ring/{}/{slot}", number_name(epoch))
+}
+
+/// What [`ring_name`] was given; `None` for any other name.
+pub(crate) fn parse_ring_name(name: &str) -> Option<(u64, SlotId)> {
+    let (epoch, slot) = name.strip_prefix("ring/")?.split_once('/')?;
+    Some((number_from_name(epoch)?, SlotId::from_hex(slot)?))
+}
+
+/// The rosters of the highest number over all regions, with their digests, ascending: more than one when
+/// keys were changed in two places at once.
+fn read_rosters(regions: &[RegionHandle], config: &Config) -> Result<Vec<(Digest, Roster)>, RepoError> {
+    let mut newest = 0;
+    let mut found: BTreeMap<Digest, Vec<&RegionHandle>> = BTreeMap::new();
     for region in regions {
         for listed in list_sorted(&*region.store, "roster/").map_err(|e| region.error(e))? {
-            let name = listed.name.trim_start_matches("roster/");
-            let Some((number, digest)) = name.split_once('-') else { continue };
-            let (Some(number), Some(digest)) = (number_from_name(number), Digest::from_hex(digest)) else { continue };
-            match &mut best {
-                Some((known, other, ..)) if *known == number && *other != digest => {
-                    return Err(RepoError::TwoRosters { number });
-                }
-                Some((known, _, _, holders)) if *known == number => holders.push(region),
-                Some((known, ..)) if *known > number => {}
-                _ => best = Some((number, digest, listed.name.clone(), vec![region])),
+            let Some((number, digest)) = parse_roster_name(&listed.name) else { continue };
+            if number > newest {
+                newest = number;
+                found.clear();
+            }
+            if number == newest {
+                found.entry(digest).or_default().push(region);
             }
         }
     }
-    let names = || regions.iter().map(|region| region.name.as_str()).collect::<Vec<_>>().join("', '");
-    let missing = |region: String, name: &str| RepoError::Missing { region, name: name.to_owned() };
-    let (number, digest, name, holders) = best.ok_or_else(|| missing(names(), "roster/*"))?;
+    if found.is_empty() {
+        let region = regions.iter().map(|region| region.name.as_str()).collect::<Vec<_>>().join("', '");
+        return Err(RepoError::Missing { region, name: "roster/*".to_owned() });
+    }
+    let read = |(digest, holders)| Ok((digest, read_roster(holders, config, newest, digest)?));
+    found.into_iter().map(read).collect()
+}
+
+/// What a roster's name says; `None` for any other name.
+pub(crate) fn parse_roster_name(name: &str) -> Option<(u64, Digest)> {
+    let (number, digest) = name.strip_prefix("roster/")?.split_once('-')?;
+    Some((number_from_name(number)?, Digest::from_hex(digest)?))
+}
+
+/// One roster, from the first of its holders whose copy is whole.
+fn read_roster(holders: Vec<&RegionHandle>, config: &Config, number: u64, digest: Digest) -> Result<Roster, RepoError> {
+    let name = format!("roster/{}-{digest}", number_name(number));
+    let missing = |region: &str| RepoError::Missing { region: region.to_owned(), name: name.clone() };
     let mut failure = None;
     for region in holders {
         let read = || {
             let (payload, actual) =
                 read_root_signed(&RegionSpec::from(region), ObjectKind::Roster, &name, Some(config))?
-                    .ok_or_else(|| missing(region.name.clone(), &name))?;
+                    .ok_or_else(|| missing(&region.name))?;
             let roster = Roster::decode(&payload).map_err(|source| region.object_error(&name, source))?;
             if actual != digest || roster.number != number {
                 let detail = format!("it holds roster {} of digest {actual}", roster.number);
@@ -438,8 +542,60 @@ fn read_roster(regions: &[RegionHandle], config: &Config) -> Result<Roster, Repo
             Err(error) => failure = failure.or(Some(error)),
         }
     }
-    Err(failure.unwrap_or_else(|| missing(names(), &name)))
+    Err(failure.unwrap_or_else(|| missing("*")))
 }
+
+/// What several rosters of one number come to: every slot of any of them, each in the gravest state that one
+/// gives it; every epoch. What stays accepted of a slot is decided by whoever publishes it.
+fn merged<'a>(rosters: impl Iterator<Item = &'a Roster> + Clone) -> Result<Roster, RepoError> {
+    let clash = |what: String| {
+        RepoError::Keys(format!("{what}: choose one with `key merge --take DIGEST`, and do the other's changes again"))
+    };
+    let grave = |state: SlotState| match state {
+        SlotState::Active => 0,
+        SlotState::Retired => 1,
+        SlotState::Revoked => 2,
+    };
+    let mut slots: BTreeMap<SlotId, RosterSlot> = BTreeMap::new();
+    let mut epochs: BTreeMap<u64, [u8; 32]> = BTreeMap::new();
+    let mut accepted: BTreeMap<SlotId, AcceptedParts> = BTreeMap::new();
+    let mut number = 0;
+    for roster in rosters.clone() {
+        number = roster.number;
+        for slot in &roster.slots {
+            let Some(known) = slots.get_mut(&slot.slot) else {
+                slots.insert(slot.slot, slot.clone());
+                continue;
+            };
+            let keys = |slot: &RosterSlot| (slot.role, slot.kem_public.clone(), slot.signing_public);
+            if keys(known) != keys(slot) {
+                return Err(clash(format!("the rosters state different keys or roles of slot {}", slot.slot)));
+            }
+            if grave(slot.state) > grave(known.state) {
+                known.state = slot.state;
+            }
+            // A slot whose wrapping was changed in one of them: the newest key file says which it is.
+            if known.wrapping != slot.wrapping {
+                known.wrapping = WRAPPING_UNSURE.to_owned();
+            }
+        }
+        for epoch in &roster.epochs {
+            if epochs.insert(epoch.epoch, epoch.commitment).is_some_and(|known| known != epoch.commitment) {
+                return Err(clash(format!("the rosters state different secrets of epoch {}", epoch.epoch)));
+            }
+        }
+        accepted.extend(roster.accepted.iter().map(|parts| (parts.slot, *parts)));
+    }
+    let slots: Vec<RosterSlot> = slots.into_values().collect();
+    if !slots.iter().any(|slot| slot.role == Role::Owner && slot.state == SlotState::Active) {
+        return Err(clash("together the rosters leave no owner".to_owned()));
+    }
+    let epochs = epochs.into_iter().map(|(epoch, commitment)| RosterEpoch { epoch, commitment }).collect();
+    Ok(Roster { number, slots, epochs, accepted: accepted.into_values().collect() })
+}
+
+/// How a slot is opened while two rosters disagree on it: by either secret, until they are merged.
+pub(super) const WRAPPING_UNSURE: &str = "passphrase or x25519";
 
 impl Repository {
     /// Signs as the slot that opened the repository.
@@ -470,26 +626,43 @@ impl Repository {
         Digest(sign::fingerprint(&self.config.root_public_key))
     }
 
-    /// Checks that an object was signed by a slot whose role allows it.
+    /// Checks that an object was signed by a slot whose role allows it, and that it counts: of a revoked
+    /// slot only what a list names does.
     ///
     /// # Errors
-    /// `SIGN-1` unknown slot, `SIGN-2` a role that may not, `SIGN-3` revoked; [`CryptoError::Signature`].
+    /// `SIGN-1` unknown slot, `SIGN-2` a role that may not; [`CryptoError::Revoked`]; `ACCEPT-4` when a list
+    /// can't be read; [`CryptoError::Signature`].
     pub fn verify_slot(&self, signed: &SignedObject<'_>, roles: &[Role]) -> Result<(), CryptoError> {
         let slot = signed.envelope.signer;
         let what = signed.envelope.kind.name();
-        let entry = self
-            .roster
-            .slot(slot)
-            .ok_or_else(|| DecodeError::new("SIGN-1", format!("slot {slot} is not in the roster")))?;
+        let entry = self.signer_of(signed)?;
         if !roles.contains(&entry.role) {
             let detail = format!("slot {slot} is a {}, which may not sign a {what}", entry.role.name());
             return Err(DecodeError::new("SIGN-2", detail).into());
         }
-        if entry.state == SlotState::Revoked {
-            return Err(DecodeError::new("SIGN-3", format!("slot {slot} was revoked")).into());
+        // Before anything is made of the revocation: a forged object is not one of the slot's.
+        self.verify_author(signed)?;
+        if entry.state == SlotState::Revoked && !self.accepted.contains(slot, &signed.digest)? {
+            return Err(CryptoError::Revoked { slot, label: entry.label.clone() });
         }
-        let signer = format!("slot {slot} ({})", entry.label);
+        Ok(())
+    }
+
+    /// Checks the signature alone: whose the object is, not whether it counts.
+    ///
+    /// # Errors
+    /// `SIGN-1`; [`CryptoError::Signature`].
+    pub(super) fn verify_author(&self, signed: &SignedObject<'_>) -> Result<(), CryptoError> {
+        let entry = self.signer_of(signed)?;
+        let signer = format!("slot {} ({})", entry.slot, entry.label);
+        let what = signed.envelope.kind.name();
         sign::verify(&entry.signing_public, signed.signed_part, &signed.signature, what, &signer)
+    }
+
+    fn signer_of(&self, signed: &SignedObject<'_>) -> Result<&RosterSlot, CryptoError> {
+        let slot = signed.envelope.signer;
+        let unknown = || DecodeError::new("SIGN-1", format!("slot {slot} is not in the roster")).into();
+        self.roster.slot(slot).ok_or_else(unknown)
     }
 }
 

@@ -124,6 +124,8 @@ impl Session {
         for at in among {
             let region = &repository.regions[at];
             let open = || {
+                // What is sealed under an epoch that the region's own roster doesn't state couldn't be read there.
+                repository.level_keys(at)?;
                 let adopts = if foundation.adopts_earlier { left_open(repository, region)? } else { BTreeSet::new() };
                 let state = first_state(region, id, started_at, adopts, foundation.bases.iter().copied().collect());
                 SessionRegion::open(repository, region, state)

@@ -6,6 +6,7 @@
 use super::RepoError;
 use super::gclog;
 use super::open::{AUTHORS, DECIDERS, RegionHandle, Repository, WRITERS};
+use super::verdicts::Effective;
 use crate::compress::{Compression, compress, decompress};
 use crate::crypto::CryptoError;
 use crate::crypto::object;
@@ -36,6 +37,8 @@ pub struct SnapshotInfo {
     pub regions: Vec<usize>,
     /// The commits by which it counts: region, as above, and session.
     pub commits: Vec<(usize, SessionId)>,
+    /// The verdict that decides over it.
+    pub verdict: Option<Effective>,
 }
 
 /// All snapshots that count, oldest first, and what could not be read.
@@ -56,8 +59,15 @@ fn issue(kind: IssueKind, region: &RegionHandle, name: &str, detail: impl ToStri
 }
 
 /// Keeps going past single damaged objects, stops when a store fails.
-fn note(error: RepoError, region: &RegionHandle, name: &str, issues: &mut Vec<Issue>) -> Result<(), RepoError> {
+pub(super) fn note(
+    error: RepoError,
+    region: &RegionHandle,
+    name: &str,
+    issues: &mut Vec<Issue>,
+) -> Result<(), RepoError> {
     match &error {
+        // Of a revoked slot, and not accepted: it doesn't count, and that is no damage.
+        RepoError::Crypto { source: CryptoError::Revoked { .. }, .. } => {}
         RepoError::Missing { .. } => issues.push(issue(IssueKind::Missing, region, name, &error)),
         RepoError::Object { .. } | RepoError::Crypto { .. } => {
             issues.push(issue(IssueKind::Damaged, region, name, &error));
@@ -106,11 +116,34 @@ pub fn read_snapshot(
     Ok((snapshot, signed.envelope.signer))
 }
 
+/// The ids of all snapshots that some reached region holds, whether they count or not.
+///
+/// # Errors
+/// When a region can't be listed.
+pub fn list_ids(repository: &Repository) -> Result<BTreeSet<SnapshotId>, RepoError> {
+    let mut ids = BTreeSet::new();
+    for region in &repository.regions {
+        let listed = list_sorted(&*region.store, "snapshots/").map_err(|e| region.error(e))?;
+        ids.extend(listed.iter().filter_map(|object| SnapshotId::from_hex(object.name.strip_prefix("snapshots/")?)));
+    }
+    Ok(ids)
+}
+
 /// All snapshots that count in some reached region.
 ///
 /// # Errors
 /// When a region can't be listed. Single damaged objects become issues.
 pub fn list(repository: &Repository) -> Result<Listing, RepoError> {
+    let mut listing = list_all(repository)?;
+    listing.snapshots.retain(|info| !info.is_forgotten());
+    Ok(listing)
+}
+
+/// As [`list`], with those that are forgotten and not yet collected.
+///
+/// # Errors
+/// As [`list`].
+pub fn list_all(repository: &Repository) -> Result<Listing, RepoError> {
     let mut issues = Vec::new();
     let mut counted: BTreeMap<SnapshotId, Vec<(usize, SessionId)>> = BTreeMap::new();
     for (at, region) in repository.regions.iter().enumerate() {
@@ -134,9 +167,6 @@ pub fn list(repository: &Repository) -> Result<Listing, RepoError> {
     for (id, commits) in counted {
         let mut regions: Vec<usize> = commits.iter().map(|(at, _)| *at).collect();
         regions.dedup();
-        if decisions.get(&id).is_some_and(|decision| decision.forgotten()) {
-            continue;
-        }
         // Any region's copy will do; one that is damaged is reported and the next one is read.
         let mut found = None;
         for at in &regions {
@@ -154,23 +184,38 @@ pub fn list(repository: &Repository) -> Result<Listing, RepoError> {
                 Some((_, tags)) => tags.iter().cloned().collect(),
                 None => snapshot.tags.clone(),
             };
-            snapshots.push(SnapshotInfo { id, snapshot, slot, tags, regions, commits });
+            let verdict = decisions.get(&id).and_then(Decision::effective);
+            snapshots.push(SnapshotInfo { id, snapshot, slot, tags, regions, commits, verdict });
         }
     }
     snapshots.sort_by_key(|info| (info.snapshot.started_at, info.id));
     Ok(Listing { snapshots, issues })
 }
 
+/// What was said of a snapshot after it was written.
 #[derive(Default)]
-struct Decision {
-    verdict: Option<(u64, Vec<Ruling>)>,
+pub(super) struct Decision {
+    /// The verdicts of the highest number, with their signers.
+    verdict: Option<(u64, Vec<(Verdict, SlotId)>)>,
     tags: Option<(u64, BTreeSet<String>)>,
 }
 
 impl Decision {
-    /// Several verdicts at the highest number resolve to keep.
-    fn forgotten(&self) -> bool {
-        self.verdict.as_ref().is_some_and(|(_, rulings)| rulings.iter().all(|ruling| *ruling == Ruling::Forget))
+    /// The verdict that counts.
+    pub(super) fn effective(&self) -> Option<Effective> {
+        self.verdict.as_ref().and_then(|(_, verdicts)| Effective::of(verdicts))
+    }
+}
+
+impl SnapshotInfo {
+    /// True when its verdict is *forget*.
+    pub fn is_forgotten(&self) -> bool {
+        self.verdict.as_ref().is_some_and(|verdict| verdict.ruling == Ruling::Forget)
+    }
+
+    /// The hold that it is on at this time.
+    pub fn hold(&self, now: i64) -> Option<&Effective> {
+        self.verdict.as_ref().filter(|verdict| verdict.holds(now))
     }
 }
 
@@ -181,11 +226,12 @@ impl Decision {
 /// When a region can't be listed or read.
 pub fn is_forgotten(repository: &Repository, id: SnapshotId) -> Result<bool, RepoError> {
     let decisions = read_decisions(repository, &format!("{id}/"), &mut Vec::new())?;
-    Ok(decisions.get(&id).is_some_and(Decision::forgotten))
+    let effective = decisions.get(&id).and_then(Decision::effective);
+    Ok(effective.is_some_and(|verdict| verdict.ruling == Ruling::Forget))
 }
 
 /// Verdicts and tags whose names go on so; they merge over all regions, as growing sets.
-fn read_decisions(
+pub(super) fn read_decisions(
     repository: &Repository,
     under: &str,
     issues: &mut Vec<Issue>,
@@ -200,8 +246,8 @@ fn read_decisions(
                 if !seen.insert(listed.name.clone()) {
                     continue;
                 }
-                let payload = match read_numbered(repository, region, &listed.name, kind, digest) {
-                    Ok(payload) => payload,
+                let (payload, signer) = match read_numbered(repository, region, &listed.name, kind, digest) {
+                    Ok(read) => read,
                     Err(error) => {
                         // The same name in another region holds the same bytes: it may be whole there.
                         seen.remove(&listed.name);
@@ -209,7 +255,7 @@ fn read_decisions(
                         continue;
                     }
                 };
-                let outcome = decisions.entry(id).or_default().take(kind, id, number, &payload);
+                let outcome = decisions.entry(id).or_default().take(kind, id, number, &payload, signer);
                 if let Err(source) = outcome {
                     note(region.object_error(&listed.name, source), region, &listed.name, issues)?;
                 }
@@ -220,7 +266,14 @@ fn read_decisions(
 }
 
 impl Decision {
-    fn take(&mut self, kind: ObjectKind, id: SnapshotId, number: u64, payload: &[u8]) -> Result<(), DecodeError> {
+    fn take(
+        &mut self,
+        kind: ObjectKind,
+        id: SnapshotId,
+        number: u64,
+        payload: &[u8],
+        signer: SlotId,
+    ) -> Result<(), DecodeError> {
         let misnamed = || DecodeError::new("OBJ-10", "it speaks of another snapshot or number");
         if kind == ObjectKind::Verdict {
             let verdict = Verdict::decode(payload)?;
@@ -229,8 +282,8 @@ impl Decision {
             }
             match &mut self.verdict {
                 Some((known, _)) if *known > number => {}
-                Some((known, rulings)) if *known == number => rulings.push(verdict.ruling),
-                slot => *slot = Some((number, vec![verdict.ruling])),
+                Some((known, verdicts)) if *known == number => verdicts.push((verdict, signer)),
+                slot => *slot = Some((number, vec![(verdict, signer)])),
             }
         } else {
             let tags = Tags::decode(payload)?;
@@ -271,19 +324,19 @@ pub fn read_decision(
     failure.map_or(Ok(None), Err)
 }
 
-fn parse_numbered(name: &str, prefix: &str) -> Option<(SnapshotId, u64, Digest)> {
+pub(super) fn parse_numbered(name: &str, prefix: &str) -> Option<(SnapshotId, u64, Digest)> {
     let (id, rest) = name.strip_prefix(prefix)?.split_once('/')?;
     let (number, digest) = rest.split_once('-')?;
     Some((SnapshotId::from_hex(id)?, number_from_name(number)?, Digest::from_hex(digest)?))
 }
 
-fn read_numbered(
+pub(super) fn read_numbered(
     repository: &Repository,
     region: &RegionHandle,
     name: &str,
     kind: ObjectKind,
     digest: Digest,
-) -> Result<Vec<u8>, RepoError> {
+) -> Result<(Vec<u8>, SlotId), RepoError> {
     let bytes = region.get(name)?;
     let decode = |source| region.object_error(name, source);
     let signed = object::decode(kind, repository.config.repository, &bytes).map_err(decode)?;
@@ -291,7 +344,8 @@ fn read_numbered(
         return Err(decode(DecodeError::new("OBJ-10", format!("its bytes are those of {}", signed.digest))));
     }
     repository.verify_slot(&signed, &DECIDERS).map_err(|source| region.crypto_error(name, source))?;
-    object::open_payload(&repository.keyring, &signed).map_err(|source| region.crypto_error(name, source))
+    let payload = object::open_payload(&repository.keyring, &signed);
+    Ok((payload.map_err(|source| region.crypto_error(name, source))?, signed.envelope.signer))
 }
 
 /// Replaces a snapshot's tags, in every reached region.

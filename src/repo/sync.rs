@@ -6,9 +6,10 @@
 use super::RepoError;
 use super::open::{RegionHandle, Repository, WRITERS};
 use crate::format::ids::{RegionId, SegmentId};
+use crate::format::roster::Role;
 use crate::format::wire::DecodeError;
-use crate::index::Index;
 use crate::index::segment::{self, segment_name};
+use crate::index::{Index, IndexError};
 use crate::limits::SEGMENT_BYTES_MAX;
 use crate::report::{Issue, IssueKind, Monitor, Phase};
 use crate::store::{StoreErrorKind, list_sorted};
@@ -38,19 +39,19 @@ pub fn read_segment(
         StoreErrorKind::Range => region.object_error(&name, DecodeError::new("LIMIT-1", error.detail)),
         _ => region.error(error),
     })?;
-    let verify = |signed: &crate::format::envelope::SignedObject<'_>| {
-        repository.verify_slot(signed, &WRITERS).map_err(|error| error.to_string())
-    };
+    let verify = |signed: &crate::format::envelope::SignedObject<'_>| repository.verify_slot(signed, &WRITERS);
     let opened = segment::open(id, &bytes, &repository.keyring, &verify)?;
-    // Stating another slot as origin is reserved: else a writer could make its claims look like an
-    // owner's (SEG-9).
-    let own =
-        repository.roster.slot(opened.signer).is_some_and(|slot| slot.role == crate::format::roster::Role::Writer);
-    if own && opened.segment.packs.iter().any(|pack| pack.origin != opened.signer) {
-        return Err(RepoError::Index(crate::index::IndexError::Segment {
-            segment: id,
-            detail: format!("SEG-9: writer {} states another slot as origin", opened.signer),
-        }));
+    let signer = opened.signer;
+    let refuse = |detail| Err(RepoError::Index(IndexError::Segment { segment: id, detail }));
+    if repository.roster.slot(signer).is_some_and(|slot| slot.role == Role::Writer) {
+        // Both are reserved: else a writer could make its claims look like an owner's, or have what others
+        // list ignored.
+        if opened.segment.packs.iter().any(|pack| pack.origin != signer) {
+            return refuse(format!("SEG-9: writer {signer} states another slot as origin"));
+        }
+        if !opened.segment.supersedes.is_empty() {
+            return refuse(format!("SEG-11: writer {signer} supersedes segments"));
+        }
     }
     Ok(opened)
 }
@@ -93,6 +94,8 @@ pub fn sync(repository: &Repository, index: &dyn Index, monitor: &dyn Monitor) -
                     break;
                 }
                 Err(error @ RepoError::Store { .. }) => return Err(error),
+                // Of a revoked slot, and not accepted: it is as if it weren't there.
+                Err(RepoError::Index(IndexError::Refused { .. })) => {}
                 Err(error) => {
                     let issue = Issue {
                         kind: IssueKind::Damaged,

@@ -251,6 +251,8 @@ impl Target {
                 type_of(&stat) == FileType::RegularFile
                     && u64::try_from(stat.st_size) == Ok(*size)
                     && modified_at(&stat) == node.modified_at
+                    // Its other names, which may lie outside the target, are none of this entry's.
+                    && (stat.st_nlink == 1 || node.link_group.is_some())
             }
             NodeKind::Directory { .. } => type_of(&stat) == FileType::Directory,
             NodeKind::Symlink { target } if type_of(&stat) == FileType::Symlink => {

@@ -90,6 +90,9 @@ impl CommandStream {
         let command = program.to_string_lossy().into_owned();
         let mut started = Command::new(program)
             .args(arguments)
+            // What opens the repository is none of the command's business.
+            .env_remove("KEEPSTONE_PASSPHRASE")
+            .env_remove("KEEPSTONE_NEW_PASSPHRASE")
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .spawn()

@@ -255,6 +255,10 @@ impl<S: Store> Store for FaultyStore<S> {
         self.inner.address()
     }
 
+    fn only_dataset(&self) -> Option<&str> {
+        self.inner.only_dataset()
+    }
+
     fn put_new(&self, name: &str, payload: &Payload) -> Result<Put, StoreError> {
         self.call(Operation::Put, name, || self.inner.put_new(name, payload), |_, _| {})
     }

@@ -11,6 +11,8 @@
 //!
 //! Called through [`super::open::open_store`]. Page: `format-spec/store.md`.
 
+mod incoming;
+
 use std::collections::HashSet;
 use std::fs::File;
 use std::io::{self, Read, Write};
@@ -24,6 +26,7 @@ use rustix::fs::{AtFlags, CWD, Dir, FileType, Mode, OFlags, RenameFlags, Stat};
 use rustix::io::{Errno, retry_on_intr};
 
 use super::{Listed, Payload, Put, Store, StoreError, StoreErrorKind, name};
+pub use incoming::Incoming;
 
 /// Where unfinished puts live; a leading dot keeps it out of the objects' names.
 const TEMPORARY: &str = ".tmp";
@@ -85,6 +88,14 @@ impl LocalStore {
             make_directories(path).map_err(|error| call.failed_io("making the region directory", &error))?;
         }
         LocalStore::open(path)
+    }
+
+    /// Opens an object for reading and gives its size in bytes.
+    ///
+    /// # Errors
+    /// As [`Store::get`].
+    pub fn open_object(&self, name: &str) -> Result<(File, u64), StoreError> {
+        self.existing(&self.call("get", name)?)
     }
 
     fn call<'a>(&'a self, operation: &'static str, name: &'a str) -> Result<Call<'a>, StoreError> {
@@ -188,7 +199,8 @@ impl LocalStore {
         }
         let directory = rustix::fs::openat(&self.root, TEMPORARY, DIRECTORY, Mode::empty())
             .map_err(|errno| call.failed("opening the directory for temporary files", errno))?;
-        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        // Read, too: a put that came in pieces is compared with what has its name already.
+        let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let process = std::process::id();
         loop {
             // Other hosts may count the same; the file system decides who gets the name.
@@ -236,21 +248,13 @@ impl Store for LocalStore {
         let (directory, leaf) = split(name);
         let parent = self.made_directory(&call, directory)?;
         if open_object(&call, &parent, leaf)?.is_none() {
-            let temporary = self.write_temporary(&call, payload)?;
-            if publish(&call, temporary, &parent, leaf)? {
+            let mut temporary = self.write_temporary(&call, payload)?;
+            if publish(&call, &mut temporary, &parent, leaf)? {
                 sync(&call, &parent)?;
                 return Ok(Put::Created);
             }
         }
-        let Some((file, size)) = open_object(&call, &parent, leaf)? else {
-            let detail = "the name was taken by a directory, or by an object that was removed meanwhile";
-            return Err(call.error(StoreErrorKind::Unavailable, detail.to_owned()));
-        };
-        compare(&call, &file, size, payload)?;
-        // Whoever put it may not have come to this point: it is ours to make durable now.
-        sync(&call, &file)?;
-        sync(&call, &parent)?;
-        Ok(Put::Identical)
+        identical(&call, &parent, leaf, payload)
     }
 
     fn get(&self, name: &str, bytes_max: u64) -> Result<Vec<u8>, StoreError> {
@@ -344,10 +348,7 @@ impl Store for LocalStore {
         let (directory, leaf) = split(name);
         let parent = self.made_directory(&call, directory)?;
         let mut temporary = self.write_temporary(&call, payload)?;
-        rustix::fs::renameat(&temporary.directory, &temporary.leaf, &parent, leaf)
-            .map_err(|errno| call.failed("replacing the object", errno))?;
-        temporary.published = true;
-        sync(&call, &parent)
+        replace(&call, &mut temporary, &parent, leaf)
     }
 }
 
@@ -430,8 +431,8 @@ impl Drop for Temporary {
 }
 
 // Gives the file its name; false when the name is taken.
-fn publish(call: &Call<'_>, mut temporary: Temporary, parent: &OwnedFd, leaf: &str) -> Result<bool, StoreError> {
-    let Temporary { directory, leaf: from, .. } = &temporary;
+fn publish(call: &Call<'_>, temporary: &mut Temporary, parent: &OwnedFd, leaf: &str) -> Result<bool, StoreError> {
+    let Temporary { directory, leaf: from, .. } = &*temporary;
     match rustix::fs::renameat_with(directory, from, parent, leaf, RenameFlags::NOREPLACE) {
         Ok(()) => {
             temporary.published = true;
@@ -442,6 +443,27 @@ fn publish(call: &Call<'_>, mut temporary: Temporary, parent: &OwnedFd, leaf: &s
         Err(Errno::INVAL | Errno::NOSYS | Errno::OPNOTSUPP) => link(call, directory, from, parent, leaf),
         Err(errno) => Err(call.failed("naming the object", errno)),
     }
+}
+
+// Gives the file its name, whatever had it before.
+fn replace(call: &Call<'_>, temporary: &mut Temporary, parent: &OwnedFd, leaf: &str) -> Result<(), StoreError> {
+    rustix::fs::renameat(&temporary.directory, &temporary.leaf, parent, leaf)
+        .map_err(|errno| call.failed("replacing the object", errno))?;
+    temporary.published = true;
+    sync(call, parent)
+}
+
+// The end of a put whose name was taken before.
+fn identical(call: &Call<'_>, parent: &OwnedFd, leaf: &str, payload: &Payload) -> Result<Put, StoreError> {
+    let Some((file, size)) = open_object(call, parent, leaf)? else {
+        let detail = "the name was taken by a directory, or by an object that was removed meanwhile";
+        return Err(call.error(StoreErrorKind::Unavailable, detail.to_owned()));
+    };
+    compare(call, &file, size, payload)?;
+    // Whoever put it may not have come to this point: it is ours to make durable now.
+    sync(call, &file)?;
+    sync(call, parent)?;
+    Ok(Put::Identical)
 }
 
 fn link(call: &Call<'_>, directory: &OwnedFd, from: &str, parent: &OwnedFd, leaf: &str) -> Result<bool, StoreError> {

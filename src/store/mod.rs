@@ -15,6 +15,7 @@ mod name;
 pub mod object;
 pub mod open;
 pub mod probe;
+pub mod remote;
 
 use std::fs::File;
 use std::io;
@@ -150,6 +151,11 @@ pub trait Store: Send + Sync {
     /// The address, without credentials, for messages.
     fn address(&self) -> &str;
 
+    /// The only dataset whose snapshots this access takes, where the other side says so.
+    fn only_dataset(&self) -> Option<&str> {
+        None
+    }
+
     /// Creates an object; atomic, and durable once it returns. Where the store can, creation is
     /// put-if-absent: of racing creates with different bytes at most one returns `Created`.
     ///
@@ -198,6 +204,10 @@ pub trait Store: Send + Sync {
 impl<S: Store + ?Sized> Store for Arc<S> {
     fn address(&self) -> &str {
         (**self).address()
+    }
+
+    fn only_dataset(&self) -> Option<&str> {
+        (**self).only_dataset()
     }
 
     fn put_new(&self, name: &str, payload: &Payload) -> Result<Put, StoreError> {

@@ -7,13 +7,14 @@ use std::sync::Arc;
 use super::local::LocalStore;
 use super::memory::MemoryStore;
 use super::object::ObjectStore;
+use super::remote::client::RemoteStore;
 use super::{Store, StoreError, StoreErrorKind};
 
 /// The addresses that [`open_store`] takes, for messages.
 pub const ADDRESSES: &str =
-    "/path, file:///path, s3://bucket/prefix, gs://bucket/prefix, az://container/prefix, memory:name";
+    "/path, file:///path, ssh://host/path, s3://bucket/prefix, gs://bucket/prefix, az://container/prefix, memory:name";
 
-/// Opens the store at `url`; with `create`, a local directory is made if missing (buckets never are).
+/// Opens the store at `url`; with `create`, a local or remote directory is made if missing (buckets never are).
 ///
 /// Options by scheme: none for a path and for memory; for the others those that the error for an
 /// unknown one lists. `put_if_absent = "false"` is for services that ignore conditions on a put.
@@ -25,22 +26,30 @@ pub fn open_store(url: &str, options: &BTreeMap<String, String>, create: bool) -
     let scheme = url.split_once(':').map(|(scheme, _)| scheme).filter(|scheme| is_scheme(scheme));
     match scheme {
         Some("s3" | "gs" | "az") => Ok(Arc::new(ObjectStore::open(url, options)?)),
+        Some("ssh") => Ok(Arc::new(RemoteStore::open(url, options, create)?)),
         Some("memory") => {
             no_options("memory:", options)?;
             let name = url.trim_start_matches("memory:").trim_start_matches('/');
             Ok(Arc::new(MemoryStore::named(name)))
         }
         Some("file") => {
-            let path = url::Url::parse(url).ok().filter(|url| url.query().is_none() && url.fragment().is_none());
-            let path = path.filter(|_| url.starts_with("file:///")).and_then(|url| url.to_file_path().ok());
             let detail = "a file address is file:///path, with % # ? and spaces percent-encoded";
-            let path = path.ok_or_else(|| invalid("file:", detail.to_owned()))?;
+            let path = local_path(url).ok_or_else(|| invalid("file:", detail.to_owned()))?;
             local(path, options, create)
         }
         Some(scheme) => Err(invalid(&format!("{scheme}:"), format!("unknown kind of address; known are {ADDRESSES}"))),
         None if url.starts_with('/') => local(PathBuf::from(url), options, create),
         None => Err(invalid("", format!("not an address; known are {ADDRESSES} (a path must be absolute)"))),
     }
+}
+
+/// The directory that an address stands for; `None` for one that is no local directory's.
+pub fn local_path(url: &str) -> Option<PathBuf> {
+    if url.starts_with('/') {
+        return Some(PathBuf::from(url));
+    }
+    let parsed = url::Url::parse(url).ok().filter(|url| url.query().is_none() && url.fragment().is_none())?;
+    url.starts_with("file:///").then(|| parsed.to_file_path().ok())?
 }
 
 // By RFC 3986, so that a path with a colon isn't taken for one.
@@ -99,7 +108,7 @@ mod tests {
             assert!(error.detail.contains("file:///path") && !error.to_string().contains("hunter22"), "{error}");
         }
         let options = BTreeMap::from([("fsync".to_owned(), "hunter22".to_owned())]);
-        for url in ["/nonexistent", "memory:x", "s3://bucket", "gs://bucket", "az://container"] {
+        for url in ["/nonexistent", "memory:x", "ssh://host/x", "s3://bucket", "gs://bucket", "az://container"] {
             let error = open_store(url, &options, false).err().expect("refused");
             assert_eq!(error.kind, StoreErrorKind::Invalid, "{url}");
             assert!(error.detail.contains("fsync") && !error.to_string().contains("hunter22"), "{error}");

@@ -68,7 +68,9 @@ fn sample() -> Sample {
 
 fn checked(world: &World, read_data: bool) -> Result<CheckReport, String> {
     let repository = world.open().map_err(|error| error.to_string())?;
-    let options = Options { read_data: read_data.then_some(Subset::All), threads: 2, ..Options::default() };
+    // Either way of keeping what refers to what: in memory, or put aside as soon as possible.
+    let spill = (!read_data).then(std::env::temp_dir);
+    let options = Options { read_data: read_data.then_some(Subset::All), threads: 2, memory_bytes: 0, spill };
     check(&repository, None, &options, &Silent).map_err(|error| error.to_string())
 }
 
@@ -324,6 +326,21 @@ fn a_store_that_stops_answering_is_never_sound() {
     let store = FaultyStore::new(sample.world.store("near").fork());
     store.inject(Trigger::on(Operation::GetRange).under("index/").nth(1), Fault::FlipBit(77));
     assert_eq!(scrub("near", &store, 1, &Silent).expect("scrubbed").issues_total, 1);
+}
+
+#[test]
+fn a_check_that_cannot_put_aside_what_it_must_is_no_check() {
+    let sample = sample();
+    let repository = sample.world.open().expect("opens");
+    let directory = std::env::temp_dir().join("keepstone-that-is-not-there");
+    let options = Options { memory_bytes: 0, spill: Some(directory.clone()), ..Options::default() };
+    match check(&repository, None, &options, &Silent) {
+        Err(error @ CheckError::Graph(_)) => assert!(error.to_string().contains(&directory.display().to_string())),
+        other => panic!("{other:?}"),
+    }
+    // With memory enough it asks for no room.
+    let options = Options { memory_bytes: 16 << 20, ..options };
+    assert!(check(&repository, None, &options, &Silent).expect("checked").is_sound());
 }
 
 #[test]

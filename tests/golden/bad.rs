@@ -4,6 +4,8 @@ use crate::vectors::{REPOSITORY, ROOT_PRIVATE};
 use crate::{check, hex};
 use keepstone::crypto::object::{Signer, build_signed, decode};
 use keepstone::crypto::{digest, sign};
+use keepstone::format::accepted::Accepted;
+use keepstone::format::attestation::Attestation;
 use keepstone::format::audit::{Action, AuditEntry};
 use keepstone::format::config::{Config, Region, Suite};
 use keepstone::format::envelope::ObjectKind;
@@ -17,7 +19,7 @@ use keepstone::format::segment::Segment;
 use keepstone::format::sequence::{decode_chunk, encode_chunk, encode_node};
 use keepstone::format::session::Session;
 use keepstone::format::snapshot::{Counts, Snapshot, SourceKind};
-use keepstone::format::verdict::{Tags, Verdict};
+use keepstone::format::verdict::{Ruling, Tags, Verdict};
 use keepstone::format::wire::{CborWriter, DecodeError, put_varint};
 use serde_json::json;
 
@@ -27,6 +29,8 @@ fn refuse(decoder: &str, bytes: &[u8]) -> Result<(), DecodeError> {
         "config" => Config::decode(bytes).map(|_| ()),
         "region" => Region::decode(bytes).map(|_| ()),
         "roster" => Roster::decode(bytes).map(|_| ()),
+        "accepted" => Accepted::decode(bytes).map(|_| ()),
+        "attestation" => Attestation::decode(bytes).map(|_| ()),
         "ring" => Ring::decode(bytes).map(|_| ()),
         "pack-header" => PackHeader::decode(bytes).map(|_| ()),
         "directory-data" => Directory::decode(bytes, 1, false).map(|_| ()),
@@ -171,6 +175,38 @@ fn malformed_bytes_are_refused_by_name() {
     case("roster", "ROSTER-1", "state 3", roster(&[&slot(1, 1, 3, 1216)]));
     case("roster", "ROSTER-2", "slots out of order", roster(&[&slot(2, 1, 0, 1216), &slot(1, 1, 0, 1216)]));
     case("roster", "ROSTER-3", "a receiving key of 1215 bytes", roster(&[&slot(1, 1, 0, 1215)]));
+    let roster_with = |epochs: &[u64], accepted: &[(u8, u64, u64)]| {
+        cbor(|out| {
+            out.map(2 + usize::from(!epochs.is_empty()) + usize::from(!accepted.is_empty()));
+            out.uint(1).uint(1).uint(2).array(2);
+            slot(1, 1, 0, 1216)(out);
+            slot(2, 2, 1, 1216)(out);
+            if !epochs.is_empty() {
+                out.uint(3).array(epochs.len());
+                epochs.iter().for_each(|epoch| {
+                    out.array(2).uint(*epoch).bytes(&[0; 32]);
+                });
+            }
+            if !accepted.is_empty() {
+                out.uint(4).array(accepted.len());
+                for (slot, first, count) in accepted {
+                    out.array(3).bytes(&[*slot; 16]).uint(*first).uint(*count);
+                }
+            }
+        })
+    };
+    assert_eq!(refuse("roster", &roster_with(&[1, 3], &[(2, 1, 1)])), Ok(()));
+    case("roster", "ROSTER-6", "epoch 0", roster_with(&[0, 1], &[]));
+    case("roster", "ROSTER-6", "epochs out of order", roster_with(&[2, 1], &[]));
+    case("roster", "ROSTER-7", "an accepted list of an active slot", roster_with(&[], &[(1, 1, 1)]));
+    case("roster", "ROSTER-7", "an accepted list of no parts", roster_with(&[], &[(2, 1, 0)]));
+    case("roster", "ROSTER-7", "a slot's lists twice", roster_with(&[], &[(2, 1, 1), (2, 2, 1)]));
+    case("roster", "ROSTER-7", "numbers that overflow", roster_with(&[], &[(2, u64::MAX, 1)]));
+    let digests = vec![Digest([2; 32]), Digest([1; 32])];
+    let part = Accepted { slot: SlotId([2; 16]), number: 1, digests: digests.clone() };
+    case("accepted", "ACCEPT-1", "digests out of order", part.encode());
+    let attestation = Attestation { listings: digests, attested_at: 0 };
+    case("attestation", "ATTEST-1", "listings out of order", attestation.encode());
     let ring = Ring { epoch: 1, slot: SlotId([1; 16]), encapsulated: vec![0; 1119], sealed: vec![0; 48] };
     case("ring", "RING-1", "an encapsulated key of 1119 bytes", ring.encode());
 
@@ -338,6 +374,15 @@ fn malformed_bytes_are_refused_by_name() {
             .text("");
     });
     case("verdict", "VERDICT-1", "ruling 4", verdict);
+    let ended = Verdict {
+        snapshot: SnapshotId([1; 32]),
+        number: 1,
+        ruling: Ruling::Forget,
+        decided_at: 0,
+        reason: String::new(),
+        until: Some(1),
+    };
+    case("verdict", "VERDICT-7", "a forget with an end", ended.encode());
     let tags = Tags { snapshot: SnapshotId([1; 32]), number: 1, tags: vec!["a".into(), "a".into()] };
     case("tags", "TAGS-1", "a tag twice", tags.encode());
     let entry = AuditEntry {

@@ -1,15 +1,21 @@
-//! A whole region of each suite, laid out by hand from the spec: one owner, one snapshot, two packs.
+//! A whole region of each suite, laid out by hand from the spec: one owner, one snapshot, two packs. A third one
+//! has a second epoch, a revoked writer of whose two snapshots one stays accepted, and an attestation.
 //!
 //! Everything but the key files (which hold age's own random bytes) and the output of zstd (kept in
 //! `zstd.json`) follows from fixed seeds.
 
-use crate::vectors::{REPOSITORY, ROOT_PRIVATE, SLOT, SLOT_KEM_PRIVATE, SLOT_SIGNING_PRIVATE, key_files};
+use crate::vectors::{PASSPHRASE, REPOSITORY, ROOT_PRIVATE, SLOT, SLOT_KEM_PRIVATE, SLOT_SIGNING_PRIVATE, key_files};
 use crate::{hex, noise, stored_or, unhex, vectors_path, writing};
+use keepstone::check::{Options, Subset, check};
 use keepstone::crypto::digest;
-use keepstone::crypto::keyring::{Keyring, kem_public, seal_ring};
+use keepstone::crypto::keyring::{Keyring, epoch_commitment, kem_public, seal_ring};
+use keepstone::crypto::listing::listings;
 use keepstone::crypto::object::{Signer, build_sealed, build_signed};
 use keepstone::crypto::sign;
-use keepstone::env::{SeededRandom, random_bytes};
+use keepstone::crypto::slot::Unlock;
+use keepstone::env::{SeededRandom, SystemClock, SystemRandom, random_bytes};
+use keepstone::format::accepted::{Accepted, accepted_name};
+use keepstone::format::attestation::Attestation;
 use keepstone::format::audit::{Action, AuditEntry};
 use keepstone::format::config::{Config, Region, Suite};
 use keepstone::format::envelope::ObjectKind;
@@ -19,16 +25,22 @@ use keepstone::format::ids::{
 use keepstone::format::node::{Content, Extent, Node, NodeKind, Timestamp};
 use keepstone::format::pack::{Directory, DirectoryChunk, DirectoryFrame, FOOTER_BYTES, Footer, PackHeader, padme};
 use keepstone::format::ring::Ring;
-use keepstone::format::roster::{Role, Roster, RosterSlot, SlotState};
+use keepstone::format::roster::{AcceptedParts, Role, Roster, RosterEpoch, RosterSlot, SlotState};
 use keepstone::format::segment::{Reference, Segment, SegmentChunk, SegmentFrame, SegmentPack};
 use keepstone::format::sequence::{decode_chunk, encode_chunk, encode_extent, encode_node, references};
 use keepstone::format::session::{Commit, Session};
 use keepstone::format::snapshot::{Counts, NotCaptured, Snapshot, SnapshotPrivate, SourceKind};
 use keepstone::format::verdict::{Ruling, Tags, Verdict};
+use keepstone::repo::snapshots::list;
+use keepstone::repo::{Located, RegionSpec, attest};
+use keepstone::report::Silent;
+use keepstone::store::Store;
+use keepstone::store::memory::MemoryStore;
 use serde_json::json;
 use std::collections::{BTreeMap, HashMap};
 use std::fs;
 use std::path::Path;
+use std::sync::Arc;
 
 const REGION: RegionId = RegionId([0x66; 16]);
 const SESSION: SessionId = SessionId([0x77; 16]);
@@ -179,10 +191,49 @@ fn tree(nodes: &[Node]) -> Plain {
     Plain { kind: ChunkKind::Tree, bytes: encode_chunk(0, nodes.len(), &body) }
 }
 
-fn build(suite: Suite) -> BTreeMap<String, Vec<u8>> {
-    let random = SeededRandom::new(10 + suite as u64);
+/// The revoked writer of the third region, and the sessions of its snapshots.
+const WRITER: SlotId = SlotId([0x23; 16]);
+const WRITER_SIGNING_PRIVATE: [u8; 32] = [0x45; 32];
+const WRITER_KEM_PRIVATE: [u8; 32] = [0x56; 32];
+const WRITER_SESSIONS: [SessionId; 2] = [SessionId([0x78; 16]), SessionId([0x79; 16])];
+
+/// What the third region has besides: `parts` names the list, `objects` takes what the writer signed.
+fn revoked_writer(builder: &mut Builder, snapshot: &Snapshot, listings: &[Digest]) {
+    let writer = Signer { slot: WRITER, private: &WRITER_SIGNING_PRIVATE };
+    let mut accepted = Vec::new();
+    for (session, dataset) in WRITER_SESSIONS.into_iter().zip(["accepted", "refused"]) {
+        let snapshot = Snapshot { dataset: dataset.into(), ..snapshot.clone() };
+        let sealed = build_sealed(ObjectKind::Snapshot, &builder.keyring, &writer, snapshot.encode(), &builder.random);
+        let (bytes, snapshot) = sealed.expect("a ring");
+        builder.objects.insert(format!("snapshots/{snapshot}"), bytes);
+        let commit = Commit { session, region: REGION, snapshot: SnapshotId(snapshot.0), observed: 0 };
+        let (bytes, commit) = build_signed(ObjectKind::Commit, REPOSITORY, &writer, &commit.encode());
+        builder.objects.insert(format!("commits/{session}"), bytes);
+        if dataset == "accepted" {
+            accepted.extend([snapshot, commit]);
+        }
+    }
+    accepted.sort_unstable();
+    let part = Accepted { slot: WRITER, number: 5, digests: accepted };
+    builder.by_root(&accepted_name(WRITER, 5), ObjectKind::Accepted, &part.encode());
+    let mut listings = listings.to_vec();
+    listings.sort_unstable();
+    let owner = Signer { slot: SLOT, private: &SLOT_SIGNING_PRIVATE };
+    let attestation = Attestation { listings, attested_at: CREATED_AT };
+    let (bytes, digest) = build_signed(ObjectKind::Attestation, REPOSITORY, &owner, &attestation.encode());
+    builder.objects.insert(format!("attest/{digest}"), bytes);
+}
+
+fn build(suite: Suite, third: bool) -> BTreeMap<String, Vec<u8>> {
+    let random = SeededRandom::new(10 + suite as u64 + 10 * u64::from(third));
     let ring = Keyring::generate(&random);
-    let keyring = Keyring::new(REPOSITORY, suite, BTreeMap::from([(1, ring.clone())])).expect("one ring");
+    let mut rings = BTreeMap::from([(1, ring.clone())]);
+    if third {
+        let mut second = Keyring::generate(&random);
+        (second.id, second.gear) = (ring.id, ring.gear);
+        rings.insert(3, second);
+    }
+    let keyring = Keyring::new(REPOSITORY, suite, rings.clone()).expect("one ring");
     let mut builder =
         Builder { keyring, random, objects: BTreeMap::new(), packs: Vec::new(), ordinals: HashMap::new() };
 
@@ -204,12 +255,44 @@ fn build(suite: Suite) -> BTreeMap<String, Vec<u8>> {
             signing_public: sign::public_key(&SLOT_SIGNING_PRIVATE),
             created_at: CREATED_AT,
         }],
+        epochs: Vec::new(),
+        accepted: Vec::new(),
     };
-    builder.by_root(&format!("roster/{}-DIGEST", number_name(1)), ObjectKind::Roster, &roster.encode());
-    let (encapsulated, sealed) =
-        seal_ring(suite, REPOSITORY, 1, SLOT, &kem_public, &ring, &builder.random).expect("a key");
-    let ring = Ring { epoch: 1, slot: SLOT, encapsulated, sealed };
-    builder.by_root(&format!("ring/{}/{SLOT}", number_name(1)), ObjectKind::Ring, &ring.encode());
+    let mut roster = roster;
+    if third {
+        roster.number = 4;
+        roster.slots.push(RosterSlot {
+            slot: WRITER,
+            role: Role::Writer,
+            state: SlotState::Revoked,
+            label: "stolen".into(),
+            wrapping: "x25519".into(),
+            kem_public: writer_kem_public(),
+            signing_public: sign::public_key(&WRITER_SIGNING_PRIVATE),
+            created_at: CREATED_AT,
+        });
+        let commitment = |epoch, ring| epoch_commitment(REPOSITORY, epoch, ring);
+        roster.epochs = rings
+            .iter()
+            .map(|(epoch, ring)| RosterEpoch { epoch: *epoch, commitment: commitment(*epoch, ring) })
+            .collect();
+        roster.accepted = vec![AcceptedParts { slot: WRITER, first: 5, count: 1 }];
+    }
+    builder.by_root(&format!("roster/{}-DIGEST", number_name(roster.number)), ObjectKind::Roster, &roster.encode());
+    for (epoch, ring) in &rings {
+        let (encapsulated, sealed) =
+            seal_ring(suite, REPOSITORY, *epoch, SLOT, &kem_public, ring, &builder.random).expect("a key");
+        let ring = Ring { epoch: *epoch, slot: SLOT, encapsulated, sealed };
+        builder.by_root(&format!("ring/{}/{SLOT}", number_name(*epoch)), ObjectKind::Ring, &ring.encode());
+    }
+    if third {
+        // Left by a rotation that didn't end: the roster doesn't state its epoch.
+        let other = Keyring::generate(&builder.random);
+        let (encapsulated, sealed) =
+            seal_ring(suite, REPOSITORY, 2, SLOT, &kem_public, &other, &builder.random).expect("a key");
+        let ring = Ring { epoch: 2, slot: SLOT, encapsulated, sealed };
+        builder.by_root(&format!("ring/{}/{SLOT}", number_name(2)), ObjectKind::Ring, &ring.encode());
+    }
 
     let texts = texts();
     let data = |bytes: &[u8]| Plain { kind: ChunkKind::Data, bytes: bytes.to_vec() };
@@ -256,7 +339,9 @@ fn build(suite: Suite) -> BTreeMap<String, Vec<u8>> {
     let root_id = builder.id(&root);
     builder.pack(true, vec![vec![list, nothing], vec![inner, listing, root]], &[]);
 
-    let segment = Segment { supersedes: Vec::new(), packs: builder.packs.clone() }.encode();
+    let segment = Segment { supersedes: Vec::new(), packs: builder.packs.clone() };
+    let listings = listings(&segment);
+    let segment = segment.encode();
     let mut payload = (segment.len() as u32).to_le_bytes().to_vec();
     payload.push(0);
     payload.extend_from_slice(&segment);
@@ -295,6 +380,9 @@ fn build(suite: Suite) -> BTreeMap<String, Vec<u8>> {
         program: "keepstone vectors".into(),
         private: sealed_private,
     };
+    if third {
+        revoked_writer(&mut builder, &snapshot, &listings);
+    }
     let snapshot = SnapshotId(builder.sealed("snapshots/DIGEST", ObjectKind::Snapshot, snapshot.encode()));
 
     let session = |number, observed| Session {
@@ -319,6 +407,7 @@ fn build(suite: Suite) -> BTreeMap<String, Vec<u8>> {
         ruling: Ruling::Hold,
         decided_at: CREATED_AT,
         reason: "a vector is kept".into(),
+        until: None,
     };
     builder.sealed(&format!("verdicts/{snapshot}/{}-DIGEST", number_name(1)), ObjectKind::Verdict, verdict.encode());
     let tags = Tags { snapshot, number: 1, tags: vec!["first".into(), "kept".into()] };
@@ -351,6 +440,10 @@ fn build(suite: Suite) -> BTreeMap<String, Vec<u8>> {
     builder.objects
 }
 
+fn writer_kem_public() -> Vec<u8> {
+    kem_public(&WRITER_KEM_PRIVATE).expect("a key")
+}
+
 /// A frame's compressed form. zstd's output may change between its releases, what it means may not:
 /// it is written once and decompressed ever after.
 fn compressed() -> Vec<u8> {
@@ -371,9 +464,9 @@ fn texts() -> Vec<Vec<u8>> {
 
 #[test]
 fn frozen_regions() {
-    for suite in [Suite::ChaCha20Poly1305, Suite::Aes256Gcm] {
-        let folder = vectors_path(&format!("region-{}", suite as u8));
-        let objects = build(suite);
+    for (folder, suite) in [(1, Suite::ChaCha20Poly1305), (2, Suite::Aes256Gcm), (3, Suite::ChaCha20Poly1305)] {
+        let objects = build(suite, folder == 3);
+        let folder = vectors_path(&format!("region-{folder}"));
         if writing() {
             for (name, bytes) in &objects {
                 let path = folder.join(name);
@@ -391,6 +484,39 @@ fn frozen_regions() {
         }
         assert_eq!(count(&folder), objects.len() + 1, "objects of suite {suite:?} and the key file");
     }
+}
+
+/// The program makes of the third region what the pages say: `SIGN-3`, `ACCEPT-2`, `RING-5`, `ATTEST-2`.
+#[test]
+fn of_a_revoked_writer_counts_what_is_accepted() {
+    let store = MemoryStore::new();
+    for (name, bytes) in build(Suite::ChaCha20Poly1305, true) {
+        store.put_new(&name, &bytes.into()).expect("a new name");
+    }
+    let file = unhex(key_files()["scrypt_file"].as_str().expect("text"));
+    store.put_new(&format!("keys/{SLOT}/{}.age", number_name(0)), &file.into()).expect("a new name");
+    let spec = RegionSpec { name: "vectors".into(), store: Arc::new(store) };
+    let unlock = Unlock::Passphrase(PASSPHRASE.to_owned().into());
+    let repository = Located::open(&[spec], None)
+        .and_then(|located| located.unlock(&unlock, Arc::new(SystemClock), Arc::new(SystemRandom)))
+        .expect("it opens");
+    assert_eq!(repository.keyring.rings().keys().copied().collect::<Vec<_>>(), [1, 3]);
+    let listing = list(&repository).expect("a list");
+    assert_eq!(listing.issues, []);
+    let mut datasets: Vec<&str> = listing.snapshots.iter().map(|info| info.snapshot.dataset.as_str()).collect();
+    datasets.sort_unstable();
+    assert_eq!(datasets, ["accepted", "quarry"]);
+    let report = check(
+        &repository,
+        None,
+        &Options { read_data: Some(Subset::All), threads: 0, memory_bytes: 64 << 20, spill: None },
+        &Silent,
+    );
+    let report = report.expect("it is checked");
+    assert_eq!((report.issues, report.regions[0].chunks_verified), (vec![], 12));
+    let (attested, issues) = attest::read(&repository);
+    assert_eq!(issues, []);
+    assert!(report.verified.iter().all(|listing| attested.contains(listing)) && report.verified.len() == 2);
 }
 
 fn count(folder: &Path) -> usize {

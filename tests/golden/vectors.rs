@@ -24,6 +24,7 @@ pub const SLOT: SlotId = SlotId([0x22; 16]);
 pub const ROOT_PRIVATE: [u8; 32] = [0x33; 32];
 pub const SLOT_SIGNING_PRIVATE: [u8; 32] = [0x44; 32];
 pub const SLOT_KEM_PRIVATE: [u8; 32] = [0x55; 32];
+const CREATED_AT: i64 = 1_700_000_000_000_000_000;
 pub const PASSPHRASE: &str = "correct horse battery staple";
 
 pub fn ring_json(ring: &RingSecrets) -> Value {
@@ -149,6 +150,7 @@ fn objects() {
         ruling: Ruling::Hold,
         decided_at: 1,
         reason: "audit".into(),
+        until: Some(CREATED_AT),
     };
     let (sealed, digest) =
         build_sealed(ObjectKind::Verdict, &keyring, &owner, verdict.encode(), &SeededRandom::new(4)).expect("a ring");

@@ -116,3 +116,74 @@ fn a_segment_damaged_in_one_region_does_not_count_there() {
     assert_eq!(alone.code, Some(0), "{}", alone.stderr);
     assert_eq!(read(program.path("alone/file")).unwrap(), noise(3, 200_000));
 }
+
+#[test]
+fn deleting_never_reaches_a_region_or_the_cache() {
+    let program = Program::new();
+    program.write("file", b"content");
+    program.backup(&[]);
+    let before = (program.listing("one"), program.listing("two"), program.listing("cache"));
+    let home = program.home.path().display().to_string();
+    for (to, path) in
+        [("one", None), ("one/packs", None), ("cache", None), (home.as_str(), None), ("/", Some(home.as_str()))]
+    {
+        for region in [&[][..], &["--region", "two"]] {
+            let mut arguments = region.to_vec();
+            arguments.extend(["restore", "latest"]);
+            arguments.extend(path);
+            arguments.extend(["--to", to, "--delete", "--overwrite", "if-different"]);
+            program.run(arguments).expect(2);
+        }
+    }
+    assert_eq!(before, (program.listing("one"), program.listing("two"), program.listing("cache")));
+    program.restore("out", &["latest", "--delete"]).expect(0);
+}
+
+#[test]
+fn a_command_that_is_captured_is_not_told_the_passphrase() {
+    let program = Program::new();
+    let mut command = program.command(["backup", "--as", "env", "--", "env"]);
+    let output = command.env("KEEPSTONE_PASSPHRASE", "hunter22").env("KEEPSTONE_NEW_PASSPHRASE", "hunter22").output();
+    assert!(output.unwrap().status.success());
+    let seen = program.run(["cat", "latest", "env"]).expect(0).stdout;
+    assert!(seen.contains("KEEPSTONE_CONFIG") && !seen.contains("hunter22"), "{seen}");
+}
+
+#[test]
+fn the_log_is_json_where_all_else_is() {
+    let program = Program::new();
+    program.write("file", b"content");
+    let source = program.source().display().to_string();
+    let mut command = program.command(["--json", "backup", &source]);
+    let output = command.env("KEEPSTONE_LOG", "trace").output().unwrap();
+    let text = String::from_utf8(output.stderr).unwrap();
+    let documents: Vec<serde_json::Value> =
+        text.lines().map(|line| serde_json::from_str(line).unwrap_or_else(|error| panic!("{error}: {line}"))).collect();
+    assert!(documents.iter().any(|document| document["log"].is_string()), "{text}");
+    // Colours are for terminals.
+    let output = program.command(["backup", &source]).env("KEEPSTONE_LOG", "trace").output().unwrap();
+    assert!(!output.stderr.contains(&0x1b));
+}
+
+#[test]
+fn a_file_with_names_of_its_own_shares_none_with_what_was_there() {
+    use std::os::unix::fs::PermissionsExt;
+    let program = Program::new();
+    for (name, mode) in [("a", 0o600), ("b", 0o644)] {
+        let path = program.write(name, b"same");
+        std::fs::set_permissions(&path, PermissionsExt::from_mode(mode)).unwrap();
+        let file = std::fs::File::options().write(true).open(&path).unwrap();
+        file.set_modified(std::time::UNIX_EPOCH + std::time::Duration::from_secs(1_000_000_000)).unwrap();
+    }
+    program.backup(&[]);
+    program.restore("out", &["latest"]).expect(0);
+    let (a, b, outside) = (program.path("out/a"), program.path("out/b"), program.path("outside"));
+    remove_file(&b).unwrap();
+    std::fs::hard_link(&a, &b).unwrap();
+    std::fs::hard_link(&a, &outside).unwrap();
+    std::fs::set_permissions(&outside, PermissionsExt::from_mode(0o640)).unwrap();
+    program.restore("out", &["latest", "--overwrite", "if-different"]).expect(0);
+    crate::fixture::assert_same(&program.source(), &program.path("out"));
+    assert_ne!(metadata(&a).unwrap().ino(), metadata(&b).unwrap().ino());
+    assert_eq!(metadata(&outside).unwrap().permissions().mode() & 0o777, 0o640);
+}

@@ -307,7 +307,7 @@ fn a_revoked_slots_entries_stay() {
     world.identity = owner;
     let mut slots = repository.roster.slots.clone();
     slots.iter_mut().filter(|slot| slot.slot == second).for_each(|slot| slot.state = SlotState::Revoked);
-    let roster = Roster { number: repository.roster.number + 1, slots };
+    let roster = Roster { number: repository.roster.number + 1, slots, ..repository.roster.clone() };
     let root = Signer { slot: SlotId::default(), private: repository.secrets.root_private.as_ref().unwrap() };
     let (bytes, digest) = build_signed(ObjectKind::Roster, repository.config.repository, &root, &roster.encode());
     let name = format!("roster/{}-{digest}", number_name(roster.number));

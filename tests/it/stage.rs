@@ -234,7 +234,7 @@ impl Collector {
     }
 
     pub fn rule(&self, at: usize, snapshot: SnapshotId, number: u64, ruling: Ruling) {
-        let verdict = Verdict { snapshot, number, ruling, decided_at: 0, reason: String::new() };
+        let verdict = Verdict { snapshot, number, ruling, decided_at: 0, reason: String::new(), until: None };
         let repository = &self.repository;
         let (bytes, digest) = build_sealed(
             ObjectKind::Verdict,

@@ -108,6 +108,10 @@ def metadata_key(meta, repository, kind, salt):
     return derive("metadata object", meta, repository, bytes([kind]), salt)
 
 
+def epoch_commitment(meta, repository, epoch):
+    return derive("epoch commitment", meta, repository, u64(epoch))
+
+
 def metadata_open(suite, ring, repository, kind, epoch, salt, number, sealed):
     additional = repository + bytes([kind]) + u64(epoch)
     return aead_open(suite, metadata_key(ring.meta, repository, kind, salt), number, additional, sealed)

@@ -8,11 +8,11 @@ from .wire import Cbor, FormatError, Reader, ascending
 MAGIC = b"KSTN"
 KINDS = [
     "config", "region", "roster", "ring", "pack", "segment", "session", "session end", "snapshot", "commit",
-    "verdict", "condemn", "fence", "final", "tags", "audit entry",
+    "verdict", "condemn", "fence", "final", "tags", "audit entry", "accepted list", "attestation",
 ]  # fmt: skip
 CODES = {name: code for code, name in enumerate(KINDS, 1)}
 SEALED = {"segment", "snapshot", "verdict", "tags", "audit entry"}
-BY_ROOT = {"config", "region", "roster", "ring"}
+BY_ROOT = {"config", "region", "roster", "ring", "accepted list"}
 OWNER, WRITER, MAINTAINER = 1, 2, 3
 ROLES = {OWNER: "owner", WRITER: "writer", MAINTAINER: "maintainer"}
 MAY_SIGN = {
@@ -20,13 +20,14 @@ MAY_SIGN = {
     "session": {OWNER, WRITER, MAINTAINER},
     "session end": {OWNER, WRITER, MAINTAINER},
     "commit": {OWNER, WRITER, MAINTAINER},
-    "snapshot": {OWNER, WRITER, MAINTAINER},
+    "snapshot": {OWNER, WRITER},
     "verdict": {OWNER, MAINTAINER},
     "tags": {OWNER, MAINTAINER},
     "condemn": {OWNER, MAINTAINER},
     "fence": {OWNER, MAINTAINER},
     "final": {OWNER, MAINTAINER},
     "audit entry": {OWNER, WRITER, MAINTAINER},
+    "attestation": {OWNER},
 }
 LABEL_MAX, PATH_MAX, IDS_MAX, LOG_IDS_MAX, BASES_MAX = 255, 65536, 1 << 18, 1 << 16, 256
 ROOT_SIGNER = bytes(16)
@@ -50,7 +51,7 @@ def preamble(reader):
     kind, version = reader.take(2)
     if version != 1:
         raise FormatError("OBJ-3", f"format version {version}: use a newer program")
-    if not 1 <= kind <= len(KINDS):
+    if not 1 <= kind <= len(KINDS) or not KINDS[kind - 1]:
         raise FormatError("OBJ-4", f"object kind {kind} is unknown: use a newer program")
     return KINDS[kind - 1], reader.integer(2)
 
@@ -164,6 +165,8 @@ class Slot:
 class Roster:
     number: int
     slots: dict
+    epochs: dict
+    accepted: dict
 
 
 @_document
@@ -183,7 +186,55 @@ def decode_roster(cbor):
             raise FormatError("ROSTER-3", f"a receiving key of {len(kem_public)} bytes")
         slots.append(Slot(slot, role, state == 1, label, wrapping, kem_public, cbor.fixed(32), cbor.int()))
         ascending([entry.slot for entry in slots[-2:]], "ROSTER-2", "slots")
-    return Roster(number, {entry.slot: entry for entry in slots})
+    slots = {entry.slot: entry for entry in slots}
+    # Before the first rotation nothing is stated: it is epoch 1 alone.
+    epochs, accepted = {}, {}
+    if cbor.optional(3):
+        count, last = cbor.array(65536), 0
+        for _ in range(count):
+            cbor.tuple(2)
+            epoch = cbor.uint()
+            if epoch <= last:
+                raise FormatError("ROSTER-6", "epochs not in ascending order from 1")
+            epochs[epoch], last = cbor.fixed(32), epoch
+        if not count:
+            raise FormatError("CBOR-4", "an explicit default")
+    if cbor.optional(4):
+        count, last = cbor.array(65536), b""
+        for _ in range(count):
+            cbor.tuple(3)
+            slot, first, parts = cbor.fixed(16), cbor.uint(), cbor.uint()
+            revoked = slot in slots and slots[slot].revoked
+            if slot <= last or not revoked or not 1 <= parts <= 4096 or first + parts > (1 << 64) - 1:
+                raise FormatError("ROSTER-7", f"the accepted list of slot {slot.hex()} can't be")
+            accepted[slot], last = range(first, first + parts), slot
+        if not count:
+            raise FormatError("CBOR-4", "an explicit default")
+    return Roster(number, slots, epochs or {1: None}, accepted)
+
+
+@dataclass
+class Accepted:
+    slot: bytes
+    number: int
+    digests: list
+
+
+@_document
+def decode_accepted(cbor):
+    slot, number = cbor.field(1).fixed(16), cbor.field(2).uint()
+    return Accepted(slot, number, _ids(cbor.field(3), 32, "ACCEPT-1"))
+
+
+@dataclass
+class Attestation:
+    listings: list
+    attested_at: int
+
+
+@_document
+def decode_attestation(cbor):
+    return Attestation(_ids(cbor.field(1), 32, "ATTEST-1"), cbor.field(2).int())
 
 
 @dataclass
@@ -331,6 +382,7 @@ class Verdict:
     ruling: int
     decided_at: int
     reason: str
+    until: int | None = None
 
 
 @_document
@@ -338,7 +390,12 @@ def decode_verdict(cbor):
     snapshot, number, ruling = cbor.field(1).fixed(32), cbor.field(2).uint(), cbor.field(3).uint()
     if ruling > RELEASE:
         raise FormatError("VERDICT-1", f"unknown ruling {ruling}")
-    return Verdict(snapshot, number, ruling, cbor.field(4).int(), cbor.field(5).text(4096))
+    decided_at, reason, until = cbor.field(4).int(), cbor.field(5).text(4096), None
+    if cbor.optional(6):
+        if ruling != HOLD:
+            raise FormatError("VERDICT-7", "only a hold has an end")
+        until = cbor.int()
+    return Verdict(snapshot, number, ruling, decided_at, reason, until)
 
 
 def effective(verdicts):

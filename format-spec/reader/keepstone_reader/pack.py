@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 
 import zstandard
 
-from .crypto import DATA, LIST, SECTION_RECORD, TAG, Section
+from .crypto import DATA, LIST, SECTION_RECORD, TAG, Section, derive
 from .objects import preamble
 from .wire import FormatError, Reader, ascending
 
@@ -191,6 +191,24 @@ def unwrap_segment(plain):
     if raw_length > SEGMENT_RAW_MAX:
         raise FormatError("SEG-8", f"a segment of {raw_length} bytes")
     return decompress(plain[4], plain[5:], raw_length, ("SEG-8",) * 3)
+
+
+def listing(entry):
+    """The digest of what a segment states of a pack: ATTEST-3."""
+
+    def number(value, size):
+        return value.to_bytes(size, "little")
+
+    parts = [entry.pack, entry.session, number(entry.size, 8), bytes([entry.metadata])]
+    parts += [number(len(entry.sections), 4), *entry.sections, number(len(entry.frames), 4)]
+    for frame in entry.frames:
+        parts += [number(frame.section, 4), number(frame.number, 8), number(frame.sealed_length, 4)]
+        parts.append(number(len(frame.chunks), 4))
+        for chunk in frame.chunks:
+            references = chunk.references or []
+            parts += [chunk.id, bytes([chunk.kind]), number(chunk.length, 4), number(len(references), 4)]
+            parts += [reference[:8] for reference in references]
+    return derive("pack listing", *parts)
 
 
 def decode_segment(data):

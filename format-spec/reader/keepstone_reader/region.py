@@ -16,6 +16,8 @@ FORMS = [
         ("region", r"region"),
         ("key file", r"keys/([0-9a-f]{32})/([0-9a-f]{16})\.age"),
         ("roster", r"roster/([0-9a-f]{16})-([0-9a-f]{64})"),
+        ("accepted list", r"roster/accepted/([0-9a-f]{32})/([0-9a-f]{16})"),
+        ("attestation", r"attest/([0-9a-f]{64})"),
         ("ring", r"ring/([0-9a-f]{16})/([0-9a-f]{32})"),
         ("pack", r"packs/([0-9a-f]{2})/([0-9a-f]{64})"),
         ("segment", r"index/([0-9a-f]{64})"),
@@ -32,12 +34,13 @@ FORMS = [
     ]
 ]
 KNOWN_PREFIXES = {form.pattern.split("/")[0] for _, form in FORMS}
-RESERVED = ("roster/accepted/",)
 SIZE_MAX = {"key file": 64 << 10, "segment": 64 << 20, "pack": pack.PACK_MAX}
 DECODERS = {
     "config": objects.decode_config,
     "region": objects.decode_region,
     "roster": objects.decode_roster,
+    "accepted list": objects.decode_accepted,
+    "attestation": objects.decode_attestation,
     "ring": objects.decode_ring,
     "session": objects.decode_session,
     "session end": objects.decode_session_end,
@@ -51,7 +54,12 @@ DECODERS = {
     "snapshot": objects.decode_snapshot,
     "segment": lambda plain: pack.decode_segment(pack.unwrap_segment(plain)),
 }
+NAMED_BY_DIGEST = ("roster", "segment", "snapshot", "verdict", "tags", "attestation")
 FRAME_CACHE = 64
+
+
+class Refused(FormatError):
+    """An object of a revoked slot that doesn't stay accepted: no damage, it just doesn't count."""
 
 
 class AccessError(Exception):
@@ -108,7 +116,9 @@ class Region:
         self.roster = None
         self._signed("config", envelope)
         self.region = self.load("region", "region")
+        self.accepted, self.unreadable = {}, {}
         self.roster = self._roster()
+        self._accepted()
         self.secrets, self.slot, self.rings, self.ids = None, None, {}, {}
         self.packs, self.frames = {}, OrderedDict()
         self.index, self.scanned = {}, False
@@ -126,7 +136,7 @@ class Region:
             below.sort()
             for file in files:
                 name = os.path.relpath(os.path.join(folder, file), self.path)
-                if file.startswith(".") or name.split("/")[0] not in KNOWN_PREFIXES or name.startswith(RESERVED):
+                if file.startswith(".") or name.split("/")[0] not in KNOWN_PREFIXES:
                     continue
                 for kind, form in FORMS:
                     match = form.fullmatch(name)
@@ -160,11 +170,13 @@ class Region:
             public = slot.signing_public
         if slot and slot.role not in objects.MAY_SIGN[kind]:
             raise FormatError("SIGN-2", f"a {kind} signed by a {objects.ROLES[slot.role]}")
-        # AUDIT-4: what a revoked slot recorded stays recorded.
-        if slot and slot.revoked and kind != "audit entry":
-            raise FormatError("SIGN-3", f"slot {slot.label} is revoked")
         if not crypto.verify(public, envelope.signed_part, envelope.signature):
             raise FormatError("SIGN-4", f"the signature is not that of {'root' if root else slot.label}")
+        # AUDIT-4: what a revoked slot recorded stays recorded.
+        if slot and slot.revoked and kind != "audit entry" and envelope.digest not in self.accepted.get(slot.slot, ()):
+            if slot.slot in self.unreadable:
+                raise FormatError("ACCEPT-4", f"what stays accepted is unknown: {self.unreadable[slot.slot]}")
+            raise Refused("SIGN-3", f"slot {slot.label} is revoked, and this isn't accepted")
 
     def load(self, kind, name, parts=()):
         """Reads, authenticates and decodes an object; the value carries its `signer` and `digest`."""
@@ -196,12 +208,13 @@ class Region:
 
     def _named(self, kind, value, parts):
         """OBJ-10."""
-        if kind in ("roster", "segment", "snapshot", "verdict", "tags") and value.digest.hex() != parts[-1]:
+        if kind in NAMED_BY_DIGEST and value.digest.hex() != parts[-1]:
             raise FormatError("OBJ-10", "the name is not the object's digest")
         if kind == "audit entry" and parts[2] not in (None, value.digest.hex()):
             raise FormatError("OBJ-10", "the name is not the object's digest")
         stated = {
             "roster": lambda: [f"{value.number:016x}"],
+            "accepted list": lambda: [value.slot.hex(), f"{value.number:016x}"],
             "ring": lambda: [f"{value.epoch:016x}", value.slot.hex()],
             "session": lambda: [value.session.hex(), f"{value.number:016x}"],
             "session end": lambda: [value.session.hex()],
@@ -221,6 +234,8 @@ class Region:
         for name, parts in self.listing.of(kind):
             try:
                 yield name, self.load(kind, name, parts)
+            except Refused:
+                continue
             except FormatError as error:
                 problems.append((name, error))
 
@@ -237,6 +252,18 @@ class Region:
                 "ROSTER-4", f"{len(found)} rosters of number {int(highest, 16)}: an owner must merge them"
             )
         return self.load("roster", *found[0])
+
+    def _accepted(self):
+        """What stays accepted of revoked slots; a part that can't be read is no empty one (ACCEPT-4)."""
+        for slot, numbers in self.roster.accepted.items():
+            found = self.accepted.setdefault(slot, set())
+            for number in numbers:
+                parts = (slot.hex(), f"{number:016x}")
+                name = "roster/accepted/" + "/".join(parts)
+                try:
+                    found.update(self.load("accepted list", name, parts).digests)
+                except (FormatError, FileNotFoundError) as error:
+                    self.unreadable[slot] = f"{name}: {error}"
 
     def unlock(self, passphrase, identities):
         """Opens a key file of any slot, then that slot's rings."""
@@ -269,7 +296,8 @@ class Region:
             raise FormatError("KEY-4", "the root key is not the one in config")
         self.secrets, self.slot = secrets, entry
         for name, parts in self.listing.of("ring"):
-            if parts[1] != slot.hex():
+            # An epoch that the roster doesn't state is one of a rotation that didn't end.
+            if parts[1] != slot.hex() or int(parts[0], 16) not in self.roster.epochs:
                 continue
             sealed = self.load("ring", name, parts)
             about = crypto.info("ring", self.repository, self.config.suite, sealed.epoch, slot)
@@ -279,9 +307,12 @@ class Region:
             ring = objects.decode_ring_secrets(plain)
             if ring.seal_private and crypto.kem_public(ring.seal_private) != ring.seal_public:
                 raise FormatError("RING-4", f"{name}: the halves of the payload key don't belong together")
+            commitment = self.roster.epochs[sealed.epoch]
+            if commitment and commitment != crypto.epoch_commitment(ring.meta, self.repository, sealed.epoch):
+                raise FormatError("RING-5", f"{name} holds other secrets than the roster states")
             self.rings[sealed.epoch] = ring
-        if not self.rings:
-            raise AccessError(f"there is no ring for slot {entry.label}")
+        if max(self.roster.epochs) not in self.rings:
+            raise FormatError("RING-6", f"there is no ring of the newest epoch for slot {entry.label}")
 
     def ring(self, epoch):
         if epoch not in self.rings:
@@ -363,6 +394,8 @@ class Region:
                 if stated not in names:
                     raise FormatError("COUNT-4", f"snapshot {stated} is absent")
                 snapshot = self.load("snapshot", names[stated], (stated,))
+            except Refused:
+                continue
             except FormatError as error:
                 problems.append((name, error))
                 continue
@@ -479,6 +512,10 @@ class Region:
             writer = self.roster.slots[segment.signer].role == objects.WRITER
             if writer and any(entry.origin != segment.signer for entry in segment.packs):
                 problems.append((name, FormatError("SEG-9", "a writer states another slot as origin")))
+                refused.add(segment.digest)
+                continue
+            if writer and segment.supersedes:
+                problems.append((name, FormatError("SEG-11", "a writer supersedes segments")))
                 refused.add(segment.digest)
                 continue
             for entry in segment.packs:

@@ -48,9 +48,14 @@ def _counted(region, problems):
     return snapshots
 
 
+def _unreadable(region):
+    return ((f"roster/accepted/{slot.hex()}/", why) for slot, why in region.unreadable.items())
+
+
 def _signed_objects(region, problems):
     sessions = {}
-    for kind in ("roster", "ring", "snapshot", "verdict", "tags", "condemn", "fence", "final"):
+    problems.extend((name, FormatError("ACCEPT-4", why)) for name, why in _unreadable(region))
+    for kind in ("roster", "ring", "attestation", "snapshot", "verdict", "tags", "condemn", "fence", "final"):
         for _ in region.each(kind, problems):
             pass
     region.audit(problems)

@@ -8,6 +8,7 @@ mod backup;
 mod browse;
 mod repository;
 mod restore;
+mod retention;
 
 use std::path::PathBuf;
 
@@ -17,10 +18,13 @@ pub use audit::AuditArgs;
 pub use backup::BackupArgs;
 pub use browse::{CatArgs, DiffArgs, FindArgs, LsArgs, SnapshotsArgs, TagArgs};
 pub use repository::{
-    CacheCommand, CheckArgs, CompletionsArgs, InitArgs, KeyAddArgs, KeyCommand, KeyExportArgs, KeyPasswdArgs,
-    KeyRemoveArgs, ManArgs, Role, ScrubArgs, Suite,
+    AcceptedChoice, CacheCommand, CheckArgs, CompletionsArgs, InitArgs, KeyAddArgs, KeyCommand, KeyExportArgs,
+    KeyMergeArgs, KeyPasswdArgs, KeyRemoveArgs, KeyRevokeArgs, KeyRotateArgs, ManArgs, Role, ScrubArgs, ServeArgs,
+    ServeRole, Suite,
 };
 pub use restore::{Overwrite, RestoreArgs, RestoreSelection};
+
+pub use retention::{ForgetArgs, HoldArgs, ReleaseArgs, UnforgetArgs};
 
 use super::{exit, parse};
 use crate::format::ids::Digest;
@@ -53,6 +57,8 @@ Environment:
       The passphrase, a file that holds it, or a command that prints it.
   KEEPSTONE_NEW_PASSPHRASE
       The passphrase that `init`, `key add` and `key passwd` set.
+  KEEPSTONE_SSH_COMMAND
+      What is run instead of `ssh` for regions at ssh:// addresses, with its arguments.
   KEEPSTONE_LOG
       What is logged, as a tracing filter (keepstone=debug); stands over --verbose.
 
@@ -65,8 +71,8 @@ bytes in hexadecimal, stands beside it.
 
 /// Deduplicating, encrypted backups that every region holds whole.
 ///
-/// keepstone stores snapshots of directories and streams in one or more regions: local directories
-/// or object stores. Each region can restore everything that it lists, anyone can check a region for
+/// keepstone stores snapshots of directories and streams in one or more regions: directories, here
+/// or on other machines, or object stores. Each region can restore everything that it lists, anyone can check a region for
 /// damage without a key, and no region ever sees a name or a byte of content.
 #[derive(Debug, Parser)]
 #[command(
@@ -98,8 +104,8 @@ pub struct Global {
 
     /// Use this region: NAME=URL, or the NAME of a configured one; repeatable [env: KEEPSTONE_REGIONS]
     ///
-    /// URL is a directory, or an object store: s3://BUCKET/PREFIX, gs://BUCKET/PREFIX,
-    /// az://CONTAINER/PREFIX. Regions given here replace the configured list; a NAME alone picks one
+    /// URL is a directory, one on another machine: ssh://[USER@]HOST[:PORT]/DIR, or an object store:
+    /// s3://BUCKET/PREFIX, gs://BUCKET/PREFIX, az://CONTAINER/PREFIX. Regions given here replace the configured list; a NAME alone picks one
     /// from it. KEEPSTONE_REGIONS holds NAME=URL pairs, separated by spaces or commas. Credentials
     /// come from the store's own environment variables, never from the URL.
     // Parsed in `config`, so that a refused address with credentials in it is not repeated.
@@ -172,9 +178,14 @@ pub enum Command {
     Diff(DiffArgs),
     Tag(TagArgs),
     Restore(RestoreArgs),
+    Forget(ForgetArgs),
+    Unforget(UnforgetArgs),
+    Hold(HoldArgs),
+    Release(ReleaseArgs),
     Audit(AuditArgs),
     Check(CheckArgs),
     Scrub(ScrubArgs),
+    Serve(ServeArgs),
     #[command(subcommand, arg_required_else_help = true)]
     Key(KeyCommand),
     /// Show how much is stored, and what deduplication and compression save

@@ -1,5 +1,5 @@
 //! Arguments of the commands about the repository itself: `init`, `check`, `scrub`, `key`, `cache`,
-//! `completions`, `man`.
+//! `serve`, `completions`, `man`.
 
 use std::path::PathBuf;
 
@@ -45,7 +45,8 @@ pub enum Suite {
 ///
 /// Checks signatures, that every snapshot's trees and chunks are listed, and that every pack that
 /// they are in is present with its stated size. With --read-data, packs are read, opened and every
-/// chunk in them is verified, too.
+/// chunk in them is verified, too; what is as it should be is attested under the owner's key, so that
+/// writers may deduplicate against one another's packs.
 #[derive(Clone, Debug, Args)]
 #[command(after_help = "\
 Examples:
@@ -80,17 +81,75 @@ pub struct ScrubArgs {
     pub name: String,
 }
 
+/// Give a directory to a client on another machine, as a region, as far as a role goes
+///
+/// Speaks keepstone's protocol on the standard input and output until the input ends. It is meant
+/// for ssh: pinned to a key by a forced command in authorized_keys, it makes out of a login a region
+/// in which a host can make backups and can neither delete, overwrite nor read what is stored. The
+/// client's region is ssh://HOST/DIR.
+#[derive(Clone, Debug, Args)]
+#[command(after_help = "\
+Roles:
+  writer      makes packs, segments, sessions, snapshots and commits; reads all but packs; lists
+  maintainer  also makes verdicts, tags and the gc log; reads everything; deletes packs, segments,
+              sessions and commits
+  owner       everything, `init` included
+  No role replaces an object's bytes by others.
+
+Examples:
+  In ~/.ssh/authorized_keys of the machine with the disk, in one line:
+    command=\"keepstone serve --stdio --role writer --dataset db --path /srv/backups\",restrict
+        ssh-ed25519 AAAA... db-host
+  On the other machine:
+    $ keepstone --region nas=ssh://backup@nas/ backup --dataset db /var/lib/db")]
+pub struct ServeArgs {
+    /// Speak on the standard input and output; there is no other way yet
+    #[arg(long, required = true)]
+    pub stdio: bool,
+
+    /// What the client may do
+    #[arg(long, value_enum)]
+    pub role: ServeRole,
+
+    /// The directory that holds the region: absolute, or below the home directory with ~/
+    #[arg(long, value_name = "DIR")]
+    pub path: PathBuf,
+
+    /// The only dataset that the client may back up
+    ///
+    /// The client is told and keeps to it. A client that was tampered with doesn't: what it puts is
+    /// sealed, and a server without a key can't tell. With --identity the server opens each snapshot
+    /// and commit before it is stored, and refuses those of other datasets. Any slot's will do: one
+    /// that isn't an owner's can't read the data.
+    #[arg(long, value_name = "NAME", value_parser = parse::label)]
+    pub dataset: Option<String>,
+}
+
+/// What a client of `serve` may do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum ServeRole {
+    /// Back up and list
+    Writer,
+    /// Also forget, tag, collect garbage, read what is sealed
+    Maintainer,
+    /// Everything
+    Owner,
+}
+
 /// Manage the passphrases and identities that open the repository
 #[derive(Clone, Debug, Subcommand)]
 #[allow(missing_docs, reason = "a comment on a variant would hide the longer help of its arguments")]
 pub enum KeyCommand {
     /// List the slots: who can open the repository, and how
     #[command(after_help = "\
-JSON: {slots}; of a slot: slot, role, state (active, removed, revoked), label, wrapping (passphrase,
-x25519), created_at, in_use, post_quantum.")]
+JSON: {roster, epoch, slots}; of a slot: slot, role, state (active, removed, revoked), label, wrapping
+(passphrase, x25519), created_at, in_use, post_quantum, epochs (those that it has a ring of).")]
     List,
     Add(KeyAddArgs),
     Remove(KeyRemoveArgs),
+    Revoke(KeyRevokeArgs),
+    Rotate(KeyRotateArgs),
+    Merge(KeyMergeArgs),
     Passwd(KeyPasswdArgs),
     Export(KeyExportArgs),
 }
@@ -151,14 +210,92 @@ impl Role {
     }
 }
 
-/// Remove a slot
+/// Remove a slot that nobody has stolen
 ///
-/// What was stored stays readable for whoever kept the removed key and a copy of the storage.
+/// The slot opens the repository no longer, and what it has signed goes on counting. For a key that
+/// somebody else may have, use `keepstone key revoke`. What was stored stays readable for whoever kept the removed key and a copy of the storage.
 /// The last owner's slot can't be removed.
 #[derive(Clone, Debug, Args)]
 pub struct KeyRemoveArgs {
     /// 4 or more digits of the slot's id; `keepstone key list` shows them
     pub slot: IdPrefix,
+}
+
+/// Revoke a slot whose key somebody else may have
+///
+/// From now on nothing counts that the slot signs. Of what it has signed, everything that is there now
+/// stays accepted, or less: see the options. They concern its snapshots, verdicts, tags and attestations;
+/// what other slots' snapshots rest on (segments, sessions, collections, copies' commits) always stays,
+/// since none of it can make a false byte pass. A backup of the slot that is running ends without a
+/// snapshot that counts. A slot that is revoked already can be revoked again, to accept less.
+///
+/// Afterwards, run `keepstone key rotate`, so that the key opens nothing that is stored from then on, and
+/// change the store's credentials that were with the key. An owner's key can't be taken back wholly: who
+/// has kept the root key can write rosters.
+#[derive(Clone, Debug, Args)]
+#[command(after_help = "\
+Examples:
+  $ keepstone key revoke 3f9a
+  $ keepstone key revoke 3f9a --before 2026-11-01     # by the time that the slot itself stated
+  $ keepstone key revoke 3f9a --except 81c2 --except 90ab
+  $ keepstone key revoke 3f9a --accept none
+
+JSON: slot, accepted and refused (how many objects, by kind), snapshots_refused, key_files_kept, issues.")]
+pub struct KeyRevokeArgs {
+    /// 4 or more digits of the slot's id; `keepstone key list` shows them
+    pub slot: IdPrefix,
+
+    /// Which of its snapshots, verdicts, tags and attestations stay accepted
+    #[arg(long, value_enum, default_value_t = AcceptedChoice::All)]
+    pub accept: AcceptedChoice,
+
+    /// Accept only what states a time before this one
+    ///
+    /// The time is the slot's own word: a thief can write an earlier one. Look at the snapshots that are
+    /// left, and name with --except those that nobody made.
+    #[arg(long, value_name = "TIME", value_parser = parse::time, conflicts_with = "accept", allow_hyphen_values = true)]
+    pub before: Option<i64>,
+
+    /// Don't accept this snapshot; repeatable
+    #[arg(long, value_name = "SNAPSHOT", conflicts_with = "accept")]
+    pub except: Vec<IdPrefix>,
+}
+
+/// What stays accepted of a revoked slot.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum AcceptedChoice {
+    /// All that is there now
+    #[default]
+    All,
+    /// None of them
+    None,
+}
+
+/// Renew the secrets that new data is sealed with
+///
+/// Begins a new epoch: whatever is stored from now on is sealed with new keys, which the active slots get
+/// and no removed or revoked one has. Nothing that is stored is rewritten; old data stays readable for
+/// whoever could read it.
+#[derive(Clone, Copy, Debug, Args)]
+pub struct KeyRotateArgs {
+    /// Renew the keys of the chunk ids, too: everything is stored AGAIN by the next backups
+    ///
+    /// Only with this, whoever had a writer's key can no longer tell whether a file that it knows is stored
+    /// from now on. Nothing that is stored before deduplicates with what is stored after.
+    #[arg(long)]
+    pub ids: bool,
+}
+
+/// Bring two key rosters together
+///
+/// When keys were changed at the same time in two places, two rosters stand at the highest number, and every
+/// command refuses the repository until an owner has merged them: every slot of either stays, removed or
+/// revoked where either says so; both's epochs stay; of a slot that both revoked, what both accept.
+#[derive(Clone, Debug, Args)]
+pub struct KeyMergeArgs {
+    /// Take the roster whose digest begins so, and drop the others' changes
+    #[arg(long, value_name = "DIGEST")]
+    pub take: Option<IdPrefix>,
 }
 
 /// Change a slot's passphrase
@@ -178,7 +315,7 @@ pub struct KeyPasswdArgs {
 /// Print an emergency sheet: what to keep on paper to open the repository years from now
 ///
 /// It holds the regions' addresses, the fingerprint, the slot's encrypted key file and the steps of
-/// a restore. It is no use without the slot's passphrase or identity: keep that elsewhere. Made anew
+/// a restore, which needs an owner's slot. It is no use without the slot's passphrase or identity: keep that elsewhere. Made anew
 /// after `key passwd`, it goes with the new passphrase; older sheets go with the old one.
 #[derive(Clone, Debug, Args)]
 pub struct KeyExportArgs {

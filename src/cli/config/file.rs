@@ -9,6 +9,7 @@ use serde::Deserialize;
 use serde::de::{Deserializer, Visitor};
 
 use super::ConfigError;
+use super::retention::RetentionSection;
 use crate::cli::parse::{self, Marker, ParseError};
 use crate::cli::render;
 use crate::format::ids::Digest;
@@ -26,6 +27,9 @@ pub struct ConfigFile {
     /// Defaults for `backup`.
     #[serde(default)]
     pub backup: BackupSection,
+    /// What `forget` keeps.
+    #[serde(default)]
+    pub retention: RetentionSection,
     /// Whose chunks a backup counts as present.
     #[serde(default)]
     pub dedup_trust: DedupTrust,
@@ -58,20 +62,22 @@ pub struct RegionSection {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
-#[serde(untagged, expecting = "a region's options must be strings, whole numbers, or true or false")]
+#[serde(untagged, expecting = "a region's options must be strings, lists of strings, whole numbers, or true or false")]
 enum OptionValue {
     Flag(bool),
     Number(i64),
     Text(String),
+    List(Vec<String>),
 }
 
 impl RegionSection {
-    /// The options as text.
+    /// The options as text, lists as JSON.
     pub fn options(&self) -> BTreeMap<String, String> {
         let text = |value: &OptionValue| match value {
             OptionValue::Flag(flag) => flag.to_string(),
             OptionValue::Number(number) => number.to_string(),
             OptionValue::Text(text) => text.clone(),
+            OptionValue::List(words) => serde_json::Value::from(words.clone()).to_string(),
         };
         self.options.iter().map(|(name, value)| (name.clone(), text(value))).collect()
     }
@@ -168,7 +174,7 @@ fn custom<E: serde::de::Error>(value: &str, error: ParseError) -> E {
     E::custom(format!("'{value}' can't be used: {error}"))
 }
 
-fn one<'de, D: Deserializer<'de>, T>(
+pub(super) fn one<'de, D: Deserializer<'de>, T>(
     input: D,
     parse: impl Fn(&str) -> Result<T, ParseError>,
 ) -> Result<Option<T>, D::Error> {
@@ -176,7 +182,7 @@ fn one<'de, D: Deserializer<'de>, T>(
     parse(&text).map(Some).map_err(|error| custom(&text, error))
 }
 
-fn many<'de, D: Deserializer<'de>, T>(
+pub(super) fn many<'de, D: Deserializer<'de>, T>(
     input: D,
     parse: impl Fn(&str) -> Result<T, ParseError>,
 ) -> Result<Vec<T>, D::Error> {
@@ -192,7 +198,7 @@ fn label<'de, D: Deserializer<'de>>(input: D) -> Result<Option<String>, D::Error
     one(input, parse::label)
 }
 
-fn labels<'de, D: Deserializer<'de>>(input: D) -> Result<Vec<String>, D::Error> {
+pub(super) fn labels<'de, D: Deserializer<'de>>(input: D) -> Result<Vec<String>, D::Error> {
     many(input, parse::label)
 }
 
@@ -216,7 +222,7 @@ fn chunk_size<'de, D: Deserializer<'de>>(input: D) -> Result<Option<usize>, D::E
     input.deserialize_any(TextOrNumber)?.parsed(parse::chunk_size)
 }
 
-fn size<'de, D: Deserializer<'de>>(input: D) -> Result<Option<u64>, D::Error> {
+pub(super) fn size<'de, D: Deserializer<'de>>(input: D) -> Result<Option<u64>, D::Error> {
     input.deserialize_any(TextOrNumber)?.parsed(parse::size)
 }
 
@@ -234,13 +240,16 @@ fn one_or_many<'de, D: Deserializer<'de>>(input: D) -> Result<Vec<PathBuf>, D::E
 }
 
 /// A string such as `"64KiB"`, or a whole number.
-struct TextOrNumber;
+pub(super) struct TextOrNumber;
 
 /// What [`TextOrNumber`] read, as text.
-struct Text(String);
+pub(super) struct Text(String);
 
 impl Text {
-    fn parsed<T, E: serde::de::Error>(self, parse: fn(&str) -> Result<T, ParseError>) -> Result<Option<T>, E> {
+    pub(super) fn parsed<T, E: serde::de::Error>(
+        self,
+        parse: fn(&str) -> Result<T, ParseError>,
+    ) -> Result<Option<T>, E> {
         parse(&self.0).map(Some).map_err(|error| custom(&self.0, error))
     }
 }

@@ -9,6 +9,7 @@
 mod backup;
 mod file;
 mod pin;
+mod retention;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
@@ -18,6 +19,7 @@ use std::path::{Path, PathBuf};
 pub use backup::{BackupSettings, BackupSource};
 pub use file::{BackupSection, ConfigFile, DedupTrust};
 pub use pin::{PinWritten, write_pin};
+pub use retention::RetentionSection;
 
 use super::args::Global;
 use super::exit::{Class, CliError};
@@ -226,6 +228,8 @@ pub struct Settings {
     pub regions: Vec<Region>,
     /// Configured regions that `--region` left out of this run.
     pub regions_left_out: Vec<String>,
+    /// The addresses of these.
+    pub addresses_left_out: Vec<String>,
     /// The local index's directory.
     pub cache_dir: PathBuf,
     /// Ceiling for all buffers and caches.
@@ -240,13 +244,26 @@ pub struct Settings {
     pub dedup_trust: DedupTrust,
     /// Defaults for `backup`.
     pub backup: BackupSection,
+    /// What `forget` keeps.
+    pub retention: RetentionSection,
     /// What a person should know about the configuration.
     pub warnings: Vec<String>,
+    /// Runs in the place of `ssh`, for every region at an `ssh://` address.
+    ssh_command: Option<String>,
     host: Option<String>,
     new_passphrase: Option<secret::Passphrase>,
 }
 
 impl Settings {
+    /// What a region's store is opened with: its options, under what the environment says.
+    pub fn store_options(&self, region: &Region) -> BTreeMap<String, String> {
+        let mut options = region.options.clone();
+        if let Some(command) = self.ssh_command.as_ref().filter(|_| region.url.starts_with("ssh://")) {
+            options.insert("ssh_command".to_owned(), command.clone());
+        }
+        options
+    }
+
     /// Where the passphrase of a new or changed slot comes from: the file that the command names, else
     /// `KEEPSTONE_NEW_PASSPHRASE`, else a prompt; when a repository is made, the source of the only
     /// passphrase that there will be comes before the prompt.
@@ -272,7 +289,8 @@ pub fn load(global: &Global, environment: &Environment<'_>, may_create: bool) ->
     let base = config_path.parent().unwrap_or(Path::new("/"));
     let in_file = |path: &PathBuf| environment.expand(path, base);
 
-    let (regions, regions_left_out) = regions(global, environment, &file, &config_path)?;
+    let (regions, left_out) = regions(global, environment, &file, &config_path)?;
+    let (regions_left_out, addresses_left_out) = left_out.into_iter().map(|region| (region.name, region.url)).unzip();
     let cache_dir = match (&global.cache_dir, environment.path("KEEPSTONE_CACHE_DIR"), &file.cache_dir) {
         (Some(dir), _, _) => dir.clone(),
         (None, Some(dir), _) => dir,
@@ -300,6 +318,7 @@ pub fn load(global: &Global, environment: &Environment<'_>, may_create: bool) ->
         pin: pin.or(file.pin),
         regions,
         regions_left_out,
+        addresses_left_out,
         cache_dir,
         memory_bytes: memory.or(file.memory).unwrap_or(limits::MEMORY_BYTES_DEFAULT),
         threads: threads
@@ -309,6 +328,8 @@ pub fn load(global: &Global, environment: &Environment<'_>, may_create: bool) ->
         passphrase: passphrase(global, environment, &file, base)?,
         dedup_trust: file.dedup_trust,
         warnings: warnings(&config_path, &file),
+        ssh_command: environment.text("KEEPSTONE_SSH_COMMAND")?,
+        retention: file.retention,
         backup: file.backup.resolved(&in_file)?,
         host: environment.parsed("KEEPSTONE_HOST", parse::label)?,
         new_passphrase: environment.text(secret::VARIABLE_NEW)?.map(secret::Passphrase::from),
@@ -348,7 +369,8 @@ fn find(
     Ok((user, ConfigFile::default()))
 }
 
-type Regions = (Vec<Region>, Vec<String>);
+/// Those of the run, and those left out of it.
+type Regions = (Vec<Region>, Vec<Region>);
 
 fn regions(
     global: &Global,
@@ -424,7 +446,7 @@ fn regions(
     distinct(&chosen, "--region")?;
     let taken: BTreeSet<&str> = chosen.iter().map(|region| region.name.as_str()).collect();
     let left_out = base.iter().filter(|region| !taken.contains(region.name.as_str()));
-    let left_out = left_out.map(|region| region.name.clone()).collect();
+    let left_out = left_out.cloned().collect();
     Ok((chosen, left_out))
 }
 

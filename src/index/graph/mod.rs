@@ -3,8 +3,8 @@
 //!
 //! Guarantees: a reference keeps every chunk that begins with its 8 bytes (COLLECT-4). What can't be put
 //! aside or read back is an error and never a wrong mark: after one, neither the builder nor the marks can
-//! be used. Memory doesn't grow with the repository but for about 1.3 bits a listed chunk: a mark each, and
-//! 8 bytes for every page of sorted records. The rest stays within the budget it is given and goes to
+//! be used. Memory doesn't grow with the repository but for about 1.5 bits a listed copy of a chunk: a mark,
+//! and 8 bytes for every 4 KiB of sorted records. The rest stays within the budget it is given and goes to
 //! unlinked files beyond: 28 bytes a listed copy of a chunk, 8 a reference, 28 a structural chunk.
 //!
 //! **Which copies are of one chunk** is decided by 16 bytes of the ChunkId. 8 would not do: of a billion
@@ -448,16 +448,30 @@ impl Graph {
         Marks { bits: vec![0; self.listed.len().div_ceil(64) as usize], reached: 0, lost: 0, incomplete: false }
     }
 
-    /// Walks from a snapshot's root over what `marks` don't have yet, marks it, and calls `lacking` for each
-    /// reference to a chunk that can't be had: the key of the chunk that refers (none for the root), the
-    /// key referred to, and why. What was marked is not walked again, so a reference is told of once over all walks with
-    /// the same marks. A root stands for the one chunk of its name, a reference for all of its key.
+    /// [`Graph::walk_all`] from one root.
     ///
     /// # Errors
-    /// When what was put aside can't be read back; the marks can't be used any more.
+    /// As there.
     pub fn walk(
         &self,
         root: &ChunkId,
+        marks: &mut Marks,
+        lacking: &mut dyn FnMut(Option<Key>, Key, Lack),
+    ) -> Result<(), GraphError> {
+        self.walk_all(std::slice::from_ref(root), marks, lacking)
+    }
+
+    /// Walks from snapshots' roots over what `marks` don't have yet, marks it, and calls `lacking` for each
+    /// reference to a chunk that can't be had: the key of the chunk that refers (none for a root), the key
+    /// referred to, and why. What was marked is not walked again, so a reference is told of once over all
+    /// walks with the same marks. A root stands for the one chunk of its name, a reference for all of its
+    /// key. Many roots at once are far quicker than one after the other.
+    ///
+    /// # Errors
+    /// When what was put aside can't be read back; the marks can't be used any more.
+    pub fn walk_all(
+        &self,
+        roots: &[ChunkId],
         marks: &mut Marks,
         lacking: &mut dyn FnMut(Option<Key>, Key, Lack),
     ) -> Result<(), GraphError> {
@@ -473,8 +487,10 @@ impl Graph {
             next: self.edges(),
             payload: Vec::new(),
         };
-        if let Some(lack) = walk.reach(key(root), Some(&chunk_name(root)))? {
-            lacking(None, key(root), lack);
+        for root in roots {
+            if let Some(lack) = walk.reach(key(root), Some(&chunk_name(root)))? {
+                lacking(None, key(root), lack);
+            }
         }
         while !walk.next.is_empty() {
             let mut level = std::mem::replace(&mut walk.next, self.edges()).stream()?;

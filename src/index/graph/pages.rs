@@ -5,12 +5,12 @@ use super::GraphError;
 use crate::pack::spool::{Spool, SpoolSpace};
 
 /// A page in the spool.
-const PAGE_BYTES: usize = 8192;
+pub(super) const PAGE_BYTES: usize = 4096;
 const SUM_BYTES: usize = 8;
 /// What a page holds.
 pub(super) const PAYLOAD_BYTES: usize = PAGE_BYTES - SUM_BYTES;
 /// Pages that are written at once.
-const WRITE_PAGES: usize = 32;
+const WRITE_PAGES: usize = 64;
 
 /// Pages in the order they were pushed; they can be read once they were flushed.
 pub(super) struct Pages {

@@ -13,7 +13,7 @@ const RUNS_MERGED_MAX: usize = 512;
 /// What a run should get of the budget while it is merged.
 const RUN_BYTES_MIN: usize = 64 << 10;
 /// Most pages of a run that are read at once.
-const RUN_PAGES_MAX: usize = 128;
+const RUN_PAGES_MAX: usize = 256;
 /// Records that a sorter holds at least before it makes a run.
 const RECORDS_MIN: usize = 16;
 

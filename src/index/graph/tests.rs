@@ -1,5 +1,6 @@
 //! Tests of the graph: by hand, and against a plain model on random regions, in memory and spilled.
 
+use super::pages::PAGE_BYTES;
 use super::sorted::{Record, Sorted, Sorter};
 use super::{ChunkCopy, ChunkName, Graph, GraphBuilder, GraphError, Key, Lack, Marks, chunk_name, key, key_of};
 use crate::format::ids::{ChunkId, ChunkKind, PackId, SectionId, SessionId, SlotId};
@@ -272,8 +273,10 @@ fn numbers(copy: &ChunkCopy) -> (u32, u32, u32, bool, bool) {
 fn answer(region: &Region, graph: &Graph) -> Result<Answer, GraphError> {
     let mut marks = graph.marks();
     let mut lacks = Lacks::new();
-    for root in &region.roots {
-        graph.walk(root, &mut marks, &mut |from, to, lack| {
+    // The last roots one by one, the others together.
+    let (together, single) = region.roots.split_at(region.roots.len().min(2));
+    for roots in [together].into_iter().chain(single.chunks(1)) {
+        graph.walk_all(roots, &mut marks, &mut |from, to, lack| {
             lacks.insert((from, to, lack == Lack::Lost));
         })?;
     }
@@ -497,7 +500,7 @@ fn what_reads_otherwise_than_it_was_written_is_never_believed() {
     assert_eq!(answer(&region, &graph).unwrap(), expected);
     let mut noticed = 0;
     for pages in [listed, nodes, references] {
-        for at in (0..pages.count() * 8192).step_by(1499) {
+        for at in (0..pages.count() * PAGE_BYTES as u64).step_by(1499) {
             let mut byte = [0u8];
             pages.spool().read_at(&mut byte, at).unwrap();
             pages.spool().write_at(&[byte[0] ^ 4], at).unwrap();
@@ -508,14 +511,22 @@ fn what_reads_otherwise_than_it_was_written_is_never_believed() {
             }
             pages.spool().write_at(&byte, at).unwrap();
         }
-        // A page in another's place.
-        let mut page = vec![0u8; 8192];
-        pages.spool().read_at(&mut page, 8192).unwrap();
-        let mut first = vec![0u8; 8192];
-        pages.spool().read_at(&mut first, 0).unwrap();
-        pages.spool().write_at(&page, 0).unwrap();
-        assert!(matches!(answer(&region, &graph), Err(GraphError::Altered { .. })));
-        pages.spool().write_at(&first, 0).unwrap();
+        // Each page in the next one's place.
+        let mut misplaced = 0;
+        for number in 0..pages.count() {
+            let next = (number + 1) % pages.count();
+            let (mut page, mut other) = (vec![0u8; PAGE_BYTES], vec![0u8; PAGE_BYTES]);
+            pages.spool().read_at(&mut page, number * PAGE_BYTES as u64).unwrap();
+            pages.spool().read_at(&mut other, next * PAGE_BYTES as u64).unwrap();
+            pages.spool().write_at(&other, number * PAGE_BYTES as u64).unwrap();
+            match answer(&region, &graph) {
+                Ok(answer) => assert_eq!(answer, expected),
+                Err(GraphError::Altered { .. }) => misplaced += 1,
+                Err(error) => panic!("{error}"),
+            }
+            pages.spool().write_at(&page, number * PAGE_BYTES as u64).unwrap();
+        }
+        assert!(misplaced > 0);
     }
     assert!(noticed > 30, "{noticed}");
     // After a failed walk its marks tell nothing.

@@ -1,0 +1,176 @@
+//! `unforget`, `hold` and `release`.
+
+use super::args::{Filter, Global, HoldArgs, ReleaseArgs, UnforgetArgs};
+use super::exit::{Class, CliError};
+use super::output::Output;
+use super::parse::SnapshotRef;
+use super::render;
+use super::workspace::{Workspace, filtered, selector};
+use crate::format::ids::SnapshotId;
+use crate::format::verdict::Ruling;
+use crate::policy::window;
+use crate::repo::snapshots::{self, Listing, Selector, SnapshotInfo};
+use crate::repo::verdicts::{Decree, Unforgotten, may_decide, put, stored, unforgotten};
+use crate::report::Monitor;
+use serde_json::json;
+use std::collections::BTreeSet;
+
+fn short(id: &SnapshotId) -> String {
+    id.to_string()[..12].to_owned()
+}
+
+/// Everything that counts or is forgotten; what is damaged is shown.
+fn all(workspace: &Workspace) -> Result<(Vec<SnapshotInfo>, Class), CliError> {
+    let Listing { snapshots, issues } = snapshots::list_all(&workspace.repository)?;
+    issues.iter().for_each(|issue| workspace.progress.issue(issue));
+    Ok((snapshots, if issues.is_empty() { Class::Success } else { Class::Corrupt }))
+}
+
+/// Brings a forgotten snapshot back.
+///
+/// # Errors
+/// When it isn't forgotten, is collected, or its window is over; when this slot may not decide or a region
+/// can't be read or written.
+pub fn unforget(args: &UnforgetArgs, global: &Global) -> Result<Class, CliError> {
+    let workspace = Workspace::open(global)?;
+    let repository = &workspace.repository;
+    may_decide(repository, "unforget snapshots")?;
+    let (snapshots, read_class) = all(&workspace)?;
+    let (forgotten, counted): (Vec<_>, Vec<_>) = snapshots.into_iter().partition(SnapshotInfo::is_forgotten);
+    let wanted = Selector::Prefix(args.id.as_str().to_owned());
+    let info = match snapshots::select(&forgotten, &wanted) {
+        Ok(info) => info,
+        Err(error @ crate::repo::RepoError::Ambiguous { .. }) => return Err(error.into()),
+        Err(error) => {
+            if let Some(known) = counted.iter().find(|info| args.id.matches(&info.id.to_string())) {
+                return Err(CliError::usage(format!("snapshot {} is not forgotten", short(&known.id)))
+                    .hint("nothing was changed"));
+            }
+            let gone = stored(repository)?.into_iter().find(|id| args.id.matches(&id.to_string()));
+            return Err(match gone {
+                Some(id) => {
+                    CliError::new(Class::Missing, format!("snapshot {} is collected: its data is gone", short(&id)))
+                        .hint("a region that wasn't reached may still hold it; `keepstone audit` tells who forgot it")
+                }
+                None => error.into(),
+            });
+        }
+    };
+    let length = workspace.settings.retention.window();
+    let decided_at = info.verdict.as_ref().map_or(i64::MIN, |verdict| verdict.decided_at);
+    let ends_at = window::ends_at(decided_at, &length);
+    if ends_at <= repository.clock.now_ns() && !args.past_window {
+        let message = format!(
+            "the window in which snapshot {} could be unforgotten ended at {}",
+            short(&info.id),
+            render::local_time(ends_at)
+        );
+        return Err(CliError::new(Class::Failed, message).hint(
+            "nothing was changed; no collection has taken it yet: --past-window brings it back if none does meanwhile",
+        ));
+    }
+    let decree = Decree::new(Ruling::Unforget, args.reason.as_deref().unwrap_or(""));
+    put(repository, &BTreeSet::from([info.id]), &decree)?;
+    let outcome = unforgotten(repository, info.id)?;
+    workspace.progress.finish();
+    let (mut counts, mut in_doubt, mut absent) = (Vec::new(), Vec::new(), Vec::new());
+    for (region, outcome) in repository.regions.iter().zip(&outcome) {
+        match outcome {
+            Unforgotten::Counts => counts.push(region.name.clone()),
+            Unforgotten::InDoubt(generation) => in_doubt.push((region.name.clone(), *generation)),
+            Unforgotten::Absent => absent.push(region.name.clone()),
+        }
+    }
+    absent.extend(workspace.absent.iter().map(|(name, _)| name.clone()));
+    if counts.is_empty() && in_doubt.is_empty() {
+        return Err(CliError::new(Class::Missing, format!("snapshot {} was collected meanwhile", short(&info.id)))
+            .hint("a region that wasn't reached may still hold it"));
+    }
+    let document = json!({
+        "snapshot": info.id.to_string(), "counts": counts, "absent": absent,
+        "in_doubt": in_doubt.iter()
+            .map(|(region, generation)| json!({ "region": region, "generation": generation })).collect::<Vec<_>>(),
+    });
+    Output { json: global.json }.result(&document, |out| {
+        if !counts.is_empty() {
+            writeln!(out, "Snapshot {} counts again in: {}", short(&info.id), counts.join(", "))?;
+        }
+        for (region, generation) in &in_doubt {
+            writeln!(
+                out,
+                "In region '{region}' collection {generation} had named it already: whether it stays there is known when that one ends"
+            )?;
+        }
+        for region in &absent {
+            writeln!(out, "Region '{region}' doesn't hold it; the next backup or replication there changes that")?;
+        }
+        Ok(())
+    })?;
+    let pending = !in_doubt.is_empty() || !absent.is_empty();
+    Ok(if pending { Class::Pending.worse(read_class) } else { read_class })
+}
+
+/// Puts snapshots on hold.
+///
+/// # Errors
+/// When one isn't there or is forgotten; when this slot may not decide or a region can't be written.
+pub fn hold(args: &HoldArgs, global: &Global) -> Result<Class, CliError> {
+    let mut decree = Decree::new(Ruling::Hold, &args.reason);
+    decree.until = args.until_ns;
+    decide(&args.snapshots, decree, global)
+}
+
+/// Ends holds.
+///
+/// # Errors
+/// As [`hold`], and for one that isn't held.
+pub fn release(args: &ReleaseArgs, global: &Global) -> Result<Class, CliError> {
+    decide(&args.snapshots, Decree::new(Ruling::Release, args.reason.as_deref().unwrap_or("")), global)
+}
+
+fn decide(references: &[SnapshotRef], decree: Decree, global: &Global) -> Result<Class, CliError> {
+    let workspace = Workspace::open(global)?;
+    let repository = &workspace.repository;
+    may_decide(repository, if decree.ruling == Ruling::Hold { "hold snapshots" } else { "release snapshots" })?;
+    let (snapshots, read_class) = all(&workspace)?;
+    let (forgotten, counted): (Vec<_>, Vec<_>) = snapshots.into_iter().partition(SnapshotInfo::is_forgotten);
+    let counted = filtered(counted, &Filter::default());
+    let mut ids = BTreeSet::new();
+    for reference in references {
+        let info = snapshots::select(&counted, &selector(reference)).map_err(|error| {
+            let hidden = snapshots::select(&forgotten, &selector(reference)).ok();
+            match (hidden, reference) {
+                (Some(info), SnapshotRef::Prefix(_)) => {
+                    CliError::new(Class::Missing, format!("snapshot {} is forgotten", short(&info.id)))
+                        .hint("nothing was changed; `keepstone unforget` brings it back")
+                }
+                _ => error.into(),
+            }
+        })?;
+        if decree.ruling == Ruling::Release && info.verdict.as_ref().is_none_or(|known| known.ruling != Ruling::Hold) {
+            return Err(
+                CliError::usage(format!("snapshot {} is not on hold", short(&info.id))).hint("nothing was changed")
+            );
+        }
+        ids.insert(info.id);
+    }
+    put(repository, &ids, &decree)?;
+    workspace.progress.finish();
+    let document = json!({
+        "snapshots": ids.iter().map(ToString::to_string).collect::<Vec<_>>(), "ruling": decree.ruling.name(),
+        "until": decree.until.map(render::json_time), "reason": decree.reason,
+    });
+    Output { json: global.json }.result(&document, |out| {
+        for id in &ids {
+            match (decree.ruling, decree.until) {
+                (Ruling::Hold, Some(until)) => {
+                    writeln!(out, "Snapshot {} is on hold until {}", short(id), render::local_time(until))?
+                }
+                (Ruling::Hold, None) => writeln!(out, "Snapshot {} is on hold until it is released", short(id))?,
+                _ => writeln!(out, "Snapshot {} is released", short(id))?,
+            }
+        }
+        Ok(())
+    })?;
+    Ok(if workspace.absent.is_empty() { read_class } else { Class::Pending.worse(read_class) })
+}

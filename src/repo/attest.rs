@@ -1,0 +1,148 @@
+//! Attestations: reading what owners vouch for, and publishing what a check verified.
+//! Page: `format-spec/attestation.md`.
+//!
+//! Guarantees: only an owner's word that verifies counts; one that can't be read vouches for nothing.
+//! Memory: 32 bytes a pack, about 40 with the set.
+
+use super::RepoError;
+use super::open::{RegionHandle, Repository};
+use crate::crypto::CryptoError;
+use crate::crypto::object::{self, build_signed};
+use crate::format::attestation::Attestation;
+use crate::format::envelope::ObjectKind;
+use crate::format::ids::{Digest, SlotId};
+use crate::format::roster::Role;
+use crate::format::wire::DecodeError;
+use crate::limits::ATTESTED_LISTINGS_MAX;
+use crate::report::{Issue, IssueKind};
+use crate::ship::put_with_retries;
+use crate::store::{StoreErrorKind, list_sorted};
+use std::collections::{BTreeSet, HashSet};
+
+/// Once a slot has so many attestations in a region, the next one holds them all and they go: each is read
+/// at the beginning of every backup.
+const MERGED_FROM: usize = 64;
+
+/// Who may attest.
+pub const ATTESTERS: [Role; 1] = [Role::Owner];
+
+/// One attestation of a region.
+struct Found {
+    name: String,
+    signer: SlotId,
+    listings: Vec<Digest>,
+}
+
+/// What owners vouch for, over all reached regions, and what of it could not be read: a region that fails
+/// vouches for nothing, so that what only it vouches for is stored once more, and nothing is lost.
+pub fn read(repository: &Repository) -> (HashSet<Digest>, Vec<Issue>) {
+    let (mut attested, mut issues, mut seen) = (HashSet::new(), Vec::new(), HashSet::new());
+    for region in &repository.regions {
+        match read_region(repository, region, &mut issues, &mut |name| !seen.contains(name)) {
+            Ok(all) => all.into_iter().for_each(|found| {
+                attested.extend(found.listings);
+                seen.insert(found.name);
+            }),
+            Err(error) => issues.push(Issue {
+                kind: IssueKind::Unreadable,
+                subject: format!("{}:attest/", region.name).into_bytes(),
+                detail: error.to_string(),
+            }),
+        }
+    }
+    (attested, issues)
+}
+
+/// Verifies a region's own copies: how many count, and what is wrong with others.
+///
+/// # Errors
+/// When the region can't be listed or stops answering.
+pub fn verify_region(repository: &Repository, region: &RegionHandle) -> Result<(u64, Vec<Issue>), RepoError> {
+    let mut issues = Vec::new();
+    let found = read_region(repository, region, &mut issues, &mut |_| true)?;
+    Ok((found.len() as u64, issues))
+}
+
+fn read_region(
+    repository: &Repository,
+    region: &RegionHandle,
+    issues: &mut Vec<Issue>,
+    wanted: &mut dyn FnMut(&str) -> bool,
+) -> Result<Vec<Found>, RepoError> {
+    let mut all = Vec::new();
+    for listed in list_sorted(&*region.store, "attest/").map_err(|e| region.error(e))? {
+        let Some(digest) = listed.name.strip_prefix("attest/").and_then(Digest::from_hex) else { continue };
+        if !wanted(&listed.name) {
+            continue;
+        }
+        match read_one(repository, region, &listed.name, digest) {
+            Ok(found) => all.push(found),
+            // Merged into another one meanwhile, or of a slot that was revoked.
+            Err(RepoError::Missing { .. } | RepoError::Crypto { source: CryptoError::Revoked { .. }, .. }) => {}
+            Err(error @ RepoError::Store { .. }) => return Err(error),
+            Err(error) => issues.push(Issue {
+                kind: IssueKind::Damaged,
+                subject: format!("{}:{}", region.name, listed.name).into_bytes(),
+                detail: error.to_string(),
+            }),
+        }
+    }
+    Ok(all)
+}
+
+fn read_one(repository: &Repository, region: &RegionHandle, name: &str, digest: Digest) -> Result<Found, RepoError> {
+    let bytes = region.get(name)?;
+    let decode = |source| region.object_error(name, source);
+    let signed = object::decode(ObjectKind::Attestation, repository.config.repository, &bytes).map_err(decode)?;
+    if signed.digest != digest {
+        return Err(decode(DecodeError::new("OBJ-10", format!("its bytes are those of {}", signed.digest))));
+    }
+    repository.verify_slot(&signed, &ATTESTERS).map_err(|source| region.crypto_error(name, source))?;
+    let listings = Attestation::decode(signed.envelope.payload).map_err(decode)?.listings;
+    Ok(Found { name: name.to_owned(), signer: signed.envelope.signer, listings })
+}
+
+/// Vouches for listings that were verified (`ATTEST-4`), in every reached region that doesn't say so yet. Gives
+/// how many nobody vouched for before.
+///
+/// # Errors
+/// When this slot is no owner's, or a region fails.
+pub fn publish(repository: &Repository, verified: &[Digest]) -> Result<u64, RepoError> {
+    repository.require(&ATTESTERS, "attest packs")?;
+    let mut regions = Vec::new();
+    for region in &repository.regions {
+        // What can't be read vouches for nothing, and is attested anew.
+        regions.push(read_region(repository, region, &mut Vec::new(), &mut |_| true)?);
+    }
+    let known: BTreeSet<Digest> = regions.iter().flatten().flat_map(|found| &found.listings).copied().collect();
+    let mut all: BTreeSet<Digest> = verified.iter().copied().collect();
+    let fresh = all.iter().filter(|listing| !known.contains(listing)).count() as u64;
+    all.extend(known);
+    let attested_at = repository.clock.now_ns();
+    for (region, found) in repository.regions.iter().zip(&regions) {
+        let here: HashSet<Digest> = found.iter().flat_map(|found| &found.listings).copied().collect();
+        let mut lacking: BTreeSet<Digest> = all.iter().filter(|listing| !here.contains(listing)).copied().collect();
+        let own: Vec<&Found> = found.iter().filter(|found| found.signer == repository.secrets.slot).collect();
+        let merge = !lacking.is_empty() && own.len() >= MERGED_FROM;
+        if merge {
+            lacking.extend(own.iter().flat_map(|found| &found.listings));
+        }
+        let lacking: Vec<Digest> = lacking.into_iter().collect();
+        for part in lacking.chunks(ATTESTED_LISTINGS_MAX) {
+            let attestation = Attestation { listings: part.to_vec(), attested_at };
+            let signer = repository.signer();
+            let repository = repository.config.repository;
+            let (bytes, digest) = build_signed(ObjectKind::Attestation, repository, &signer, &attestation.encode());
+            put_with_retries(&*region.store, &format!("attest/{digest}"), &bytes.into())
+                .map_err(|e| region.error(e))?;
+        }
+        for old in own.iter().filter(|_| merge) {
+            match region.store.delete(&old.name) {
+                Err(error) if error.kind != StoreErrorKind::Denied => return Err(region.error(error)),
+                // One that may not be deleted costs a read each time, no more.
+                _ => {}
+            }
+        }
+    }
+    Ok(fresh)
+}
