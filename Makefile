@@ -11,12 +11,13 @@ export CARGO CARGO_TARGET_DIR
 
 PROGRAM = $(CARGO_TARGET_DIR)/release/keepstone
 
-.PHONY: help build demo test lint fuzz compare install clean
+.PHONY: help build demo test lint model fuzz compare install clean
 
 help:
 	@echo 'make demo [DIR=directory]     back a directory up into two regions, change it, restore it, check it'
 	@echo 'make test                     every test'
 	@echo 'make lint                     formatting, lints, structure'
+	@echo 'make model                    explore the commit and collection protocol within larger bounds than `make test`'
 	@echo 'make fuzz [FUZZ_SECONDS=30]   fuzz every decoder, so many seconds each'
 	@echo 'make compare A=tree B=tree     time this program and others on two versions of a tree [ROUNDS=3]'
 	@echo 'make build                    the program: $(PROGRAM)'
@@ -41,6 +42,11 @@ lint:
 	$(CARGO) clippy --release --locked --all-targets -- -D warnings
 	$(CARGO) clippy --release --locked --lib --no-default-features -- -D warnings
 	$(CARGO) test --release --locked --test tidy
+
+# The tests one after another, on two threads each. format-spec/model.md has the numbers.
+model:
+	@tests/setup.sh build
+	KEEPSTONE_MODEL=large $(CARGO) test --release --locked --test model -- --nocapture --test-threads=1
 
 fuzz:
 	@tests/setup.sh build

@@ -7,6 +7,7 @@ use keepstone::format::accepted::Accepted;
 use keepstone::format::attestation::Attestation;
 use keepstone::format::audit::{Action, AuditEntry};
 use keepstone::format::config::{Config, Region, Suite};
+use keepstone::format::designation::Designation;
 use keepstone::format::envelope::{self, Envelope, ObjectKind, Sealing};
 use keepstone::format::gc::{Condemn, Fence, Final};
 use keepstone::format::ids::{
@@ -66,6 +67,7 @@ pub const BODIES: &[Body] = &[
     Body { name: "verdict", run: verdict, seeds: verdict_seeds },
     Body { name: "tags", run: tags, seeds: tags_seeds },
     Body { name: "audit_entry", run: audit_entry, seeds: audit_entry_seeds },
+    Body { name: "designation", run: designation, seeds: designation_seeds },
     Body { name: "gc_condemn", run: condemn, seeds: condemn_seeds },
     Body { name: "gc_fence", run: fence, seeds: fence_seeds },
     Body { name: "gc_final", run: gc_final, seeds: gc_final_seeds },
@@ -126,6 +128,7 @@ canonical!(commit, Commit);
 canonical!(verdict, Verdict);
 canonical!(tags, Tags);
 canonical!(audit_entry, AuditEntry);
+canonical!(designation, Designation);
 canonical!(condemn, Condemn);
 canonical!(fence, Fence);
 canonical!(gc_final, Final);
@@ -543,8 +546,19 @@ fn audit_entry_seeds() -> Vec<Vec<u8>> {
     vec![first.encode(), later.encode()]
 }
 
+fn designation_seeds() -> Vec<Vec<u8>> {
+    let host = "mason".to_owned();
+    vec![Designation { number: 1, region: REGION, slot: SlotId([4; 16]), host, decided_at: NOW }.encode()]
+}
+
 fn condemn_seeds() -> Vec<Vec<u8>> {
-    vec![Condemn { generation: 1, region: REGION, packs: vec![PackId([1; 32]), PackId([2; 32])] }.encode()]
+    let condemn = Condemn {
+        generation: 1,
+        region: REGION,
+        packs: vec![PackId([1; 32]), PackId([2; 32])],
+        forgotten: vec![(SnapshotId([3; 32]), NOW)],
+    };
+    vec![condemn.encode(), Condemn { forgotten: Vec::new(), ..condemn }.encode()]
 }
 
 fn fence_seeds() -> Vec<Vec<u8>> {

@@ -5,11 +5,17 @@
 
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 /// Wall-clock time.
 pub trait Clock: Send + Sync {
     /// Nanoseconds since the Unix epoch; negative before 1970.
     fn now_ns(&self) -> i64;
+
+    /// Returns once so much time has passed on this clock.
+    fn sleep(&self, duration: Duration) {
+        std::thread::sleep(duration);
+    }
 }
 
 /// A source of cryptographically strong random bytes.
@@ -71,6 +77,10 @@ impl Clock for StepClock {
     fn now_ns(&self) -> i64 {
         let seconds = self.0.fetch_add(1, Ordering::Relaxed);
         i64::try_from(seconds).unwrap_or(i64::MAX / 1_000_000_000) * 1_000_000_000
+    }
+
+    fn sleep(&self, duration: Duration) {
+        self.0.fetch_add(duration.as_secs(), Ordering::Relaxed);
     }
 }
 

@@ -19,7 +19,7 @@
 //! | layer | rooms | what they are |
 //! | --- | --- | --- |
 //! | 5 | [`cli`] | one file a command; configuration, prompts, text and JSON: the only part that prints |
-//! | 4 | [`backup`], [`replicate`], [`restore`], [`check`], [`diff`], [`find`], [`stats`] | one operation each; none knows of another |
+//! | 4 | [`backup`], [`replicate`], [`restore`], [`check`], [`diff`], [`find`], [`stats`], [`gc`] | one operation each; none knows of another |
 //! | 3 | [`pack`] → [`index`] → [`ship`] → [`repo`] | what operations share; each may use those before it |
 //! | 2 | [`store`], [`source`] | the outside: where bytes are kept, where they come from |
 //! | 1 | [`format`](mod@format) → [`crypto`], [`compress`]; [`chunker`] | what stored bytes mean: encode, decode, seal, cut; no input or output |
@@ -48,6 +48,7 @@ pub mod diff;
 pub mod env;
 pub mod find;
 pub mod format;
+pub mod gc;
 pub mod index;
 pub mod limits;
 pub mod pack;

@@ -101,11 +101,12 @@ pub fn replicate(
         }
     }
     copy_decisions(repository, &mut done, monitor)?;
-    // What a region's server doesn't take is no lack of it.
-    let taken = |at: usize, info: &SnapshotInfo| {
-        repository.regions[at].store.only_dataset().is_none_or(|only| only == info.snapshot.dataset)
+    let lacks = |at: usize| {
+        // What a region's server doesn't take is no lack of it.
+        let only = repository.regions[at].store.only_dataset();
+        let taken = move |info: &&SnapshotInfo| only.as_ref().is_none_or(|only| *only == info.snapshot.dataset);
+        counted.iter().filter(move |info| !info.regions.contains(&at)).filter(taken)
     };
-    let lacks = |at: usize| counted.iter().filter(move |info| !info.regions.contains(&at) && taken(at, info));
     if (0..repository.regions.len()).all(|at| lacks(at).next().is_none()) {
         return Ok(done);
     }

@@ -7,7 +7,7 @@ use super::drive::{Block, Item};
 use super::engine::DedupTrust;
 use super::file::Worker;
 use super::produce::{Remembered, produce};
-use super::usable::{Trusted, UsablePacks};
+use super::usable::{Trust, UsablePacks};
 use super::watch::{OnLoss, Watch, overtaken};
 use super::{BackupError, BackupSummary, check_dataset};
 use crate::compress::Compression;
@@ -126,8 +126,8 @@ impl<'a> Run<'a> {
     /// need not be stored for it.
     fn usable(&self) -> UsablePacks<'_> {
         let regions = self.shipper.alive().into_iter().map(|at| self.repository.regions[at].info.region).collect();
-        let trusted = Trusted::by(self.repository, self.options.trust);
-        UsablePacks::new(self.index, regions, self.session().missing(), trusted)
+        let trust = Trust::of(self.repository, self.options.trust);
+        UsablePacks::new(self.index, regions, self.session().missing(), trust)
     }
 
     fn watch<'w>(&'w self, usable: &'w UsablePacks<'w>, base: Option<&'w SnapshotInfo>, on_loss: OnLoss) -> Watch<'w> {

@@ -24,46 +24,51 @@ const MISSING: u8 = 4;
 /// Some chunk of the run is known by it alone.
 const RELIED: u8 = 8;
 
-/// Decides, and remembers, whether a pack may be relied on; shared by all workers.
-pub struct UsablePacks<'a> {
-    index: &'a dyn Index,
-    regions: Vec<RegionId>,
-    trusted: Trusted,
-    known: RwLock<Known>,
-}
-
-/// Whose listings a run believes.
-pub struct Trusted {
+/// Whose listings of packs a backup believes.
+pub struct Trust {
     own: SlotId,
-    trust: DedupTrust,
+    everybody: bool,
+    /// Listings that an owner verified.
     attested: HashSet<Digest>,
     revoked: HashSet<SlotId>,
 }
 
-impl Trusted {
-    /// The slot's own packs, what an owner verified, and as `trust` says.
-    pub fn by(repository: &Repository, trust: DedupTrust) -> Self {
+impl Trust {
+    /// As `wanted`, by what the repository's owners attested and revoked.
+    pub fn of(repository: &Repository, wanted: DedupTrust) -> Self {
         // One that is damaged vouches for nothing: chunks are stored once more, and nothing is lost.
         let (attested, issues) = attest::read(repository);
         issues.iter().for_each(|issue| tracing::warn!(detail = issue.detail, "an attestation is not used"));
         let revoked = repository.roster.slots.iter().filter(|slot| slot.state == SlotState::Revoked);
-        let revoked = revoked.map(|slot| slot.slot).collect();
-        Trusted { own: repository.secrets.slot, trust, attested, revoked }
+        Trust {
+            own: repository.secrets.slot,
+            everybody: wanted == DedupTrust::All,
+            attested,
+            revoked: revoked.map(|slot| slot.slot).collect(),
+        }
     }
 
     /// A pack that is listed as this slot lists it, or as an owner verified it; or anybody's, where all are
     /// trusted, but those whose key was revoked.
-    fn trusts(&self, pack: &PackEntry) -> bool {
+    fn holds(&self, pack: &PackEntry) -> bool {
         pack.origin == self.own
             || self.attested.contains(&pack.listing)
-            || (self.trust == DedupTrust::All && !self.revoked.contains(&pack.origin))
+            || (self.everybody && !self.revoked.contains(&pack.origin))
     }
+}
+
+/// Decides, and remembers, whether a pack may be relied on; shared by all workers.
+pub struct UsablePacks<'a> {
+    index: &'a dyn Index,
+    regions: Vec<RegionId>,
+    trust: Trust,
+    known: RwLock<Known>,
 }
 
 #[derive(Default)]
 struct Known {
     missing: HashSet<PackId>,
-    /// By the pack's ordinal in the index; a pack of which segments state different things has several.
+    /// By the pack's ordinal in the index.
     flags: Vec<AtomicU8>,
     /// Packs of this run that no segment lists yet: the index doesn't know them.
     shipping: HashSet<PackId>,
@@ -88,8 +93,8 @@ impl Known {
 
 impl<'a> UsablePacks<'a> {
     /// For a run over `regions`; packs in `missing` are condemned or deleted somewhere.
-    pub fn new(index: &'a dyn Index, regions: Vec<RegionId>, missing: HashSet<PackId>, trusted: Trusted) -> Self {
-        UsablePacks { index, regions, trusted, known: RwLock::new(Known { missing, ..Known::default() }) }
+    pub fn new(index: &'a dyn Index, regions: Vec<RegionId>, missing: HashSet<PackId>, trust: Trust) -> Self {
+        UsablePacks { index, regions, trust, known: RwLock::new(Known { missing, ..Known::default() }) }
     }
 
     fn read(&self) -> RwLockReadGuard<'_, Known> {
@@ -119,7 +124,7 @@ impl<'a> UsablePacks<'a> {
                 }
             }
             let pack = self.index.pack(ordinal)?;
-            let trusted = self.trusted.trusts(&pack) && self.regions.iter().all(|region| pack.regions.contains(region));
+            let trusted = self.trust.holds(&pack) && self.regions.iter().all(|region| pack.regions.contains(region));
             let mut known = self.write();
             let missing = known.missing.contains(&pack.id);
             let found = DECIDED | if trusted { TRUSTED } else { 0 } | if missing { MISSING } else { 0 };
@@ -142,11 +147,11 @@ impl<'a> UsablePacks<'a> {
             let mut known = self.write();
             known.listings += 1;
             let missing = if known.missing.contains(pack) { MISSING } else { 0 };
+            for ordinal in &ordinals {
+                known.change(*ordinal, |flags| flags | RELIED | missing);
+            }
             if !ordinals.is_empty() {
                 known.shipping.remove(pack);
-            }
-            for ordinal in ordinals {
-                known.change(ordinal, |flags| flags | RELIED | missing);
             }
         }
         Ok(())
@@ -156,6 +161,7 @@ impl<'a> UsablePacks<'a> {
 impl Reliance for UsablePacks<'_> {
     fn withdraw(&self, missing: &HashSet<PackId>) -> Result<BTreeSet<PackId>, IndexError> {
         // The index is asked outside the lock, again for whatever it may have taken in meanwhile.
+        // One pack may be listed in several ways, each under an ordinal of its own.
         let mut ordinals: HashMap<PackId, Vec<u32>> = HashMap::new();
         let mut known = loop {
             let (listings, went) = {
@@ -163,7 +169,12 @@ impl Reliance for UsablePacks<'_> {
                 (known.listings, known.missing.difference(missing).copied().collect::<Vec<_>>())
             };
             for pack in missing.iter().chain(&went) {
-                ordinals.insert(*pack, self.index.ordinals(pack)?);
+                if !ordinals.contains_key(pack) {
+                    let found = self.index.ordinals(pack)?;
+                    if !found.is_empty() {
+                        ordinals.insert(*pack, found);
+                    }
+                }
             }
             let known = self.write();
             if known.listings == listings {
@@ -177,9 +188,11 @@ impl Reliance for UsablePacks<'_> {
         }
         let mut relied = BTreeSet::new();
         for pack in missing {
-            let ordinals = ordinals.get(pack).map_or(&[][..], Vec::as_slice);
-            ordinals.iter().for_each(|ordinal| known.change(*ordinal, |flags| flags | MISSING));
-            if known.shipping.contains(pack) || ordinals.iter().any(|at| known.flags(*at) & RELIED != 0) {
+            let listed = ordinals.get(pack).map_or(&[][..], Vec::as_slice);
+            for ordinal in listed {
+                known.change(*ordinal, |flags| flags | MISSING);
+            }
+            if known.shipping.contains(pack) || listed.iter().any(|at| known.flags(*at) & RELIED != 0) {
                 relied.insert(*pack);
             }
         }
@@ -219,8 +232,8 @@ mod tests {
     }
 
     fn usable(index: &MemoryIndex) -> UsablePacks<'_> {
-        let trusted = Trusted { own: SLOT, trust: DedupTrust::Own, attested: HashSet::new(), revoked: HashSet::new() };
-        UsablePacks::new(index, vec![REGION], HashSet::new(), trusted)
+        let trust = Trust { own: SLOT, everybody: false, attested: HashSet::new(), revoked: HashSet::new() };
+        UsablePacks::new(index, vec![REGION], HashSet::new(), trust)
     }
 
     fn packs(numbers: &[u8]) -> HashSet<PackId> {

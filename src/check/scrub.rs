@@ -123,6 +123,7 @@ fn parse_known(name: &str) -> Option<Named> {
                 false => number_from_name(rest).and_then(|_| object(ObjectKind::Audit)),
             }
         }
+        "collector" => Some(Named::Object(ObjectKind::Designation, Some(numbered(rest)?))),
         "gc" => {
             let (number, part) = pair?;
             number_from_name(number)?;
@@ -337,6 +338,7 @@ mod tests {
             (format!("sessions/{}/end", hex(16)), ObjectKind::SessionEnd, false),
             (format!("tags/{}/{}-{}", hex(32), hex(8), hex(32)), ObjectKind::Tags, true),
             (format!("gc/{}/final", hex(8)), ObjectKind::Final, false),
+            (format!("collector/{}-{}", hex(8), hex(32)), ObjectKind::Designation, true),
             (format!("audit/{}/{}", hex(16), hex(8)), ObjectKind::Audit, false),
             (format!("audit/{}/{}-{}", hex(16), hex(8), hex(32)), ObjectKind::Audit, true),
         ];

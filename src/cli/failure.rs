@@ -62,12 +62,13 @@ impl From<RepoError> for CliError {
             RepoError::Key(source) => source.into(),
             RepoError::Store { source, region } => CliError::from(source).in_region(&region),
             RepoError::Index(source) => source.into(),
+            RepoError::NotDesignated { .. } => CliError::new(Class::Access, text)
+                .hint("collect there, or have an owner run `keepstone gc --designate` on the host that shall"),
             RepoError::Fenced { .. } => CliError::new(Class::Failed, text).hint("run the backup again"),
             RepoError::Ambiguous { .. } => CliError::usage(text).hint("`keepstone snapshots` shows the ids"),
             RepoError::Verdict(_) => CliError::usage(text).hint("nothing was changed"),
             RepoError::Held { id, .. } => CliError::usage(text)
                 .hint(format!("nothing was changed; `keepstone release {}` ends the hold", &id.to_string()[..12])),
-            RepoError::Role { .. } => CliError::new(Class::Access, text).hint("nothing was changed"),
             RepoError::Audit(_) => CliError::new(Class::Failed, text).hint("nothing was changed"),
             RepoError::NotPermitted { .. } => CliError::new(Class::Access, text).hint(ROLE),
             RepoError::Keys(_) => CliError::usage(text).hint("`keepstone key list` shows the slots"),

@@ -9,8 +9,9 @@ use super::workspace::Workspace;
 use crate::format::ids::SnapshotId;
 use crate::format::verdict::Ruling;
 use crate::policy::{Candidate, Group, GroupKey, Keep, Log, Policy, Reason, broken_floors, plan, window};
+use crate::repo::open::DECIDERS;
 use crate::repo::snapshots::{self, Listing, SnapshotInfo};
-use crate::repo::verdicts::{Decree, may_decide, put};
+use crate::repo::verdicts::{Decree, put};
 use crate::repo::{RepoError, retention};
 use crate::report::Monitor;
 use serde_json::{Value, json};
@@ -25,7 +26,7 @@ use std::io::{IsTerminal, Write};
 pub fn run(args: &ForgetArgs, global: &Global) -> Result<Class, CliError> {
     let workspace = Workspace::open(global)?;
     if !args.dry_run {
-        may_decide(&workspace.repository, "forget snapshots")?;
+        workspace.repository.require(&DECIDERS, "forget snapshots")?;
     }
     let rules = rules(args, &workspace)?;
     let Listing { mut snapshots, issues } = snapshots::list_all(&workspace.repository)?;

@@ -18,6 +18,7 @@ pub mod exit;
 mod failure;
 mod find;
 mod forget;
+mod gc;
 mod init;
 mod key;
 mod ls;
@@ -87,6 +88,7 @@ fn dispatch(cli: Cli) -> Result<Class, CliError> {
         Command::Restore(args) => restore::run(&args, &cli.global),
         Command::Check(args) => check::run(&args, &cli.global),
         Command::Scrub(args) => scrub::run(&args, &cli.global),
+        Command::Gc(args) => gc::run(&args, &cli.global),
         Command::Serve(args) => serve::run(&args, &cli.global),
         Command::Key(command) => key::run(&command, &cli.global),
         Command::Stats => stats::run(&cli.global),

@@ -11,6 +11,7 @@ use jiff::{Span, Timestamp, Zoned};
 
 use crate::env::{Clock, SystemClock};
 use crate::format::ids::Digest;
+use crate::gc::MaxUnused;
 use crate::limits;
 use crate::policy::GroupBy;
 use crate::policy::calendar::later;
@@ -63,6 +64,23 @@ pub fn size(text: &str) -> Result<u64, ParseError> {
     match scaled.map(|n| n / scale).map(u64::try_from) {
         Some(Ok(bytes)) => Ok(bytes),
         _ => refuse("this size is too large", "write less than 16 EiB"),
+    }
+}
+
+/// What a collection tolerates: a share in percent with at most two decimals, or a size.
+///
+/// # Errors
+/// When it is neither, or more than 100 %.
+pub fn max_unused(text: &str) -> Result<MaxUnused, ParseError> {
+    let Some(share) = text.trim().strip_suffix('%') else { return size(text).map(MaxUnused::Bytes) };
+    let (whole, fraction) = share.trim().split_once('.').unwrap_or((share.trim(), ""));
+    let digits = |text: &str| text.bytes().all(|byte| byte.is_ascii_digit());
+    let hundredths = format!("{whole}{fraction:0<2}").parse::<u32>().ok();
+    match hundredths {
+        Some(share @ 0..=10_000) if !whole.is_empty() && fraction.len() <= 2 && digits(whole) && digits(fraction) => {
+            Ok(MaxUnused::Permyriad(share))
+        }
+        _ => refuse("this is not a share", "write a percentage from 0% to 100%, or a size as in 10GiB"),
     }
 }
 

@@ -9,8 +9,9 @@ use super::workspace::{Workspace, filtered, selector};
 use crate::format::ids::SnapshotId;
 use crate::format::verdict::Ruling;
 use crate::policy::window;
+use crate::repo::open::DECIDERS;
 use crate::repo::snapshots::{self, Listing, Selector, SnapshotInfo};
-use crate::repo::verdicts::{Decree, Unforgotten, may_decide, put, stored, unforgotten};
+use crate::repo::verdicts::{Decree, Unforgotten, put, stored, unforgotten};
 use crate::report::Monitor;
 use serde_json::json;
 use std::collections::BTreeSet;
@@ -34,7 +35,7 @@ fn all(workspace: &Workspace) -> Result<(Vec<SnapshotInfo>, Class), CliError> {
 pub fn unforget(args: &UnforgetArgs, global: &Global) -> Result<Class, CliError> {
     let workspace = Workspace::open(global)?;
     let repository = &workspace.repository;
-    may_decide(repository, "unforget snapshots")?;
+    repository.require(&DECIDERS, "unforget snapshots")?;
     let (snapshots, read_class) = all(&workspace)?;
     let (forgotten, counted): (Vec<_>, Vec<_>) = snapshots.into_iter().partition(SnapshotInfo::is_forgotten);
     let wanted = Selector::Prefix(args.id.as_str().to_owned());
@@ -131,7 +132,8 @@ pub fn release(args: &ReleaseArgs, global: &Global) -> Result<Class, CliError> {
 fn decide(references: &[SnapshotRef], decree: Decree, global: &Global) -> Result<Class, CliError> {
     let workspace = Workspace::open(global)?;
     let repository = &workspace.repository;
-    may_decide(repository, if decree.ruling == Ruling::Hold { "hold snapshots" } else { "release snapshots" })?;
+    repository
+        .require(&DECIDERS, if decree.ruling == Ruling::Hold { "hold snapshots" } else { "release snapshots" })?;
     let (snapshots, read_class) = all(&workspace)?;
     let (forgotten, counted): (Vec<_>, Vec<_>) = snapshots.into_iter().partition(SnapshotInfo::is_forgotten);
     let counted = filtered(counted, &Filter::default());

@@ -44,10 +44,11 @@ pub enum ObjectKind {
     Audit = 16,
     Accepted = 17,
     Attestation = 18,
+    Designation = 19,
 }
 
 impl ObjectKind {
-    const ALL: [ObjectKind; 18] = [
+    const ALL: [ObjectKind; 19] = [
         ObjectKind::Config,
         ObjectKind::Region,
         ObjectKind::Roster,
@@ -66,6 +67,7 @@ impl ObjectKind {
         ObjectKind::Audit,
         ObjectKind::Accepted,
         ObjectKind::Attestation,
+        ObjectKind::Designation,
     ];
 
     /// The kind for a stored code.
@@ -94,6 +96,7 @@ impl ObjectKind {
             ObjectKind::Audit => "audit entry",
             ObjectKind::Accepted => "accepted list",
             ObjectKind::Attestation => "attestation",
+            ObjectKind::Designation => "designation",
         }
     }
 }

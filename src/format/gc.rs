@@ -1,6 +1,6 @@
 //! `gc/<n>/condemn`, `fence` and `final`: a region's collection log. Page: `format-spec/gc.md`.
 //!
-//! Writers read the log before they rely on a pack; collection itself is not part of this module.
+//! Writers read the log before they rely on a pack; collection itself is the room `gc`.
 
 use super::ids::{PackId, RegionId, SessionId, SnapshotId};
 use super::session::ascending;
@@ -18,6 +18,9 @@ pub struct Condemn {
     pub region: RegionId,
     /// The packs, ascending.
     pub packs: Vec<PackId>,
+    /// Snapshots that were forgotten at this moment, ascending, each with the time at which a collector first
+    /// saw it so, by its own clock: a later generation may collect them.
+    pub forgotten: Vec<(SnapshotId, i64)>,
 }
 
 /// Who is too late to object, and what is past its window.
@@ -63,8 +66,15 @@ impl Condemn {
     /// Canonical CBOR.
     pub fn encode(&self) -> Vec<u8> {
         let mut cbor = CborWriter::new();
-        cbor.map(3).uint(1).uint(self.generation).uint(2).bytes(&self.region.0).uint(3);
+        cbor.map(if self.forgotten.is_empty() { 3 } else { 4 });
+        cbor.uint(1).uint(self.generation).uint(2).bytes(&self.region.0).uint(3);
         put_ids(&mut cbor, self.packs.iter().map(|id| &id.0[..]));
+        if !self.forgotten.is_empty() {
+            cbor.uint(4).array(self.forgotten.len());
+            for (snapshot, seen_at) in &self.forgotten {
+                cbor.array(2).bytes(&snapshot.0).int(*seen_at);
+            }
+        }
         cbor.finish()
     }
 
@@ -79,8 +89,19 @@ impl Condemn {
         let region = RegionId(cbor.fixed()?);
         cbor.field(&mut fields, 3)?;
         let packs = ascending(&mut cbor, ENTRIES_MAX, "GC-1", PackId)?;
+        let mut forgotten: Vec<(SnapshotId, i64)> = Vec::new();
+        if cbor.optional(&mut fields, 4)? {
+            for _ in 0..cbor.array(ENTRIES_MAX)? {
+                cbor.tuple(2)?;
+                let snapshot = SnapshotId(cbor.fixed()?);
+                if forgotten.last().is_some_and(|(last, _)| *last >= snapshot) {
+                    return Err(DecodeError::new("GC-1", "forgotten snapshots not in ascending order"));
+                }
+                forgotten.push((snapshot, cbor.int()?));
+            }
+        }
         cbor.no_more(&fields)?;
-        let condemn = Condemn { generation, region, packs };
+        let condemn = Condemn { generation, region, packs, forgotten };
         canonical(bytes, &condemn.encode())?;
         Ok(condemn)
     }

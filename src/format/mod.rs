@@ -5,6 +5,7 @@ pub mod accepted;
 pub mod attestation;
 pub mod audit;
 pub mod config;
+pub mod designation;
 pub mod envelope;
 pub mod gc;
 pub mod ids;

@@ -7,7 +7,7 @@ use crate::crypto::keyring::Keyring;
 use crate::crypto::object::{self, Signer};
 use crate::env::Random;
 use crate::format::envelope::ObjectKind;
-use crate::format::ids::{ChunkId, SegmentId, SessionId, SlotId};
+use crate::format::ids::{ChunkId, PackId, SegmentId, SessionId, SlotId};
 use crate::format::segment::{REFERENCE_PREFIX_BYTES, Reference, Segment, SegmentChunk, SegmentFrame, SegmentPack};
 use crate::format::wire::{DecodeError, Reader};
 use crate::limits::SEGMENT_RAW_BYTES_MAX;
@@ -28,11 +28,7 @@ pub fn build(packs: Vec<FinishedPack>, session: SessionId, origin: SlotId) -> Se
     }
     let reference = |id: &ChunkId| match ordinals.get(id) {
         Some(ordinal) => Reference::Ordinal(*ordinal),
-        None => {
-            let mut prefix = [0u8; REFERENCE_PREFIX_BYTES];
-            prefix.copy_from_slice(&id.0[..REFERENCE_PREFIX_BYTES]);
-            Reference::Prefix(prefix)
-        }
+        None => prefix(id),
     };
     let packs = packs.iter().map(|pack| SegmentPack {
         pack: pack.id,
@@ -62,6 +58,62 @@ pub fn build(packs: Vec<FinishedPack>, session: SessionId, origin: SlotId) -> Se
             .collect(),
     });
     Segment { supersedes: Vec::new(), packs: packs.collect() }
+}
+
+/// One segment that replaces several: it lists those of their packs that `keeps` says, each once. What refers
+/// to a chunk of a pack that is left out keeps the first bytes of its id.
+pub fn merge(segments: &[(SegmentId, Segment)], keeps: &dyn Fn(&SegmentPack) -> bool) -> Segment {
+    let mut packs: Vec<SegmentPack> = Vec::new();
+    // The first ordinal of each pack that is kept.
+    let mut starts: HashMap<PackId, u32> = HashMap::new();
+    let mut end = 0u32;
+    // By segment and old ordinal: the new one.
+    let mut moved: Vec<Vec<Option<u32>>> = Vec::new();
+    let mut taken: Vec<(usize, usize)> = Vec::new();
+    for (at, (_, segment)) in segments.iter().enumerate() {
+        let mut ordinals = Vec::with_capacity(segment.chunk_count());
+        for (position, pack) in segment.packs.iter().enumerate() {
+            let count: usize = pack.frames.iter().map(|frame| frame.chunks.len()).sum();
+            if !keeps(pack) {
+                ordinals.resize(ordinals.len() + count, None);
+                continue;
+            }
+            let start = *starts.entry(pack.pack).or_insert_with(|| {
+                let start = end;
+                end += count as u32;
+                taken.push((at, position));
+                start
+            });
+            ordinals.extend((start..).take(count).map(Some));
+        }
+        moved.push(ordinals);
+    }
+    for (at, position) in taken {
+        let segment = &segments[at].1;
+        let ids: Vec<&ChunkId> = segment.chunks().map(|chunk| &chunk.id).collect();
+        let mut pack = segment.packs[position].clone();
+        for chunk in pack.frames.iter_mut().flat_map(|frame| &mut frame.chunks) {
+            for reference in &mut chunk.references {
+                if let Reference::Ordinal(old) = *reference {
+                    *reference = match moved[at][old as usize] {
+                        Some(new) => Reference::Ordinal(new),
+                        None => prefix(ids[old as usize]),
+                    };
+                }
+            }
+        }
+        packs.push(pack);
+    }
+    let mut supersedes: Vec<SegmentId> = segments.iter().map(|(id, _)| *id).collect();
+    supersedes.sort_unstable();
+    Segment { supersedes, packs }
+}
+
+/// A reference to a chunk of any segment.
+pub fn prefix(id: &ChunkId) -> Reference {
+    let mut prefix = [0u8; REFERENCE_PREFIX_BYTES];
+    prefix.copy_from_slice(&id.0[..REFERENCE_PREFIX_BYTES]);
+    Reference::Prefix(prefix)
 }
 
 /// Encodes, compresses, seals and signs a segment; gives its bytes and id.

@@ -3,6 +3,7 @@
 //! Data flow: chunks → [`frame::FrameBuilder`] → [`writer::PackWriter`] → [`writer::FinishedPack`].
 
 pub mod frame;
+pub mod mover;
 pub mod reader;
 pub mod reenvelope;
 pub mod sequence;
@@ -10,6 +11,7 @@ pub mod spool;
 pub mod writer;
 
 pub use frame::FrameBuilder;
+pub use mover::FrameMover;
 pub use reader::{PackReader, read_header};
 pub use sequence::{ChunkSink, SequenceWriter};
 pub use spool::SpoolSpace;

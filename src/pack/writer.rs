@@ -243,47 +243,59 @@ impl PackWriter {
             salt,
             sections,
         };
-        let header_bytes = header.encode();
+        let header_bytes = PackHeader::length(header.sections.len()) as u64;
         let joint;
-        let (spool, frames, mut end) = if let [pack] = &packs[..] {
+        let (spool, frames, end) = if let [pack] = &packs[..] {
             let mut state = locked(&pack.state);
             (&pack.spool, std::mem::take(&mut state.frames), state.end)
         } else {
             joint = self.spools.create()?;
-            let (frames, end) = join(&packs, &joint, header_bytes.len() as u64)?;
+            let (frames, end) = join(&packs, &joint, header_bytes)?;
             (&joint, frames, end)
         };
-        spool.write_at(&header_bytes, 0)?;
-
-        let kind = ObjectKind::Pack as u8;
-        let cipher = self.keyring.metadata_cipher(epoch, kind, &salt)?;
-        let context = self.keyring.metadata_context(epoch, kind);
-        let mut directory = directory(&frames).encode();
-        cipher.seal(0, &context, &mut directory);
-        spool.write_at(&directory, end)?;
-        let footer = Footer { directory_offset: end, directory_length: directory.len() as u64 };
-        end += directory.len() as u64;
-
-        let length = padme(end + (FOOTER_BYTES + TRAILER_BYTES) as u64);
-        let mut padding = vec![0u8; (length - end) as usize - FOOTER_BYTES - TRAILER_BYTES];
-        self.keyring.padding(epoch, &salt)?.fill(&mut padding);
-        spool.write_at(&padding, end)?;
-        end += padding.len() as u64;
-        let mut footer = footer.encode().to_vec();
-        cipher.seal(1, &context, &mut footer);
-        spool.write_at(&footer, end)?;
-        end += footer.len() as u64;
-
-        let id = PackId(hash(spool, end)?);
-        spool.write_at(&id.0, end)?;
-        let sections = header.sections;
-        let payload = spool.payload(length);
+        let finished = seal_around(&self.keyring, spool, header, frames, end)?;
         let sink = locked(&self.sink).clone();
         if let Some(sink) = sink {
-            sink(FinishedPack { id, payload, size: length, metadata: self.metadata, sections, frames });
+            sink(finished);
         }
         Ok(())
     }
+}
+
+/// Writes header, directory, padding, footer and digest around frames that lie in the spool between the
+/// header's length and `end`.
+pub(super) fn seal_around(
+    keyring: &Keyring,
+    spool: &Spool,
+    header: PackHeader,
+    frames: Vec<WrittenFrame>,
+    mut end: u64,
+) -> Result<FinishedPack, PackError> {
+    let (epoch, salt) = (header.epoch, header.salt);
+    spool.write_at(&header.encode(), 0)?;
+    let kind = ObjectKind::Pack as u8;
+    let cipher = keyring.metadata_cipher(epoch, kind, &salt)?;
+    let context = keyring.metadata_context(epoch, kind);
+    let mut directory = directory(&frames).encode();
+    cipher.seal(0, &context, &mut directory);
+    spool.write_at(&directory, end)?;
+    let footer = Footer { directory_offset: end, directory_length: directory.len() as u64 };
+    end += directory.len() as u64;
+
+    let length = padme(end + (FOOTER_BYTES + TRAILER_BYTES) as u64);
+    let mut padding = vec![0u8; (length - end) as usize - FOOTER_BYTES - TRAILER_BYTES];
+    keyring.padding(epoch, &salt)?.fill(&mut padding);
+    spool.write_at(&padding, end)?;
+    end += padding.len() as u64;
+    let mut footer = footer.encode().to_vec();
+    cipher.seal(1, &context, &mut footer);
+    spool.write_at(&footer, end)?;
+    end += footer.len() as u64;
+
+    let id = PackId(hash(spool, end)?);
+    spool.write_at(&id.0, end)?;
+    let payload = spool.payload(length);
+    Ok(FinishedPack { id, payload, size: length, metadata: header.metadata, sections: header.sections, frames })
 }
 
 impl OpenState {
@@ -307,7 +319,7 @@ fn chunk_count(frames: &[WrittenFrame]) -> usize {
 }
 
 /// An upper bound of a pack's length before padding, with one more frame.
-fn finished_length(end: u64, frames: &[WrittenFrame], next: Option<&Vec<PendingChunk>>) -> u64 {
+pub(super) fn finished_length(end: u64, frames: &[WrittenFrame], next: Option<&Vec<PendingChunk>>) -> u64 {
     let chunks = chunk_count(frames) + next.map_or(0, Vec::len);
     let directory = 10 + (frames.len() + 1) * 20 + chunks * 4 + TAG_BYTES;
     end + (directory + FOOTER_BYTES + TRAILER_BYTES) as u64

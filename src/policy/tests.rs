@@ -353,7 +353,8 @@ proptest! {
         let good: BTreeSet<_> = plan(&policy, &base, &logs, NOW)
             .into_iter()
             .flat_map(|group| group.decisions)
-            .filter(|decision| decision.standing.is_good() && decision.stays())
+            // One that stays for what it proves alone may be relieved by another that proves the same.
+            .filter(|decision| decision.standing.is_good() && decision.reasons.iter().any(|why| *why != Reason::Witness))
             .map(|decision| decision.id)
             .collect();
         let convicted: BTreeSet<_> = plan(&policy, &with, &logs, NOW)
@@ -423,4 +424,21 @@ fn reasons_are_told() {
     let decisions = plan(&keep_last(1), &[aged(1, 1), aged(2, 2)], &[], NOW).remove(0).decisions;
     assert_eq!(decisions[1].reasons, BTreeSet::from([Reason::Last]));
     assert!(!decisions[0].stays() && decisions[0].reasons.is_empty());
+}
+
+/// RETAIN-1: what convicts a suspect, and what one shrank from, stays with it.
+#[test]
+fn witnesses_stay() {
+    let good = seen(aged(1, 48), Some(1));
+    let forged = seen(aged(2, 72), Some(2));
+    let newest = seen(aged(3, 1), None);
+    let logs = [log(2, &[(1, NOW - DAY), (2, NOW - HOUR)])];
+    let all = [good, forged, newest];
+    let decisions = plan(&keep_last(1), &all, &logs, NOW).remove(0).decisions;
+    let reasons: Vec<_> = decisions.iter().map(|decision| decision.reasons.iter().next().cloned()).collect();
+    assert_eq!(reasons, [Some(Reason::SetAside), Some(Reason::Witness), Some(Reason::Last)]);
+    let shrunk = Candidate { bytes: 10, ..aged(5, 20) };
+    let policy = Policy { greatest_shrink_percent: Some(50), ..keep_last(1) };
+    let all = [aged(4, 30), shrunk, aged(6, 10)];
+    assert_eq!(stays(&policy, &all, &[]), ids(&[4, 5, 6]));
 }

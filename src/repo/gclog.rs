@@ -3,12 +3,13 @@
 
 use super::RepoError;
 use super::open::{DECIDERS, RegionHandle, Repository};
-use crate::crypto::object;
+use crate::crypto::object::{self, build_signed};
 use crate::format::envelope::ObjectKind;
 use crate::format::gc::{Condemn, Fence, Final};
 use crate::format::ids::{PackId, RegionId, SessionId, SnapshotId, number_from_name, number_name};
 use crate::format::wire::DecodeError;
-use crate::store::list_sorted;
+use crate::ship::put_with_retries;
+use crate::store::{StoreErrorKind, list_sorted};
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 
 /// How often a log that seems out of order is listed before that counts as damage.
@@ -73,7 +74,10 @@ impl GcLog {
         self.open.as_ref().and_then(|open| open.fence.as_ref())
     }
 
-    fn close(&mut self, entry: Final) {
+    /// Takes the final of the open generation in.
+    pub(crate) fn close(&mut self, entry: Final) {
+        self.newest = self.newest.max(entry.generation);
+        self.open = None;
         self.dead.extend(entry.deleted);
         self.fenced.extend(entry.fenced);
         self.collected.extend(entry.collected);
@@ -89,16 +93,30 @@ pub fn entry_name(generation: u64, part: &str) -> String {
 }
 
 /// One entry of a log.
-trait Entry: Sized {
+pub trait Entry: Clone {
+    /// Its kind.
     const KIND: ObjectKind;
+    /// `condemn`, `fence` or `final`.
+    const PART: &'static str;
+    /// Its payload.
+    fn encode(&self) -> Vec<u8>;
+    /// From a payload.
+    ///
+    /// # Errors
+    /// `GC-1`; `CBOR` rules.
     fn decode(bytes: &[u8]) -> Result<Self, DecodeError>;
+    /// Its generation and region.
     fn place(&self) -> (u64, RegionId);
 }
 
 macro_rules! entry {
-    ($type:ident) => {
+    ($type:ident, $part:literal) => {
         impl Entry for $type {
             const KIND: ObjectKind = ObjectKind::$type;
+            const PART: &'static str = $part;
+            fn encode(&self) -> Vec<u8> {
+                $type::encode(self)
+            }
             fn decode(bytes: &[u8]) -> Result<Self, DecodeError> {
                 $type::decode(bytes)
             }
@@ -108,17 +126,16 @@ macro_rules! entry {
         }
     };
 }
-entry!(Condemn);
-entry!(Fence);
-entry!(Final);
+entry!(Condemn, "condemn");
+entry!(Fence, "fence");
+entry!(Final, "final");
 
-fn read_entry<E: Entry>(
-    repository: &Repository,
-    region: &RegionHandle,
-    number: u64,
-    part: &str,
-) -> Result<E, RepoError> {
-    let name = entry_name(number, part);
+/// Reads one entry.
+///
+/// # Errors
+/// When it is absent, damaged, misplaced, or no maintainer's.
+pub fn read_entry<E: Entry>(repository: &Repository, region: &RegionHandle, number: u64) -> Result<E, RepoError> {
+    let name = entry_name(number, E::PART);
     let bytes = region.get(&name)?;
     let broken = |source| region.object_error(&name, source);
     let signed = object::decode(E::KIND, repository.config.repository, &bytes).map_err(broken)?;
@@ -127,6 +144,27 @@ fn read_entry<E: Entry>(
     match entry.place() == (number, region.info.region) {
         true => Ok(entry),
         false => Err(broken(DecodeError::new("GC-2", "it speaks for another region or generation"))),
+    }
+}
+
+/// Puts an entry only if its name is free, and gives what stands there: `entry`, or that of who came first
+/// (`GC-5`). Where the store can't refuse a second put, what is read back counts.
+///
+/// # Errors
+/// When it can't be put, or what is there can't be read.
+pub fn publish<E: Entry>(repository: &Repository, region: &RegionHandle, entry: &E) -> Result<E, RepoError> {
+    let number = entry.place().0;
+    let signer = repository.signer();
+    let (bytes, _) = build_signed(E::KIND, repository.config.repository, &signer, &entry.encode());
+    match put_with_retries(&*region.store, &entry_name(number, E::PART), &bytes.into()) {
+        Ok(()) if region.info.put_if_absent => Ok(entry.clone()),
+        Ok(()) => read_entry(repository, region, number),
+        Err(error) if error.kind == StoreErrorKind::AlreadyExists => read_entry(repository, region, number),
+        // An answer that was lost says nothing of the put: what is there now does.
+        Err(error) => match read_entry(repository, region, number) {
+            Err(RepoError::Missing { .. } | RepoError::Store { .. }) => Err(region.error(error)),
+            found => found,
+        },
     }
 }
 
@@ -206,18 +244,18 @@ pub fn update(repository: &Repository, region: &RegionHandle, log: &mut GcLog) -
         next.newest = number;
         let known = next.open.take().filter(|open| open.number == number);
         if parts.contains("final") {
-            next.close(read_entry(repository, region, number, "final")?);
+            next.close(read_entry(repository, region, number)?);
             continue;
         }
         let (condemned, fence) = match known {
             Some(open) => (open.condemned, open.fence),
             None => {
-                let condemn: Condemn = read_entry(repository, region, number, "condemn")?;
+                let condemn: Condemn = read_entry(repository, region, number)?;
                 (condemn.packs.into_iter().collect(), None)
             }
         };
         let fence = match (fence, parts.contains("fence")) {
-            (None, true) => Some(read_entry(repository, region, number, "fence")?),
+            (None, true) => Some(read_entry(repository, region, number)?),
             (fence, _) => fence,
         };
         next.open = Some(OpenGeneration { number, condemned, fence });

@@ -7,6 +7,7 @@ pub mod accepted;
 pub mod attest;
 pub mod audit;
 pub mod content;
+pub mod designation;
 pub mod fetch;
 pub mod gclog;
 pub mod init;
@@ -15,6 +16,7 @@ pub mod open;
 pub mod pairs;
 pub mod retention;
 pub mod session;
+pub mod sessions;
 pub mod snapshots;
 pub mod sync;
 pub mod verdicts;
@@ -165,6 +167,14 @@ pub enum RepoError {
         /// The region's name.
         region: String,
     },
+    /// Somebody else collects here.
+    #[error("region '{region}': its store can't refuse a second put of one name, so one host collects there, {why}")]
+    NotDesignated {
+        /// The region's name.
+        region: String,
+        /// Who does.
+        why: String,
+    },
     /// No snapshot fits.
     #[error("no snapshot {wanted}")]
     NoSnapshot {
@@ -191,14 +201,6 @@ pub enum RepoError {
         until: Option<String>,
         /// Why it is held.
         reason: String,
-    },
-    /// A role that may not do this.
-    #[error("a {role} slot may not {action}; use an owner's or maintainer's key")]
-    Role {
-        /// The role.
-        role: &'static str,
-        /// What it may not do.
-        action: &'static str,
     },
     /// Something can't be recorded in the audit chain, and so isn't done.
     #[error("the audit chain can't be written: {0}")]

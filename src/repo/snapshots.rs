@@ -35,10 +35,10 @@ pub struct SnapshotInfo {
     pub tags: Vec<String>,
     /// Indices into the repository's regions where it counts.
     pub regions: Vec<usize>,
-    /// The commits by which it counts: region, as above, and session.
-    pub commits: Vec<(usize, SessionId)>,
     /// The verdict that decides over it.
     pub verdict: Option<Effective>,
+    /// The commits by which it counts: region, as above, and session.
+    pub commits: Vec<(usize, SessionId)>,
 }
 
 /// All snapshots that count, oldest first, and what could not be read.
@@ -185,7 +185,7 @@ pub fn list_all(repository: &Repository) -> Result<Listing, RepoError> {
                 None => snapshot.tags.clone(),
             };
             let verdict = decisions.get(&id).and_then(Decision::effective);
-            snapshots.push(SnapshotInfo { id, snapshot, slot, tags, regions, commits, verdict });
+            snapshots.push(SnapshotInfo { id, snapshot, slot, tags, regions, verdict, commits });
         }
     }
     snapshots.sort_by_key(|info| (info.snapshot.started_at, info.id));
@@ -226,8 +226,7 @@ impl SnapshotInfo {
 /// When a region can't be listed or read.
 pub fn is_forgotten(repository: &Repository, id: SnapshotId) -> Result<bool, RepoError> {
     let decisions = read_decisions(repository, &format!("{id}/"), &mut Vec::new())?;
-    let effective = decisions.get(&id).and_then(Decision::effective);
-    Ok(effective.is_some_and(|verdict| verdict.ruling == Ruling::Forget))
+    Ok(decisions.get(&id).and_then(Decision::effective).is_some_and(|verdict| verdict.ruling == Ruling::Forget))
 }
 
 /// Verdicts and tags whose names go on so; they merge over all regions, as growing sets.
@@ -324,13 +323,18 @@ pub fn read_decision(
     failure.map_or(Ok(None), Err)
 }
 
-pub(super) fn parse_numbered(name: &str, prefix: &str) -> Option<(SnapshotId, u64, Digest)> {
+/// The snapshot, number and digest in the name of a verdict or of tags.
+pub(crate) fn parse_numbered(name: &str, prefix: &str) -> Option<(SnapshotId, u64, Digest)> {
     let (id, rest) = name.strip_prefix(prefix)?.split_once('/')?;
     let (number, digest) = rest.split_once('-')?;
     Some((SnapshotId::from_hex(id)?, number_from_name(number)?, Digest::from_hex(digest)?))
 }
 
-pub(super) fn read_numbered(
+/// The payload of a verdict or of tags.
+///
+/// # Errors
+/// When it is absent, damaged, misnamed, or not signed by who may decide.
+pub(crate) fn read_numbered(
     repository: &Repository,
     region: &RegionHandle,
     name: &str,

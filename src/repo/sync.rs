@@ -24,6 +24,19 @@ pub fn list_segments(region: &RegionHandle) -> Result<HashSet<SegmentId>, RepoEr
     Ok(listed.iter().filter_map(|object| SegmentId::from_hex(object.name.strip_prefix("index/")?)).collect())
 }
 
+/// A segment as it is stored.
+///
+/// # Errors
+/// [`RepoError::Missing`] when it is absent, [`RepoError::Store`] otherwise.
+pub fn read_segment_bytes(region: &RegionHandle, id: SegmentId) -> Result<Vec<u8>, RepoError> {
+    let name = segment_name(&id);
+    region.store.get(&name, SEGMENT_BYTES_MAX as u64).map_err(|error| match error.kind {
+        StoreErrorKind::NotFound => RepoError::Missing { region: region.name.clone(), name: name.clone() },
+        StoreErrorKind::Range => region.object_error(&name, DecodeError::new("LIMIT-1", error.detail)),
+        _ => region.error(error),
+    })
+}
+
 /// Reads and verifies one segment from a region.
 ///
 /// # Errors
@@ -33,27 +46,24 @@ pub fn read_segment(
     region: &RegionHandle,
     id: SegmentId,
 ) -> Result<segment::OpenedSegment, RepoError> {
-    let name = segment_name(&id);
-    let bytes = region.store.get(&name, SEGMENT_BYTES_MAX as u64).map_err(|error| match error.kind {
-        StoreErrorKind::NotFound => RepoError::Missing { region: region.name.clone(), name: name.clone() },
-        StoreErrorKind::Range => region.object_error(&name, DecodeError::new("LIMIT-1", error.detail)),
-        _ => region.error(error),
-    })?;
+    let bytes = read_segment_bytes(region, id)?;
     let verify = |signed: &crate::format::envelope::SignedObject<'_>| repository.verify_slot(signed, &WRITERS);
     let opened = segment::open(id, &bytes, &repository.keyring, &verify)?;
-    let signer = opened.signer;
-    let refuse = |detail| Err(RepoError::Index(IndexError::Segment { segment: id, detail }));
-    if repository.roster.slot(signer).is_some_and(|slot| slot.role == Role::Writer) {
-        // Both are reserved: else a writer could make its claims look like an owner's, or have what others
-        // list ignored.
-        if opened.segment.packs.iter().any(|pack| pack.origin != signer) {
-            return refuse(format!("SEG-9: writer {signer} states another slot as origin"));
-        }
-        if !opened.segment.supersedes.is_empty() {
-            return refuse(format!("SEG-11: writer {signer} supersedes segments"));
-        }
+    if let Some(detail) = overstated(repository, &opened) {
+        return Err(RepoError::Index(IndexError::Segment { segment: id, detail }));
     }
     Ok(opened)
+}
+
+/// What a writer states in a segment though only owners and maintainers may: else it could make its claims
+/// look like an owner's, or have what others list ignored.
+pub fn overstated(repository: &Repository, opened: &segment::OpenedSegment) -> Option<String> {
+    let signer = opened.signer;
+    repository.roster.slot(signer).filter(|slot| slot.role == Role::Writer)?;
+    if opened.segment.packs.iter().any(|pack| pack.origin != signer) {
+        return Some(format!("SEG-9: writer {signer} states another slot as origin"));
+    }
+    (!opened.segment.supersedes.is_empty()).then(|| format!("SEG-11: writer {signer} supersedes segments"))
 }
 
 /// Takes every new segment of every reached region into the index. Damaged ones become issues: their

@@ -81,15 +81,6 @@ impl Decree {
     }
 }
 
-/// # Errors
-/// [`RepoError::Role`] for a slot that may not decide.
-pub fn may_decide(repository: &Repository, action: &'static str) -> Result<(), RepoError> {
-    match DECIDERS.contains(&repository.role()) {
-        true => Ok(()),
-        false => Err(RepoError::Role { role: repository.role().name(), action }),
-    }
-}
-
 /// Records what is about to be said in the audit chain, then says it of each snapshot, in every reached
 /// region. All are checked before anything is written.
 ///
@@ -97,7 +88,7 @@ pub fn may_decide(repository: &Repository, action: &'static str) -> Result<(), R
 /// When this slot may not decide; [`RepoError::Held`] for a forget of what is on hold; when a verdict can't
 /// be read or a region not be written, after which some may be said and others not: saying it again is safe.
 pub fn put(repository: &Repository, ids: &BTreeSet<SnapshotId>, decree: &Decree) -> Result<(), RepoError> {
-    may_decide(repository, "decide over snapshots")?;
+    repository.require(&DECIDERS, "decide over snapshots")?;
     if decree.until.is_some() && decree.ruling != Ruling::Hold {
         return Err(RepoError::Verdict("VERDICT-7: only a hold has an end".to_owned()));
     }

@@ -410,7 +410,8 @@ fn malformed_bytes_are_refused_by_name() {
     case("audit-entry", "AUDIT-3", "entry 0", AuditEntry { number: 0, ..entry.clone() }.encode());
     let long = AuditEntry { subjects: vec![vec![1; 33]], ..entry };
     case("audit-entry", "CBOR-2", "a subject of 33 bytes", long.encode());
-    let condemn = Condemn { generation: 1, region: RegionId([1; 16]), packs: vec![PackId([2; 32]), PackId([1; 32])] };
+    let packs = vec![PackId([2; 32]), PackId([1; 32])];
+    let condemn = Condemn { generation: 1, region: RegionId([1; 16]), packs, forgotten: Vec::new() };
     case("condemn", "GC-1", "packs out of order", condemn.encode());
 
     for (decoder, rule, what, bytes) in &cases {

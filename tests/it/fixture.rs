@@ -41,14 +41,26 @@ pub struct Recorder {
     pub steps: Mutex<Vec<Step>>,
     pub pack_delay_ms: AtomicU64,
     fuse: Arc<AtomicI64>,
+    visitor: Arc<Visitor>,
+}
+
+/// Somebody who does something in the middle of another's work: at the call of this number, counted down.
+#[derive(Default)]
+struct Visitor {
+    calls_left: AtomicI64,
+    visit: Mutex<Option<Box<dyn FnOnce() + Send>>>,
 }
 
 impl Recorder {
-    fn new(memory: MemoryStore, fuse: Arc<AtomicI64>) -> Self {
-        Recorder { memory, steps: Mutex::default(), pack_delay_ms: AtomicU64::new(0), fuse }
+    fn new(memory: MemoryStore, fuse: Arc<AtomicI64>, visitor: Arc<Visitor>) -> Self {
+        Recorder { memory, steps: Mutex::default(), pack_delay_ms: AtomicU64::new(0), fuse, visitor }
     }
 
     fn burn(&self, operation: &'static str, name: &str) -> Result<(), StoreError> {
+        if self.visitor.calls_left.fetch_sub(1, Ordering::SeqCst) == 1 {
+            let visit = self.visitor.visit.lock().unwrap().take();
+            visit.into_iter().for_each(|visit| visit());
+        }
         match self.fuse.fetch_sub(1, Ordering::SeqCst) {
             1.. => Ok(()),
             _ => Err(StoreError::new(StoreErrorKind::Other, operation, "recorder", name, "the process died".into())),
@@ -115,6 +127,7 @@ pub struct World {
     pub clock: Arc<StepClock>,
     pub random: Arc<dyn Random>,
     fuse: Arc<AtomicI64>,
+    visitor: Arc<Visitor>,
 }
 
 /// An age identity and its recipient.
@@ -134,12 +147,22 @@ impl World {
     }
 
     pub fn with_random(regions: usize, suite: Suite, random: Arc<dyn Random>) -> World {
+        World::over((0..regions).map(|_| MemoryStore::new()).collect(), suite, random)
+    }
+
+    /// One region in a store that overwrites what it should refuse.
+    pub fn without_put_if_absent() -> World {
+        let store = MemoryStore::new().without_put_if_absent();
+        World::over(vec![store], Suite::ChaCha20Poly1305, Arc::new(SystemRandom))
+    }
+
+    fn over(stores: Vec<MemoryStore>, suite: Suite, random: Arc<dyn Random>) -> World {
         let (identity, recipient) = identity();
-        let fuse = Arc::new(AtomicI64::new(NEVER));
-        let store = |_| Arc::new(FaultyStore::new(Recorder::new(MemoryStore::new(), Arc::clone(&fuse))));
-        let stores: Vec<_> = (0..regions).map(store).collect();
+        let (fuse, visitor) = (Arc::new(AtomicI64::new(NEVER)), Arc::new(Visitor::default()));
+        let store = |memory| Arc::new(FaultyStore::new(Recorder::new(memory, Arc::clone(&fuse), Arc::clone(&visitor))));
+        let stores: Vec<_> = stores.into_iter().map(store).collect();
         let clock = Arc::new(StepClock::starting_at(1_700_000_000));
-        let mut world = World { stores, identity, pin: [0; 32], clock, random, fuse };
+        let mut world = World { stores, identity, pin: [0; 32], clock, random, fuse, visitor };
         let options = InitOptions { suite, wrapping: Wrapping::Recipient(recipient), label: "test".into() };
         let made = init(&world.specs(&world.all()), &options, &*world.clock, &*world.random).unwrap();
         world.pin = made.fingerprint.0;
@@ -149,9 +172,19 @@ impl World {
 
     /// The same repository in stores of its own, without faults.
     pub fn fork(&self) -> World {
-        let fuse = Arc::new(AtomicI64::new(NEVER));
+        self.over_stores(|memory| memory.fork())
+    }
+
+    /// The same world seen by another process: faults, logs and deaths are its own.
+    pub fn beside(&self) -> World {
+        self.over_stores(Clone::clone)
+    }
+
+    fn over_stores(&self, memory: impl Fn(&MemoryStore) -> MemoryStore) -> World {
+        let (fuse, visitor) = (Arc::new(AtomicI64::new(NEVER)), Arc::new(Visitor::default()));
         let forked = |store: &Arc<Faulty>| {
-            Arc::new(FaultyStore::new(Recorder::new(store.inner().memory.fork(), Arc::clone(&fuse))))
+            let memory = memory(&store.inner().memory);
+            Arc::new(FaultyStore::new(Recorder::new(memory, Arc::clone(&fuse), Arc::clone(&visitor))))
         };
         let seconds = u64::try_from(self.clock.now_ns() / 1_000_000_000).unwrap();
         World {
@@ -161,7 +194,15 @@ impl World {
             clock: Arc::new(StepClock::starting_at(seconds)),
             random: Arc::clone(&self.random),
             fuse,
+            visitor,
         }
+    }
+
+    /// Has another process do something just before the `call`-th call from now, counted from 1.
+    pub fn visit_at(&self, call: u64, visit: impl FnOnce(&World) + Send + 'static) {
+        let other = self.beside();
+        *self.visitor.visit.lock().unwrap() = Some(Box::new(move || visit(&other)));
+        self.visitor.calls_left.store(i64::try_from(call).unwrap(), Ordering::SeqCst);
     }
 
     /// The process dies before its `operation`-th call from now, counted over all stores from 0.
@@ -220,6 +261,7 @@ impl World {
             clock: self.clock.clone(),
             random: Arc::clone(&self.random),
             fuse: Arc::clone(&self.fuse),
+            visitor: Arc::clone(&self.visitor),
         }
     }
 

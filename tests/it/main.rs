@@ -9,6 +9,7 @@ mod facts;
 mod faults;
 mod fixture;
 mod frozen;
+mod gc;
 mod keys;
 mod memory;
 mod program;

@@ -13,7 +13,7 @@ use keepstone::format::verdict::{Ruling, Verdict};
 use keepstone::policy::{Keep, Policy, plan};
 use keepstone::repo::audit::{Act, FindingKind, read, record};
 use keepstone::repo::snapshots::{SnapshotInfo, list, list_all};
-use keepstone::repo::verdicts::{Decree, Unforgotten, may_decide, put, unforgotten, unrecorded};
+use keepstone::repo::verdicts::{Decree, Unforgotten, put, unforgotten, unrecorded};
 use keepstone::repo::{RepoError, Repository, retention};
 use keepstone::store::{Store, list_sorted};
 use std::collections::BTreeSet;
@@ -188,10 +188,9 @@ fn a_writer_decides_nothing() {
     let (world, ids) = world(1, 1);
     let mut repository = open(&world);
     repository.roster.slots[0].role = Role::Writer;
-    assert!(matches!(may_decide(&repository, "forget"), Err(RepoError::Role { role: "writer", .. })));
     world.forget_history();
     let denied = put(&repository, &BTreeSet::from([ids[0]]), &Decree::new(Ruling::Forget, ""));
-    assert!(matches!(denied, Err(RepoError::Role { .. })));
+    assert!(matches!(denied, Err(RepoError::NotPermitted { role: Role::Writer, .. })));
     assert!(world.stores[0].written().is_empty());
 }
 
@@ -208,7 +207,7 @@ fn log(repository: &Repository, at: usize, kind: ObjectKind, part: &str, payload
 
 fn generation(repository: &Repository, at: usize) -> (Condemn, Fence, Final) {
     let region = repository.regions[at].info.region;
-    let condemn = Condemn { generation: 1, region, packs: Vec::new() };
+    let condemn = Condemn { generation: 1, region, packs: Vec::new(), forgotten: Vec::new() };
     let fence = Fence { generation: 1, region, sessions: Vec::new(), snapshots: Vec::new() };
     let (deleted, rescued, fenced, collected, seen) = Default::default();
     (condemn, fence, Final { generation: 1, region, deleted, rescued, fenced, collected, seen })

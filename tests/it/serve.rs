@@ -89,6 +89,7 @@ fn keeps_the_contract_through_processes() {
     assert_eq!(store.address(), "ssh://host");
 }
 
+// SERVE-3
 #[test]
 fn serve_3_a_writer_backs_up_and_lists_and_can_do_no_harm() {
     let program = served();
@@ -139,6 +140,7 @@ fn recipient(program: &Program) -> String {
     std::fs::read_to_string(program.path("recipient")).unwrap()
 }
 
+// SERVE-3
 #[test]
 fn serve_3_a_writer_makes_no_repository() {
     let program = Program::bare();
@@ -150,6 +152,7 @@ fn serve_3_a_writer_makes_no_repository() {
     assert!(program.listing("far").is_empty());
 }
 
+// SERVE-8
 #[test]
 fn serve_8_a_client_keeps_to_the_dataset_it_is_told() {
     let program = served();
@@ -167,6 +170,7 @@ fn serve_8_a_client_keeps_to_the_dataset_it_is_told() {
 }
 
 /// A client that was tampered with puts what a whole one would not.
+// SERVE-8
 #[test]
 fn serve_8_with_a_key_the_server_holds_clients_to_the_dataset() {
     let program = served();
@@ -243,6 +247,7 @@ fn serve(path: &Path, role: &str) -> Child {
     command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
 }
 
+// SERVE-1
 #[test]
 fn serve_1_garbage_is_answered_by_messages_and_changes_nothing() {
     let home = tempfile::tempdir().unwrap();
@@ -281,6 +286,7 @@ fn pack(seed: u64, length: usize) -> (String, Vec<u8>) {
     (format!("packs/{}/{digest}", &digest[..2]), bytes)
 }
 
+// SERVE-6
 #[test]
 fn serve_6_a_client_that_goes_away_leaves_nothing_and_what_is_acknowledged_stays() {
     let home = tempfile::tempdir().unwrap();
@@ -325,6 +331,7 @@ fn walk(root: &Path) -> Vec<PathBuf> {
     found
 }
 
+// SERVE-6
 #[test]
 fn serve_6_a_connection_cut_in_the_middle_of_a_backup_is_made_anew() {
     let program = served();

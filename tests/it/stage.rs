@@ -154,7 +154,12 @@ impl Collector {
     }
 
     pub fn condemn(&self, at: usize, generation: u64, packs: &[PackId]) {
-        let condemn = Condemn { generation, region: self.region(at), packs: sorted(packs.iter().copied()) };
+        let condemn = Condemn {
+            generation,
+            region: self.region(at),
+            packs: sorted(packs.iter().copied()),
+            forgotten: Vec::new(),
+        };
         self.put(at, generation, "condemn", ObjectKind::Condemn, &condemn.encode());
     }
 

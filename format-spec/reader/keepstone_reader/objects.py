@@ -356,18 +356,29 @@ class Log:
     lists: list
 
 
-def _log(*sizes):
+def _log(*sizes, forgotten=False):
     @_document
     def decode(cbor):
         generation, region = cbor.field(1).uint(), cbor.field(2).fixed(16)
-        return Log(generation, region, [
-            _ids(cbor.field(key), size, "GC-1", LOG_IDS_MAX) for key, size in enumerate(sizes, 3)
-        ])
+        lists = [_ids(cbor.field(key), size, "GC-1", LOG_IDS_MAX) for key, size in enumerate(sizes, 3)]
+        if forgotten:
+            lists.append(_forgotten(cbor) if cbor.optional(3 + len(sizes)) else [])
+        return Log(generation, region, lists)
 
     return decode
 
 
-decode_condemn = _log(32)
+def _forgotten(cbor):
+    """Snapshots, each with the time at which a collector saw it forgotten first."""
+    pairs = []
+    for _ in range(cbor.array(LOG_IDS_MAX)):
+        cbor.tuple(2)
+        pairs.append((cbor.fixed(32), cbor.int()))
+    ascending([snapshot for snapshot, _ in pairs], "GC-1", "identifiers")
+    return pairs
+
+
+decode_condemn = _log(32, forgotten=True)
 decode_fence = _log(16, 32)
 decode_final = _log(32, 32, 16, 16, 32)
 

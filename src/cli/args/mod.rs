@@ -6,6 +6,7 @@
 mod audit;
 mod backup;
 mod browse;
+mod gc;
 mod repository;
 mod restore;
 mod retention;
@@ -17,6 +18,7 @@ use clap::{ArgAction, Args, Parser, Subcommand};
 pub use audit::AuditArgs;
 pub use backup::BackupArgs;
 pub use browse::{CatArgs, DiffArgs, FindArgs, LsArgs, SnapshotsArgs, TagArgs};
+pub use gc::GcArgs;
 pub use repository::{
     AcceptedChoice, CacheCommand, CheckArgs, CompletionsArgs, InitArgs, KeyAddArgs, KeyCommand, KeyExportArgs,
     KeyMergeArgs, KeyPasswdArgs, KeyRemoveArgs, KeyRevokeArgs, KeyRotateArgs, ManArgs, Role, ScrubArgs, ServeArgs,
@@ -185,6 +187,7 @@ pub enum Command {
     Audit(AuditArgs),
     Check(CheckArgs),
     Scrub(ScrubArgs),
+    Gc(GcArgs),
     Serve(ServeArgs),
     #[command(subcommand, arg_required_else_help = true)]
     Key(KeyCommand),

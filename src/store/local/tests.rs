@@ -249,6 +249,29 @@ fn a_full_disk_is_full_and_leaves_nothing() {
     assert_eq!(kind(store.put_new("big", &bytes(&[1; 1 << 20]))), Some(StoreErrorKind::Full));
     assert_eq!(store.size("big").expect("size"), None);
     store.put_new("small", &bytes(&[1; 100_000])).expect("room again once the failed put is gone");
+
+    // As a server puts: what still comes is read, told once, and the connection goes on.
+    use crate::store::remote::message::{Reply, Request, read_frame, write_frame};
+    use crate::store::remote::server::{Served, serve};
+    let mut input = Vec::new();
+    let mut say = |request: Request<'_>| write_frame(&mut input, &request.encode()).expect("memory");
+    say(Request::Hello { version_min: 1, version_max: 1, create: false, path: "" });
+    say(Request::Put { name: "big", heal: false, length: 1 << 20, first: b"" });
+    (0..16).for_each(|_| say(Request::Piece(&[1; 1 << 16])));
+    say(Request::Put { name: "other", heal: false, length: 50_000, first: &[2; 50_000] });
+    let path = directory.path().to_owned();
+    let role = crate::format::roster::Role::Owner;
+    let mut output = Vec::new();
+    serve(&Served { path, home: None, role, dataset: None, gate: None }, &mut &input[..], &mut output).expect("served");
+    let (mut output, mut body, mut replies) = (&output[..], Vec::new(), Vec::new());
+    while read_frame(&mut output, &mut body).expect("messages") {
+        replies.push(match Reply::decode(&body).expect("a reply") {
+            Reply::Failed { kind, .. } => format!("{kind:?}"),
+            other => format!("{other:?}"),
+        });
+    }
+    assert_eq!(replies[1..], ["Ready", "Full", "Done { created: true }"]);
+    assert_eq!(store.size("big").expect("size"), None);
 }
 
 #[test]

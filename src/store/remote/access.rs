@@ -32,6 +32,10 @@ pub enum Family {
     Tags,
     /// `gc/`.
     Log,
+    /// `audit/`.
+    Audit,
+    /// `attest/`.
+    Attestation,
     /// Reserved and unknown prefixes, and the probe's.
     Other,
 }
@@ -75,13 +79,18 @@ pub fn family(name: &str) -> Family {
         Some(("verdicts", _)) => Family::Verdict,
         Some(("tags", _)) => Family::Tags,
         Some(("gc", _)) => Family::Log,
+        Some(("audit", _)) => Family::Audit,
+        Some(("attest", _)) => Family::Attestation,
         _ => Family::Other,
     }
 }
 
 fn allowed(role: Role, act: Act, family: Family) -> bool {
-    let backs_up =
-        matches!(family, Family::Pack | Family::Segment | Family::Session | Family::Snapshot | Family::Commit);
+    // Every slot may add to its own audit chain.
+    let backs_up = matches!(
+        family,
+        Family::Pack | Family::Segment | Family::Session | Family::Snapshot | Family::Commit | Family::Audit
+    );
     match (role, act) {
         (Role::Owner, _) => true,
         (Role::Writer, Act::Put) => backs_up,
@@ -139,6 +148,14 @@ pub fn form(name: &str) -> Result<Form, String> {
             let fits = SlotId::from_hex(slot).is_some() && file.strip_suffix(".age").is_some_and(number);
             fits.then_some(Form { digest: false, named: None, bytes_max: KEY_FILE_BYTES_MAX as u64 })
         }
+        (Family::Roster, [_, "accepted", slot, part]) if SlotId::from_hex(slot).is_some() && number(part) => {
+            object(None)
+        }
+        (Family::Audit, [_, slot, entry]) if SlotId::from_hex(slot).is_some() => match number(entry) {
+            true => object(None),
+            false => numbered(entry).and_then(|digest| object(Some(digest))),
+        },
+        (Family::Attestation, [_, digest]) => Digest::from_hex(digest).and_then(|digest| object(Some(digest))),
         (Family::Roster, [_, entry]) => numbered(entry).and_then(|digest| object(Some(digest))),
         (Family::Ring, [_, epoch, slot]) if number(epoch) && SlotId::from_hex(slot).is_some() => object(None),
         (Family::Pack, [_, first, digest]) if digest.starts_with(first) && first.len() == 2 => {
@@ -192,18 +209,25 @@ mod tests {
             (Family::Log, format!("gc/{HEX16}/condemn")),
             (Family::Log, format!("gc/{HEX16}/final")),
             (Family::Other, "probe/00/object".to_owned()),
-            (Family::Other, "attest/x".to_owned()),
+            (Family::Other, "parity/x".to_owned()),
+            (Family::Roster, format!("roster/accepted/{HEX32}/{HEX16}")),
+            (Family::Audit, format!("audit/{HEX32}/{HEX16}")),
+            (Family::Audit, format!("audit/{HEX32}/{HEX16}-{HEX64}")),
+            (Family::Attestation, format!("attest/{HEX64}")),
         ]
     }
 
+    // SERVE-3
     #[test]
     fn serve_3_the_table_of_roles() {
         use Family::{
-            Commit, KeyFile, Log, Other, Pack, Ring, Root, Roster, Segment, Session, Snapshot, Tags, Verdict,
+            Attestation, Audit, Commit, KeyFile, Log, Other, Pack, Ring, Root, Roster, Segment, Session, Snapshot,
+            Tags, Verdict,
         };
-        let writer_puts = [Pack, Segment, Session, Snapshot, Commit];
-        let writer_gets = [Root, KeyFile, Roster, Ring, Segment, Session, Snapshot, Commit, Verdict, Tags, Log];
-        let maintainer_puts = [Pack, Segment, Session, Snapshot, Commit, Verdict, Tags, Log];
+        let writer_puts = [Pack, Segment, Session, Snapshot, Commit, Audit];
+        let writer_gets =
+            [Root, KeyFile, Roster, Ring, Segment, Session, Snapshot, Commit, Verdict, Tags, Log, Audit, Attestation];
+        let maintainer_puts = [Pack, Segment, Session, Snapshot, Commit, Verdict, Tags, Log, Audit];
         let maintainer_heals = [Pack, Segment, Snapshot];
         let maintainer_deletes = [Pack, Segment, Session, Commit];
         for (family, name) in names() {
@@ -226,6 +250,7 @@ mod tests {
         assert!(refusal.contains("maintainer") && refusal.ends_with("use an owner's access"), "{refusal}");
     }
 
+    // SERVE-3
     #[test]
     fn serve_3_a_prefix_decides_before_the_form_does() {
         // A pack's file under a name that no pack has stays unreadable for a writer.
@@ -235,15 +260,14 @@ mod tests {
         assert!(permit(Role::Writer, Act::Put, "configuration").is_err());
     }
 
+    // SERVE-4
     #[test]
     fn serve_4_a_known_prefix_asks_for_its_form() {
         for (family, name) in names() {
             let form = form(&name).unwrap_or_else(|error| panic!("{name}: {error}"));
             assert_eq!(form.digest, !matches!(family, Family::KeyFile | Family::Other), "{name}");
-            let named = matches!(
-                family,
-                Family::Roster | Family::Pack | Family::Segment | Family::Snapshot | Family::Verdict | Family::Tags
-            );
+            // Those whose last part ends in a digest.
+            let named = name.ends_with(HEX64);
             assert_eq!(form.named, named.then(|| Digest::from_hex(HEX64).unwrap()), "{name}");
         }
         let upper = HEX64.to_uppercase();

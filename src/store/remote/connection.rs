@@ -195,8 +195,11 @@ impl Drop for Process {
     }
 }
 
+/// The end of what a process said, and the sign that it says no more.
+type Said = (Arc<Mutex<Vec<u8>>>, Receiver<()>);
+
 /// Keeps the end of what a process says, and logs each line.
-fn listen(mut stderr: impl Read + Send + 'static, address: String) -> io::Result<(Arc<Mutex<Vec<u8>>>, Receiver<()>)> {
+fn listen(mut stderr: impl Read + Send + 'static, address: String) -> io::Result<Said> {
     let said = Arc::new(Mutex::new(Vec::new()));
     let (sender, silent) = channel();
     let keep = Arc::clone(&said);

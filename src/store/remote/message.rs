@@ -424,6 +424,7 @@ mod tests {
         result.err().map(|error| error.rule)
     }
 
+    // SERVE-1
     #[test]
     fn serve_1_every_message_has_one_encoding() {
         let requests = [
@@ -462,6 +463,7 @@ mod tests {
         }
     }
 
+    // SERVE-1
     #[test]
     fn serve_1_what_is_out_of_bounds_is_refused() {
         let long = "n".repeat(NAME_BYTES_MAX + 1);
@@ -483,6 +485,7 @@ mod tests {
         }
     }
 
+    // SERVE-2
     #[test]
     fn serve_2_another_magic_is_refused() {
         let mut bytes = Request::Hello { version_min: 1, version_max: 1, create: false, path: "" }.encode();
@@ -490,6 +493,7 @@ mod tests {
         assert_eq!(rule(Request::decode(&bytes)), Some("SERVE-2"));
     }
 
+    // SERVE-1
     #[test]
     fn serve_1_a_length_is_checked_before_the_body_is_read() {
         let mut body = Vec::new();

@@ -181,6 +181,7 @@ fn keeps_the_contract() {
     assert!((2..=3).contains(&host.connected.load(Ordering::SeqCst)));
 }
 
+// SERVE-3
 #[test]
 fn serve_3_a_writer_makes_and_lists_and_neither_reads_packs_nor_removes() {
     let host = Host::new(Role::Writer);
@@ -214,6 +215,7 @@ fn serve_3_a_writer_makes_and_lists_and_neither_reads_packs_nor_removes() {
     assert_eq!(host.connected.load(Ordering::SeqCst), 1);
 }
 
+// SERVE-3
 #[test]
 fn serve_3_a_maintainer_collects_and_leaves_what_is_signed_by_root() {
     let host = Host::new(Role::Maintainer);
@@ -231,6 +233,7 @@ fn serve_3_a_maintainer_collects_and_leaves_what_is_signed_by_root() {
     assert_eq!(kind(store.heal("config", &bytes.into())), Some(StoreErrorKind::Denied));
 }
 
+// SERVE-7
 #[test]
 fn serve_7_no_role_overwrites() {
     for role in [Role::Owner, Role::Writer, Role::Maintainer] {
@@ -248,6 +251,7 @@ fn serve_7_no_role_overwrites() {
     }
 }
 
+// SERVE-5
 #[test]
 fn serve_5_what_is_put_must_fit_its_name() {
     // An owner is held to it, too: it is damage on the way that this finds first.
@@ -278,6 +282,7 @@ fn serve_5_what_is_put_must_fit_its_name() {
     }
 }
 
+// SERVE-4
 #[test]
 fn serve_4_a_server_believes_no_name() {
     let host = Host::new(Role::Owner);
@@ -312,6 +317,7 @@ fn serve_4_a_server_believes_no_name() {
     assert_eq!(fs::read(host.directory.path().join("secret")).expect("kept"), b"secret");
 }
 
+// SERVE-6
 #[test]
 fn serve_6_a_put_that_ends_early_leaves_nothing() {
     let host = Host::new(Role::Writer);
@@ -341,6 +347,7 @@ fn serve_6_a_put_that_ends_early_leaves_nothing() {
     assert_eq!(host.local().get(&name, 1 << 20).expect("there"), bytes);
 }
 
+// SERVE-1
 #[test]
 fn serve_1_garbage_ends_the_connection_and_changes_nothing() {
     let host = Host::new(Role::Owner);
@@ -371,6 +378,7 @@ fn serve_1_garbage_ends_the_connection_and_changes_nothing() {
     assert_eq!(host.files(), Vec::<PathBuf>::new());
 }
 
+// SERVE-2
 #[test]
 fn serve_2_other_versions_and_directories_are_turned_away() {
     let host = Host::new(Role::Owner);
@@ -416,6 +424,7 @@ fn a_missing_directory_is_made_for_owners_alone() {
     }
 }
 
+// SERVE-8
 #[test]
 fn serve_8_the_dataset_is_told_and_the_gate_is_asked() {
     let mut host = Host::new(Role::Writer);
@@ -486,6 +495,7 @@ fn liar(scripts: Vec<Vec<Vec<Reply<'_>>>>) -> (RemoteStore, Arc<AtomicUsize>) {
     (RemoteStore::over(Box::new(liar), "ssh://liar".to_owned(), 1, &NO_PAUSES, false).expect("connected"), connected)
 }
 
+// SERVE-9
 #[test]
 fn serve_9_a_server_that_lies_is_found_out() {
     let listed = |name: &str| Reply::Entries(vec![Listed { name: name.to_owned(), size: 1 }]);
@@ -512,6 +522,7 @@ fn serve_9_a_server_that_lies_is_found_out() {
     broken(vec![Reply::Size(None)], &|store| store.put_new("a", &vec![1].into()).err());
 }
 
+// SERVE-9
 #[test]
 fn serve_9_a_listing_without_its_end_is_an_error_and_passes_nothing_on() {
     let listed = Reply::Entries(vec![Listed { name: "a/x".to_owned(), size: 1 }]);
@@ -526,6 +537,7 @@ fn serve_9_a_listing_without_its_end_is_an_error_and_passes_nothing_on() {
     assert_eq!((kind(store.list("a/", &mut |_| seen += 1)), seen), (Some(StoreErrorKind::Other), 0));
 }
 
+// SERVE-6
 #[test]
 fn serve_6_a_lost_answer_is_asked_again_on_a_new_connection() {
     let size = || vec![Reply::Size(Some(7))];
@@ -542,6 +554,7 @@ fn serve_6_a_lost_answer_is_asked_again_on_a_new_connection() {
     assert!(error.detail.contains("the host is gone"), "{error}");
 }
 
+// SERVE-6
 #[test]
 fn serve_6_a_put_whose_answer_was_lost_is_found_identical() {
     let host = Host::new(Role::Writer);

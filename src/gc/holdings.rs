@@ -1,0 +1,354 @@
+//! What a region holds at one moment: its packs, its segments, and what refers to what.
+//!
+//! Memory: about 100 bytes a pack, 12 a frame, and what the graph may take.
+
+use super::{GcError, GcOptions};
+use crate::crypto::object;
+use crate::format::envelope::ObjectKind;
+use crate::format::ids::{PackId, SegmentId, SessionId, SlotId};
+use crate::format::roster::SlotState;
+use crate::format::segment::{Segment, SegmentPack};
+use crate::index::graph::{Graph, GraphBuilder};
+use crate::index::segment::{self, segment_name};
+use crate::pack::reader::pack_name;
+use crate::repo::RepoError;
+use crate::repo::gclog::GcLog;
+use crate::repo::open::{DECIDERS, RegionHandle, Repository, WRITERS};
+use crate::repo::sessions::is_forged;
+use crate::repo::sync::{list_segments, overstated, read_segment_bytes};
+use crate::report::{Monitor, Phase};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+
+/// How often the segments are listed again because some were taken away or came while they were read.
+const LISTINGS_MAX: usize = 16;
+
+/// A pack that a segment lists.
+#[derive(Clone, Debug)]
+pub struct Pack {
+    /// Its id.
+    pub id: PackId,
+    /// Its size in bytes, as stated.
+    pub size: u64,
+    /// The session in its header, as stated.
+    pub session: SessionId,
+    /// The slot that first wrote its frames, as stated.
+    pub origin: SlotId,
+    /// It is there, with the stated size.
+    pub present: bool,
+    /// A final lists it as deleted: it is no copy of anything, even while it is still there.
+    pub dead: bool,
+    /// Segments state different things of it: it stands in for no other pack's copy.
+    pub disputed: bool,
+    /// What the first segment stated, in 8 bytes of a digest.
+    statement: u64,
+    /// The first of its frames in [`Holdings::frames`], and how many there are.
+    pub first_frame: usize,
+    /// As above.
+    pub frame_count: u32,
+}
+
+/// A frame of a pack.
+#[derive(Clone, Copy, Debug)]
+pub struct Frame {
+    /// Plaintext bytes.
+    pub raw_length: u32,
+    /// Bytes in the pack.
+    pub sealed_length: u32,
+}
+
+/// A segment of the region.
+#[derive(Clone, Debug)]
+pub struct SegmentRow {
+    /// Its id.
+    pub id: SegmentId,
+    /// The packs that it lists, by index into [`Holdings::packs`].
+    pub packs: Vec<u32>,
+    /// The segments that it replaces; only an owner's or maintainer's word counts.
+    pub supersedes: Vec<SegmentId>,
+    /// How many chunks it lists.
+    pub chunks: usize,
+    /// An owner or maintainer signed it.
+    pub by_decider: bool,
+    /// Its signer was revoked: it may go, but not be written anew in a name that counts.
+    pub revoked: bool,
+}
+
+/// What a region holds.
+pub struct Holdings {
+    /// Every pack that is there, ascending, with its size.
+    pub stored: Vec<(PackId, u64)>,
+    /// Every pack that a segment lists.
+    pub packs: Vec<Pack>,
+    /// Index into `packs`.
+    pub ordinals: HashMap<PackId, u32>,
+    /// Frames of all packs.
+    pub frames: Vec<Frame>,
+    /// Every segment that counts.
+    pub segments: Vec<SegmentRow>,
+    /// What refers to what.
+    pub graph: Graph,
+    /// What was passed over.
+    pub notices: Vec<String>,
+}
+
+/// The packs that are there; names that are no pack's are none of ours and stay.
+///
+/// # Errors
+/// When the region can't be listed.
+pub fn list_packs(region: &RegionHandle) -> Result<Vec<(PackId, u64)>, RepoError> {
+    let mut stored: Vec<(PackId, u64)> = Vec::new();
+    let list = region.store.list("packs/", &mut |listed| {
+        let id = listed.name.rsplit('/').next().and_then(PackId::from_hex);
+        if let Some(id) = id.filter(|id| pack_name(id) == listed.name) {
+            stored.push((id, listed.size));
+        }
+    });
+    list.map_err(|error| region.error(error))?;
+    stored.sort_unstable();
+    Ok(stored)
+}
+
+/// What reading one segment came to.
+pub enum ReadSegment {
+    /// Whole, and by a slot that may.
+    Whole(segment::OpenedSegment),
+    /// Gone since it was listed.
+    Gone,
+    /// Whole bytes that nobody who may has signed, or that claim another's origin (SEG-9): nobody counts it.
+    Refused(String),
+}
+
+/// Reads a segment as a collector must: what doesn't count for a reader is no copy of anything (`COLLECT-7`).
+///
+/// # Errors
+/// When it can't be read or is damaged: it could list what is needed.
+pub fn read_segment(repository: &Repository, region: &RegionHandle, id: SegmentId) -> Result<ReadSegment, GcError> {
+    let name = segment_name(&id);
+    let bytes = match read_segment_bytes(region, id) {
+        Ok(bytes) => bytes,
+        Err(RepoError::Missing { .. }) => return Ok(ReadSegment::Gone),
+        Err(error) => return Err(error.into()),
+    };
+    let incomplete = |detail: String| GcError::Incomplete {
+        region: region.name.clone(),
+        detail: format!(
+            "{name}: {detail}; `keepstone check` tells what it listed, and whether another region has it whole"
+        ),
+    };
+    let signed = object::decode(ObjectKind::Segment, repository.config.repository, &bytes)
+        .map_err(|error| incomplete(error.to_string()))?;
+    match repository.verify_slot(&signed, &WRITERS) {
+        Ok(()) => {}
+        Err(error) if is_forged(&error) => return Ok(ReadSegment::Refused(format!("{name}: {error}"))),
+        Err(error) => return Err(incomplete(error.to_string())),
+    }
+    let opened =
+        segment::open(id, &bytes, &repository.keyring, &|_| Ok(())).map_err(|error| incomplete(error.to_string()))?;
+    Ok(match overstated(repository, &opened) {
+        None => ReadSegment::Whole(opened),
+        Some(detail) => ReadSegment::Refused(format!("{name}: {detail}")),
+    })
+}
+
+fn statement(pack: &SegmentPack) -> u64 {
+    let mut hasher = blake3::Hasher::new();
+    hasher.update(&pack.size.to_le_bytes()).update(&pack.session.0).update(&pack.origin.0);
+    hasher.update(&[u8::from(pack.metadata)]);
+    for section in &pack.sections {
+        hasher.update(&section.0);
+    }
+    for frame in &pack.frames {
+        hasher.update(&frame.section.to_le_bytes()).update(&frame.number.to_le_bytes());
+        hasher.update(&frame.sealed_length.to_le_bytes()).update(&(frame.chunks.len() as u64).to_le_bytes());
+        for chunk in &frame.chunks {
+            hasher.update(&chunk.id.0).update(&chunk.length.to_le_bytes()).update(&[chunk.kind as u8]);
+        }
+    }
+    let mut short = [0u8; 8];
+    short.copy_from_slice(&hasher.finalize().as_bytes()[..8]);
+    u64::from_le_bytes(short)
+}
+
+/// What is gathered while segments are read.
+struct Gathering<'a> {
+    repository: &'a Repository,
+    log: &'a GcLog,
+    stored: &'a [(PackId, u64)],
+    builder: GraphBuilder,
+    packs: Vec<Pack>,
+    ordinals: HashMap<PackId, u32>,
+    frames: Vec<Frame>,
+    segments: Vec<SegmentRow>,
+}
+
+impl Gathering<'_> {
+    /// There, with the size that this segment states.
+    fn is_stored(&self, listed: &SegmentPack) -> bool {
+        let found = self.stored.binary_search_by_key(&listed.pack, |(pack, _)| *pack).ok();
+        found.is_some_and(|at| self.stored[at].1 == listed.size)
+    }
+
+    fn pack(&mut self, listed: &SegmentPack) -> u32 {
+        let (statement, present) = (statement(listed), self.is_stored(listed));
+        if let Some(ordinal) = self.ordinals.get(&listed.pack) {
+            let known = &mut self.packs[*ordinal as usize];
+            if known.statement != statement {
+                known.disputed = true;
+                known.present |= present;
+                // Frames by position: as many as any of the statements has.
+                if listed.frames.len() as u32 > known.frame_count {
+                    known.first_frame = self.frames.len();
+                    known.frame_count = listed.frames.len() as u32;
+                    self.frames.extend(frames_of(listed));
+                }
+            }
+            return *ordinal;
+        }
+        let ordinal = self.packs.len() as u32;
+        self.packs.push(Pack {
+            id: listed.pack,
+            size: listed.size,
+            session: listed.session,
+            origin: listed.origin,
+            present,
+            dead: self.log.dead.contains(&listed.pack),
+            disputed: false,
+            statement,
+            first_frame: self.frames.len(),
+            frame_count: listed.frames.len() as u32,
+        });
+        self.frames.extend(frames_of(listed));
+        self.ordinals.insert(listed.pack, ordinal);
+        ordinal
+    }
+
+    fn take(&mut self, id: SegmentId, opened: &segment::OpenedSegment) -> Result<(), GcError> {
+        let segment: &Segment = &opened.segment;
+        let ordinals: Vec<u32> = segment.packs.iter().map(|pack| self.pack(pack)).collect();
+        let usable = |pack: &SegmentPack| self.is_stored(pack) && !self.log.dead.contains(&pack.pack);
+        let present: Vec<bool> = segment.packs.iter().map(usable).collect();
+        self.builder.add(segment, &ordinals, &present)?;
+        let signer = self.repository.roster.slot(opened.signer);
+        self.segments.push(SegmentRow {
+            id,
+            packs: ordinals,
+            supersedes: segment.supersedes.clone(),
+            chunks: segment.chunk_count(),
+            by_decider: signer.is_some_and(|slot| DECIDERS.contains(&slot.role) && slot.state != SlotState::Revoked),
+            revoked: signer.is_some_and(|slot| slot.state == SlotState::Revoked),
+        });
+        Ok(())
+    }
+}
+
+fn frames_of(pack: &SegmentPack) -> impl Iterator<Item = Frame> + '_ {
+    pack.frames.iter().map(|frame| Frame {
+        raw_length: frame.chunks.iter().map(|chunk| chunk.length).sum(),
+        sealed_length: frame.sealed_length,
+    })
+}
+
+impl Holdings {
+    /// Reads the segments; `stored` was listed before, and before whoever has a say was read: so a pack that is
+    /// in it and nobody's is nobody's, and one that a segment lists and it lacks may have come since. Segments are listed until nothing new appears, since another collector may replace some meanwhile.
+    ///
+    /// # Errors
+    /// When a listing fails, or a segment that is listed can't be read.
+    pub fn read(
+        repository: &Repository,
+        region: &RegionHandle,
+        log: &GcLog,
+        stored: Vec<(PackId, u64)>,
+        options: &GcOptions,
+        monitor: &dyn Monitor,
+    ) -> Result<Self, GcError> {
+        let mut gathering = Gathering {
+            repository,
+            log,
+            stored: &stored,
+            builder: GraphBuilder::new(options.spill.clone(), options.memory_bytes),
+            packs: Vec::new(),
+            ordinals: HashMap::new(),
+            frames: Vec::new(),
+            segments: Vec::new(),
+        };
+        let mut read: BTreeSet<SegmentId> = BTreeSet::new();
+        let mut gone: BTreeSet<SegmentId> = BTreeSet::new();
+        let mut refused: BTreeMap<SegmentId, String> = BTreeMap::new();
+        for attempt in 0.. {
+            let listed: BTreeSet<SegmentId> = list_segments(region)?.into_iter().collect();
+            let fresh: Vec<SegmentId> = listed.difference(&read).copied().collect();
+            if fresh.is_empty() {
+                break;
+            }
+            if attempt == LISTINGS_MAX {
+                let detail = match fresh.iter().find(|id| gone.contains(id)) {
+                    Some(id) => format!("{} is listed and can't be found", segment_name(id)),
+                    None => "its segments change faster than they can be read; run this again".to_owned(),
+                };
+                return Err(GcError::Incomplete { region: region.name.clone(), detail });
+            }
+            monitor.phase(Phase::Check, Some(fresh.len() as u64), None);
+            for group in fresh.chunks(options.threads.max(1)) {
+                if monitor.cancelled() {
+                    return Err(GcError::Cancelled);
+                }
+                for (id, outcome) in group.iter().zip(read_group(repository, region, group, options.threads)) {
+                    match outcome? {
+                        ReadSegment::Whole(opened) => {
+                            gathering.take(*id, &opened)?;
+                            read.insert(*id);
+                        }
+                        ReadSegment::Refused(why) => {
+                            refused.insert(*id, why);
+                            read.insert(*id);
+                        }
+                        ReadSegment::Gone => {
+                            gone.insert(*id);
+                        }
+                    }
+                    monitor.advance(1, 0);
+                }
+            }
+        }
+        let Gathering { builder, packs, ordinals, frames, segments, .. } = gathering;
+        let notices = refused.into_values().map(|why| format!("segment refused, and passed over: {why}")).collect();
+        Ok(Holdings { stored, packs, ordinals, frames, segments, graph: builder.finish()?, notices })
+    }
+
+    /// Packs that a final lists as deleted since these holdings were read.
+    pub fn bury(&mut self, deleted: &[PackId]) {
+        for pack in deleted {
+            if let Some(ordinal) = self.ordinals.get(pack) {
+                self.packs[*ordinal as usize].dead = true;
+            }
+        }
+    }
+
+    /// Packs that no segment lists and no final lists as deleted.
+    pub fn orphans<'a>(&'a self, log: &'a GcLog) -> impl Iterator<Item = (PackId, u64)> + 'a {
+        let unlisted = |(pack, _): &&(PackId, u64)| !self.ordinals.contains_key(pack) && !log.dead.contains(pack);
+        self.stored.iter().filter(unlisted).copied()
+    }
+}
+
+fn read_group(
+    repository: &Repository,
+    region: &RegionHandle,
+    ids: &[SegmentId],
+    threads: usize,
+) -> Vec<Result<ReadSegment, GcError>> {
+    if threads == 0 || ids.len() < 2 {
+        return ids.iter().map(|id| read_segment(repository, region, *id)).collect();
+    }
+    std::thread::scope(|scope| {
+        let running: Vec<_> = ids.iter().map(|id| scope.spawn(move || read_segment(repository, region, *id))).collect();
+        let gone = |id: &SegmentId| {
+            Err(GcError::Incomplete {
+                region: region.name.clone(),
+                detail: format!("the thread that read {} broke off", segment_name(id)),
+            })
+        };
+        running.into_iter().zip(ids).map(|(thread, id)| thread.join().unwrap_or_else(|_| gone(id))).collect()
+    })
+}

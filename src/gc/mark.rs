@@ -1,0 +1,245 @@
+//! What of a region's packs is needed: every chunk that a root reaches keeps one copy that each slot that
+//! relies on it would trust, or all its copies where no such copy is known.
+//!
+//! A slot trusts what it wrote itself. So a chunk that slot A's and slot B's snapshots reach keeps a copy of
+//! origin A and one of origin B, where there are such: who wrote the one can't make the other go.
+
+use super::GcError;
+use super::claims::Root;
+use super::holdings::Holdings;
+use crate::format::ids::SlotId;
+use crate::index::graph::{ChunkCopy, ChunkName, Key, Lack, Marks};
+use crate::pack::reader::pack_name;
+use crate::repo::open::RegionHandle;
+use crate::report::Monitor;
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BTreeSet};
+
+/// Missing chunks that an error names.
+const NAMED_MAX: usize = 3;
+
+/// What is needed.
+pub struct Needed {
+    /// By pack.
+    pub packs: Vec<bool>,
+    /// By pack: some root reaches a chunk of it, needed or not.
+    pub reached: Vec<bool>,
+    /// By frame: plaintext bytes that are needed; at most the frame's own.
+    pub frame_bytes: Vec<u32>,
+    /// What the roots reach.
+    pub marks: Marks,
+    /// What a person should know.
+    pub notices: Vec<String>,
+}
+
+/// Marks from the roots. Of several copies, one in a pack that `avoid` names is needed only if there is no other.
+///
+/// # Errors
+/// When a root that isn't forgotten reaches what is in no segment, or in packs that are all absent.
+pub fn mark(
+    region: &RegionHandle,
+    holdings: &Holdings,
+    roots: &[Root],
+    avoid: &dyn Fn(u32) -> bool,
+    monitor: &dyn Monitor,
+) -> Result<Needed, GcError> {
+    let graph = &holdings.graph;
+    let mut notices = Vec::new();
+    let mut all = graph.marks();
+    let mut lacks: Vec<(&Root, Option<Key>, Key, Lack)> = Vec::new();
+    for root in roots.iter().filter(|root| !root.forgotten) {
+        stop_if_cancelled(monitor)?;
+        graph.walk(&root.chunk, &mut all, &mut |from, to, lack| lacks.push((root, from, to, lack)))?;
+    }
+    if !lacks.is_empty() {
+        require_there(region, holdings, &all, &lacks)?;
+    }
+    let mut lost = 0u64;
+    for root in roots.iter().filter(|root| root.forgotten) {
+        stop_if_cancelled(monitor)?;
+        graph.walk(&root.chunk, &mut all, &mut |_, _, _| lost += 1)?;
+    }
+    if lost > 0 {
+        notices
+            .push(format!("forgotten snapshots refer to {lost} chunks that are lost here: they can't come back whole"));
+    }
+
+    let mut tally = Tallies::new(holdings);
+    let mut copies_differ = false;
+    graph.each_chunk(&all, &mut |_, reached, copies| {
+        if reached {
+            let mut packs = copies.iter().filter(|copy| tally.usable(copy)).map(|copy| copy.pack);
+            let first = packs.next();
+            copies_differ |= packs.any(|pack| Some(pack) != first);
+            copies.iter().filter(|copy| copy.present).for_each(|copy| tally.reach(copy));
+        }
+    })?;
+    if !copies_differ {
+        // The usual case: what is reached is needed.
+        graph.each_chunk(&all, &mut |_, reached, copies| {
+            if reached {
+                let copies: Vec<&ChunkCopy> = copies.iter().filter(|copy| tally.usable(copy)).collect();
+                copies.into_iter().for_each(|copy| tally.need(copy));
+            }
+        })?;
+        return Ok(tally.finish(all, notices));
+    }
+    let mut by_slot: BTreeMap<SlotId, Vec<&Root>> = BTreeMap::new();
+    for root in roots {
+        root.slots.iter().for_each(|slot| by_slot.entry(*slot).or_default().push(root));
+    }
+    let alone = by_slot.len() == 1;
+    for (slot, roots) in by_slot {
+        let own = match alone {
+            true => all.clone(),
+            false => {
+                let mut own = graph.marks();
+                for root in roots {
+                    stop_if_cancelled(monitor)?;
+                    graph.walk(&root.chunk, &mut own, &mut |_, _, _| {})?;
+                }
+                own
+            }
+        };
+        graph.each_chunk(&own, &mut |_, reached, copies| {
+            if reached {
+                tally.choose(slot, copies, avoid);
+            }
+        })?;
+    }
+    Ok(tally.finish(all, notices))
+}
+
+fn stop_if_cancelled(monitor: &dyn Monitor) -> Result<(), GcError> {
+    match monitor.cancelled() {
+        true => Err(GcError::Cancelled),
+        false => Ok(()),
+    }
+}
+
+/// Chunks that seem to be lost may lie in packs that came since the packs were listed; if not, the collection
+/// stops (`COLLECT-1`).
+fn require_there(
+    region: &RegionHandle,
+    holdings: &Holdings,
+    marks: &Marks,
+    lacks: &[(&Root, Option<Key>, Key, Lack)],
+) -> Result<(), GcError> {
+    let incomplete = |detail: String| GcError::Incomplete {
+        region: region.name.clone(),
+        detail: format!(
+            "{detail}. Bring it back from another region (`keepstone check` says what is missing), or forget the \
+             snapshots that reach it"
+        ),
+    };
+    let unlisted: Vec<_> = lacks.iter().filter(|(.., lack)| *lack == Lack::Unlisted).take(NAMED_MAX).collect();
+    if let Some((root, from, to, _)) = unlisted.first() {
+        let from = from.map_or_else(|| "its root".to_owned(), |from| format!("chunk {from:016x}…"));
+        return Err(incomplete(format!(
+            "snapshot {} reaches chunk {to:016x}… ({from} refers to it), and no segment lists it",
+            root.snapshot
+        )));
+    }
+    let keys: BTreeSet<Key> = lacks.iter().map(|(_, _, to, _)| *to).collect();
+    let mut places: Vec<(ChunkName, BTreeSet<u32>)> = Vec::new();
+    holdings.graph.each_chunk(marks, &mut |name, reached, copies| {
+        let mut first = [0u8; 8];
+        first.copy_from_slice(&name[..8]);
+        if reached && keys.contains(&Key::from_be_bytes(first)) && !copies.iter().any(|copy| copy.present) {
+            places.push((*name, copies.iter().map(|copy| copy.pack).collect()));
+        }
+    })?;
+    let mut known: BTreeMap<u32, bool> = BTreeMap::new();
+    for (name, packs) in places {
+        let mut found = false;
+        for pack in &packs {
+            let row = &holdings.packs[*pack as usize];
+            let there = match known.get(pack) {
+                Some(there) => *there,
+                None => {
+                    let size = region.store.size(&pack_name(&row.id)).map_err(|error| region.error(error))?;
+                    let there = !row.dead && size.is_some_and(|size| size == row.size || row.disputed);
+                    known.insert(*pack, there);
+                    there
+                }
+            };
+            found |= there;
+        }
+        if !found {
+            let packs: Vec<String> = packs.iter().map(|pack| holdings.packs[*pack as usize].id.to_string()).collect();
+            let name: String = name.iter().map(|byte| format!("{byte:02x}")).collect();
+            return Err(incomplete(format!(
+                "a snapshot reaches chunk {name}…, which is in packs that are gone or cut short: {}",
+                packs.join(", ")
+            )));
+        }
+    }
+    Ok(())
+}
+
+struct Tallies<'a> {
+    holdings: &'a Holdings,
+    needed: Vec<bool>,
+    reached_bytes: Vec<u64>,
+    frame_bytes: Vec<u32>,
+}
+
+impl<'a> Tallies<'a> {
+    fn new(holdings: &'a Holdings) -> Self {
+        Tallies {
+            holdings,
+            needed: vec![false; holdings.packs.len()],
+            reached_bytes: vec![0; holdings.packs.len()],
+            frame_bytes: vec![0; holdings.frames.len()],
+        }
+    }
+
+    /// A copy that can be read, in a pack that isn't dead.
+    fn usable(&self, copy: &ChunkCopy) -> bool {
+        copy.present
+    }
+
+    fn reach(&mut self, copy: &ChunkCopy) {
+        self.reached_bytes[copy.pack as usize] += u64::from(copy.length);
+    }
+
+    fn need(&mut self, copy: &ChunkCopy) {
+        self.needed[copy.pack as usize] = true;
+        let pack = &self.holdings.packs[copy.pack as usize];
+        if copy.frame < pack.frame_count {
+            let at = pack.first_frame + copy.frame as usize;
+            // A chunk that several slots rely on is counted for each: never more than the frame holds.
+            let sum = self.frame_bytes[at].saturating_add(copy.length);
+            self.frame_bytes[at] = sum.min(self.holdings.frames[at].raw_length);
+        }
+    }
+
+    /// One copy of the slot's own, in the pack of which the largest share is reached; all of them where it has none.
+    fn choose(&mut self, slot: SlotId, copies: &[ChunkCopy], avoid: &dyn Fn(u32) -> bool) {
+        let usable: Vec<&ChunkCopy> = copies.iter().filter(|copy| self.usable(copy)).collect();
+        let row = |copy: &ChunkCopy| &self.holdings.packs[copy.pack as usize];
+        let own = usable.iter().filter(|copy| row(copy).origin == slot && !row(copy).disputed);
+        let rank = |copy: &ChunkCopy| {
+            // The densest: of a pack and of what was taken out of it the latter.
+            let reached = u128::from(self.reached_bytes[copy.pack as usize]);
+            let density = (reached << 32) / u128::from(row(copy).size.max(1));
+            (!avoid(copy.pack), density, Reverse((copy.pack, copy.frame)))
+        };
+        match own.max_by_key(|copy| rank(copy)).map(|copy| **copy) {
+            Some(home) => self.need(&home),
+            None => usable.iter().for_each(|copy| self.need(copy)),
+        }
+        // What segments disagree about may be needed for what any of them says.
+        usable.iter().filter(|copy| self.holdings.packs[copy.pack as usize].disputed).for_each(|copy| self.need(copy));
+    }
+
+    fn finish(self, marks: Marks, notices: Vec<String>) -> Needed {
+        Needed {
+            packs: self.needed,
+            reached: self.reached_bytes.iter().map(|bytes| *bytes > 0).collect(),
+            frame_bytes: self.frame_bytes,
+            marks,
+            notices,
+        }
+    }
+}

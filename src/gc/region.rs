@@ -1,0 +1,138 @@
+//! One run in one region: finishes what is open, begins the next generation, and where asked to finishes that.
+
+use super::claims::Memory;
+use super::generation::Run;
+use super::{GcError, GcOptions, OBSERVE_TIME, POLL, RegionReport};
+use crate::repo::designation;
+use crate::repo::gclog::{self, GcLog, OpenGeneration};
+use crate::repo::open::Repository;
+use crate::report::Monitor;
+
+/// How often a run begins anew because another collector was at work.
+const ATTEMPTS: usize = 4;
+
+/// Collects in one region.
+///
+/// # Errors
+/// What stops it; nothing was deleted then that an earlier final doesn't list.
+pub fn collect(
+    repository: &Repository,
+    at: usize,
+    options: &GcOptions,
+    monitor: &dyn Monitor,
+    report: &mut RegionReport,
+) -> Result<(), GcError> {
+    let region = &repository.regions[at];
+    designation::require(repository, region, &options.host)?;
+    // What looks like damage may be another collector's work: it is damage only if the log stands still.
+    for _ in 1..ATTEMPTS {
+        let log = gclog::read(repository, region)?;
+        let began = (log.newest, log.open.is_some());
+        *report = RegionReport { name: region.name.clone(), ..RegionReport::default() };
+        match attempt(repository, at, options, monitor, report, log) {
+            Err(error @ GcError::Incomplete { .. }) => {
+                let log = gclog::read(repository, region)?;
+                if (log.newest, log.open.is_some()) == began {
+                    return Err(error);
+                }
+            }
+            ended => return ended,
+        }
+    }
+    attempt(repository, at, options, monitor, report, gclog::read(repository, region)?)
+}
+
+fn attempt(
+    repository: &Repository,
+    at: usize,
+    options: &GcOptions,
+    monitor: &dyn Monitor,
+    report: &mut RegionReport,
+    log: GcLog,
+) -> Result<(), GcError> {
+    let region = &repository.regions[at];
+    let mut run = Run { repository, region, options, monitor, memory: Memory::default(), log, begun: None, report };
+    let view = match run.log.open.clone() {
+        Some(open) => {
+            run.stay_open(open.number);
+            if open.fence.is_none() && !run.is_seen(open.number, true)? {
+                run.delete_again()?;
+                return Ok(());
+            }
+            run.stop_if_cancelled()?;
+            run.finish(&open)?
+        }
+        None => run.look()?,
+    };
+    run.report.open = None;
+    run.report.noticed = None;
+    run.stop_if_cancelled()?;
+    run.sweep(&view)?;
+    let number = run.log.newest + 1;
+    let repacked = run.repack(&view, at)?;
+    let condemned = run.condemn(&view, number, &repacked.emptied);
+    repacked.end(&run);
+    let Some(open) = condemned? else { return Ok(()) };
+    drop(view);
+    run.stay_open(number);
+    run.log.newest = number;
+    run.log.open = Some(open.clone());
+    if !options.now {
+        return Ok(());
+    }
+    run.is_seen(number, false)?;
+    run.finish_now(&open)
+}
+
+impl Run<'_> {
+    /// Says that a generation stays open unless this run finishes it, and since when this host knows of it.
+    fn stay_open(&mut self, number: u64) {
+        let (id, now) = (self.region.info.region, self.repository.clock.now_ns());
+        let known = self.options.noticed.get(&id).filter(|(known, _)| *known == number);
+        // A time in the future is that of a clock that was put back since: the waiting begins anew.
+        let at = known.map(|(_, at)| *at).filter(|at| *at <= now).unwrap_or(now);
+        self.report.open = Some(number);
+        self.report.noticed = Some((id, number, at));
+    }
+
+    /// True once every open session has observed the generation, or had the time to. Waits for it where the
+    /// run is to finish at once.
+    fn is_seen(&mut self, number: u64, may_be_old: bool) -> Result<bool, GcError> {
+        let began_at = match self.report.noticed {
+            Some((_, _, at)) if may_be_old => at,
+            _ => self.repository.clock.now_ns(),
+        };
+        loop {
+            self.stop_if_cancelled()?;
+            let claims = self.claims()?;
+            let late: Vec<_> = claims.open(&self.log).filter(|(_, record)| record.observed < number).collect();
+            let waited = u128::try_from(self.repository.clock.now_ns().saturating_sub(began_at)).unwrap_or(0);
+            if late.is_empty() || waited >= OBSERVE_TIME.as_nanos() || self.options.dry_run {
+                self.report.waiting_for.clear();
+                return Ok(true);
+            }
+            self.report.waiting_for = late.iter().map(|(id, _)| claims.describe(self.repository, id)).collect();
+            if !self.options.now {
+                return Ok(false);
+            }
+            self.monitor.notice(&format!(
+                "region '{}': waiting for {} open sessions to see that generation {number} was condemned",
+                self.region.name,
+                late.len()
+            ));
+            self.repository.clock.sleep(POLL);
+        }
+    }
+
+    /// Finishes the generation that this run began.
+    fn finish_now(&mut self, open: &OpenGeneration) -> Result<(), GcError> {
+        // What was told of the region is told anew once it is finished.
+        self.report.forget_view();
+        let view = self.finish(open)?;
+        self.report.open = None;
+        self.report.noticed = None;
+        self.stop_if_cancelled()?;
+        self.sweep(&view)?;
+        self.account(&view)
+    }
+}

@@ -1,0 +1,111 @@
+//! Who forgets and unforgets (VERDICT-2, VERDICT-6), and who lists snapshots (COUNT-1, COUNT-2).
+
+use crate::scenario::{Rule, Scenario};
+use crate::state::State;
+use crate::store::{Region, SESSIONS, Set, has, members};
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Step {
+    #[default]
+    ReadVerdicts,
+    PutVerdict,
+    ListLog,
+    /// A fence without a final names the snapshot.
+    AwaitFinal,
+    /// Told that the snapshot is kept.
+    Promised,
+    Over,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Judge {
+    pub step: Step,
+    pub number: u8,
+}
+
+/// Commits of the snapshot that no final fenced or collected.
+pub fn standing(scenario: &Scenario, region: &Region, snapshot: usize) -> Set {
+    let void = region.fenced() | region.collected();
+    members(region.commits & !void)
+        .filter(|commit| scenario.snapshot(*commit) == snapshot)
+        .fold(0, |set, commit| set | crate::store::one(commit))
+}
+
+pub fn step(scenario: &Scenario, state: &State, number: usize) -> Option<State> {
+    let plan = scenario.judges[number];
+    let mut next = *state;
+    let mut judge = state.judges[number];
+    let region = &mut next.regions[plan.region];
+    judge.step = match judge.step {
+        Step::ReadVerdicts => {
+            judge.number = region.verdicts[plan.snapshot].number + 1;
+            // Nothing to take back.
+            if !plan.forget && !has(region.forgotten(true), plan.snapshot) {
+                return None;
+            }
+            Step::PutVerdict
+        }
+        Step::PutVerdict => {
+            region.verdicts[plan.snapshot].put(judge.number, plan.forget);
+            judge.number = 0;
+            match plan.forget {
+                true => Step::Over,
+                false if scenario.keeps(Rule::ListAfterUnforget) => Step::ListLog,
+                false => promise(scenario, region, plan.snapshot),
+            }
+        }
+        Step::ListLog | Step::AwaitFinal => {
+            let open = region.log.iter().filter(|g| g.is(crate::store::FENCE) && !g.is(crate::store::FINAL));
+            let named = open.fold(0, |set, generation| set | generation.forgotten);
+            if has(named, plan.snapshot) {
+                if judge.step == Step::AwaitFinal {
+                    return None;
+                }
+                Step::AwaitFinal
+            } else {
+                promise(scenario, region, plan.snapshot)
+            }
+        }
+        Step::Promised | Step::Over => return None,
+    };
+    next.judges[number] = judge;
+    Some(next)
+}
+
+fn promise(scenario: &Scenario, region: &Region, snapshot: usize) -> Step {
+    if standing(scenario, region, snapshot) != 0 { Step::Promised } else { Step::Over }
+}
+
+/// Lists the commits, and then the log.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Reader {
+    pub listings: u8,
+    /// Commits that were listed, and in the end those that were shown as snapshots.
+    pub commits: Set,
+    /// Sessions that the log says don't count.
+    pub void: Set,
+}
+
+pub fn read(scenario: &Scenario, state: &State) -> Option<State> {
+    let mut next = *state;
+    let region = &state.regions[scenario.reader?];
+    let reader = &mut next.reader;
+    let commits_now = (reader.listings == 0) == scenario.keeps(Rule::CommitsBeforeLog);
+    match reader.listings {
+        0 | 1 if commits_now => reader.commits = region.commits,
+        0 | 1 => reader.void = region.fenced() | region.collected() | region.in_doubt(),
+        _ => return None,
+    }
+    reader.listings += 1;
+    if reader.listings == 2 {
+        // What is shown must hold for as long as nobody forgets it.
+        let shown = |commit: usize| {
+            has(reader.commits, commit)
+                && !has(reader.void, commit)
+                && region.verdicts[scenario.snapshot(commit)].number == 0
+        };
+        reader.commits = (0..SESSIONS).filter(|at| shown(*at)).fold(0, |set, at| set | crate::store::one(at));
+        reader.void = 0;
+    }
+    Some(next)
+}
