@@ -29,7 +29,11 @@ pub fn run(args: &BackupArgs, global: &Global) -> Result<Class, CliError> {
     let early = super::workspace::settings(global, false)?;
     let wanted = early.backup(args)?;
     let walk = match &wanted.source {
-        BackupSource::Paths(paths) => Some(Walk::new(paths, walk_options(&wanted)).map_err(BackupError::Source)?),
+        BackupSource::Paths(paths) => {
+            // What no snapshot could name isn't even looked at.
+            crate::backup::check_sources(paths)?;
+            Some(Walk::new(paths, walk_options(&wanted)).map_err(BackupError::Source)?)
+        }
         _ => None,
     };
     drop(early);
