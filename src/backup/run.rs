@@ -252,7 +252,11 @@ pub fn backup_stream<S: std::io::Read + Send>(
                     Err(BackupError::Stream(_)) if monitor.cancelled() => return Err(BackupError::Cancelled),
                     captured => captured?,
                 };
-                finish(stream)?;
+                match finish(stream) {
+                    // What it says then is that it was stopped, too.
+                    Err(_) if monitor.cancelled() => return Err(BackupError::Cancelled),
+                    finished => finished?,
+                }
                 if size == 0 && !options.allow_empty {
                     return Err(BackupError::EmptyStream { name });
                 }

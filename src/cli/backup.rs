@@ -15,7 +15,7 @@ use crate::pack::SpoolSpace;
 use crate::repo::SnapshotInfo;
 use crate::repo::open::AUTHORS;
 use crate::report::Monitor;
-use crate::source::{CommandStream, Walk, WalkOptions, stdin_stream, stream_node};
+use crate::source::{CommandStream, Interruptible, Walk, WalkOptions, stdin_stream, stream_node};
 use serde_json::json;
 use std::ffi::OsString;
 use std::time::Duration;
@@ -152,15 +152,19 @@ fn stream(
     let repository = &workspace.repository;
     match command {
         None => {
-            let input = stdin_stream().map_err(BackupError::Command)?;
+            let input = Interruptible::new(stdin_stream().map_err(BackupError::Command)?, monitor);
             let done = |_| Ok(());
             Ok(backup_stream(repository, index, options, node, Vec::new(), input, done, earlier, monitor)?)
         }
         Some(argv) => {
-            let running = CommandStream::spawn(argv).map_err(BackupError::Command)?;
+            let mut running = CommandStream::spawn(argv).map_err(BackupError::Command)?;
+            let output =
+                running.take_output().ok_or_else(|| CliError::new(Class::Failed, "the command has no output"))?;
+            let output = Interruptible::new(output, monitor);
             let program = argv.first().map(|program| program.as_encoded_bytes().to_vec()).unwrap_or_default();
-            let finish = |ended: CommandStream| ended.finish().map_err(BackupError::Command);
-            Ok(backup_stream(repository, index, options, node, program, running, finish, earlier, monitor)?)
+            // Dropped on any other way out, it ends the command.
+            let finish = move |_| running.finish(monitor).map_err(BackupError::Command);
+            Ok(backup_stream(repository, index, options, node, program, output, finish, earlier, monitor)?)
         }
     }
 }

@@ -22,7 +22,7 @@ pub use read::{FileReader, ReadError, ReadOutcome, Span};
 pub use rules::WalkOptions;
 pub use seen::{SeenEntry, SeenError, SeenReader, SeenRecord, SeenStamp, SeenWriter, is_unchanged};
 pub use sources::SourceError;
-pub use stream::{CommandStream, StreamError, stdin_stream, stream_node};
+pub use stream::{CommandStream, Interruptible, StreamError, stdin_stream, stream_node};
 pub use walk::{DIRECTORIES_OPEN_MAX, Walk};
 
 use crate::format::node::{Node, Timestamp};
