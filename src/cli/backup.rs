@@ -65,7 +65,8 @@ pub fn run(args: &BackupArgs, global: &Global) -> Result<Class, CliError> {
     }
     let options = options(&workspace, &wanted)?;
     let summary = match (&wanted.source, walk) {
-        (BackupSource::Paths(paths), Some(walk)) => {
+        (BackupSource::Paths(paths), Some(mut walk)) => {
+            walk.leave_out_own(workspace.own_directories());
             backup_tree(&workspace.repository, &index, &options, paths, walk, &listing.snapshots, &workspace.progress)?
         }
         (BackupSource::Command { name, command }, _) => {

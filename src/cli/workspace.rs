@@ -16,7 +16,9 @@ use crate::repo::open::{Located, RegionSpec, Repository};
 use crate::repo::snapshots::{self, Listing, Selector, SnapshotInfo};
 use crate::repo::sync::sync;
 use crate::report::Monitor;
-use crate::store::open::open_store;
+use crate::store::StoreError;
+use crate::store::open::{local_path, open_store};
+use std::collections::BTreeMap;
 use std::io::{IsTerminal, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -195,6 +197,13 @@ impl Workspace {
                 index.clear()?;
                 sync(&self.repository, &index, &self.progress)
             }
+    /// The local directories that a run writes to: regions, those that `--region` left out too, and the cache.
+    pub fn own_directories(&self) -> Vec<PathBuf> {
+        let addresses = self.settings.regions.iter().map(|region| &region.url);
+        let addresses = addresses.chain(&self.settings.addresses_left_out);
+        addresses.filter_map(|url| local_path(url)).chain([self.cache_directory()]).collect()
+    }
+
             outcome => outcome,
         }?;
         Ok((index, if issues.is_empty() { Class::Success } else { Class::Corrupt }))
