@@ -37,7 +37,7 @@ pub fn run(args: &BackupArgs, global: &Global) -> Result<Class, CliError> {
         _ => None,
     };
     drop(early);
-    let workspace = Workspace::open(global)?;
+    let mut workspace = Workspace::open(global)?;
     workspace.repository.require(&AUTHORS, "back up")?;
     // Before anything is copied into a region that takes other snapshots only.
     crate::backup::check_dataset(&workspace.repository, &wanted.dataset)?;
@@ -58,7 +58,8 @@ pub fn run(args: &BackupArgs, global: &Global) -> Result<Class, CliError> {
             // Not this snapshot, but an earlier one isn't committed in every region yet.
             behind = Class::Pending;
         }
-        if copied.segments + copied.commits + copied.decisions > 0 {
+        let aside = workspace.set_aside(copied.behind);
+        if copied.segments + copied.commits + copied.decisions > 0 || aside {
             crate::repo::sync::sync(&workspace.repository, &index, &workspace.progress)?;
             listing = workspace.snapshots()?.0;
         }

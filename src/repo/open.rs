@@ -624,6 +624,20 @@ impl Repository {
         Signer { slot: self.secrets.slot, private: &self.secrets.signing_private }
     }
 
+    /// Has regions take no part in what follows, each for this reason, as if they had not been reached; unless
+    /// none were left. Gives the names of those that take none. What was listed before speaks of other indices.
+    pub fn set_aside(&mut self, failures: BTreeMap<usize, StoreError>) -> Vec<String> {
+        if failures.len() >= self.regions.len() {
+            return Vec::new();
+        }
+        let aside: Vec<(String, StoreError)> =
+            failures.into_iter().map(|(at, error)| (self.regions[at].name.clone(), error)).collect();
+        let names: Vec<String> = aside.iter().map(|(name, _)| name.clone()).collect();
+        self.regions.retain(|region| !names.contains(&region.name));
+        self.unreachable.extend(aside);
+        names
+    }
+
     /// The role of the slot that opened it.
     pub fn role(&self) -> Role {
         // The slot came out of the roster; should it have vanished, the least is assumed.
