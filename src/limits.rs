@@ -95,6 +95,12 @@ pub const CHUNK_AVERAGE_BYTES_TREE: usize = 64 << 10;
 pub const CHUNK_AVERAGE_BYTES_STREAM: usize = 16 << 10;
 /// Issues and exclusions that a snapshot lists one by one; more are only counted.
 pub const NOT_CAPTURED_LISTED_MAX: usize = 10_000;
+/// A writer lists so many bytes of issues, and of exclusions, one by one; more are only counted.
+pub const NOT_CAPTURED_BYTES_TARGET: usize = 2 << 20;
+/// Source paths of a snapshot.
+pub const SOURCES_MAX: usize = 1 << 20;
+/// A writer takes source paths of so many bytes together.
+pub const SOURCES_BYTES_TARGET: usize = 10 << 20;
 /// Default ceiling for all buffers and caches together.
 pub const MEMORY_BYTES_DEFAULT: usize = 256 << 20;
 /// Lowest ceiling that the engine can keep.
@@ -106,6 +112,9 @@ const _: () = assert!((FRAME_SEALED_BYTES_MAX as u64) < PACK_BYTES_MAX);
 const _: () = assert!(PACK_BYTES_TARGET <= PACK_BYTES_MAX);
 // One frame of the smallest different chunks may lie above the target; two packs may be joined.
 const _: () = assert!(2 * (PACK_CHUNKS_TARGET + FRAME_RAW_BYTES_TARGET / 2) <= PACK_CHUNKS_MAX);
+// A snapshot with full lists, root, command and tags, even where nothing of it compresses.
+const _: () = assert!(SOURCES_BYTES_TARGET + 2 * NOT_CAPTURED_BYTES_TARGET + (1 << 20) <= OBJECT_BYTES_MAX);
+const _: () = assert!(2 * PATH_BYTES_MAX + 2 * TAGS_MAX * LABEL_BYTES_MAX + (64 << 10) < 1 << 20);
 const _: () = assert!(CHUNK_AVERAGE_BYTES_MAX * 4 <= CHUNK_BYTES_MAX);
 const _: () = assert!(SEQUENCE_BYTES_MAX + RECORD_BYTES_MAX <= CHUNK_BYTES_MAX);
 const _: () = assert!(SCRYPT_LOG_N <= SCRYPT_LOG_N_MAX);

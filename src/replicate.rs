@@ -12,6 +12,7 @@ use crate::format::envelope::ObjectKind;
 use crate::format::ids::{ChunkId, PackId, SegmentId, SessionId, SlotId};
 use crate::format::roster::Role;
 use crate::format::segment::{REFERENCE_PREFIX_BYTES, Reference, Segment, SegmentPack};
+use crate::format::wire::DecodeError;
 use crate::index::IndexError;
 use crate::index::graph::{ChunkCopy, Graph, GraphBuilder, GraphError};
 use crate::index::segment::{seal, segment_name};
@@ -26,7 +27,7 @@ use crate::repo::sync::{list_segments, read_segment};
 use crate::repo::{RepoError, Repository, Session};
 use crate::report::{Issue, IssueKind, Monitor};
 use crate::ship::put_with_retries;
-use crate::store::{StoreError, StoreErrorKind, list_sorted};
+use crate::store::{StoreError, list_sorted};
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::{Mutex, PoisonError};
 
@@ -45,6 +46,9 @@ pub struct Replicated {
     pub decisions: u64,
     /// What stays behind, and why.
     pub issues: Vec<Issue>,
+    /// Regions whose stores didn't take what was to be copied, full or gone, by index into the repository's:
+    /// what is stored for them now would be stored again by every run ([`Repository::set_aside`]).
+    pub behind: BTreeMap<usize, StoreError>,
 }
 
 /// Why a snapshot stays pending in a region.
@@ -62,6 +66,19 @@ enum Pending {
     OtherOrigin,
     #[error("a collection there took what it needs, or fenced the session; the next run copies it")]
     Overtaken,
+}
+
+impl Pending {
+    /// What the receiving region's own store said, if that is the reason. Where something can't be had from the
+    /// other regions, this one can still take all that is new.
+    fn refused_by(self, to: &RegionHandle) -> Option<StoreError> {
+        match self {
+            Pending::Repo(RepoError::Store { region, source }) if region == to.name => Some(source),
+            // A session that opens in one region only.
+            Pending::Repo(RepoError::Unreachable(failures)) => failures.into_iter().next().map(|(_, source)| source),
+            _ => None,
+        }
+    }
 }
 
 /// A pack as some region's segment lists it.
@@ -85,7 +102,8 @@ struct View {
 /// of `counted` and another lacks. What doesn't fit into `memory_bytes` goes into `scratch`.
 ///
 /// # Errors
-/// When a region can't be listed, or the user stops it. What single objects say becomes an issue.
+/// When a region can't be listed; [`RepoError::Cancelled`] when the user stops it. What single objects say
+/// becomes an issue.
 pub fn replicate(
     repository: &Repository,
     counted: &[SnapshotInfo],
@@ -101,6 +119,7 @@ pub fn replicate(
         }
     }
     copy_decisions(repository, &mut done, monitor)?;
+    stop_if_asked(monitor)?;
     let lacks = |at: usize| {
         // What a region's server doesn't take is no lack of it.
         let only = repository.regions[at].store.only_dataset();
@@ -129,14 +148,17 @@ pub fn replicate(
         // What earlier snapshots of this run brought here.
         let mut brought: HashMap<u32, PackId> = HashMap::new();
         for info in pending {
-            if monitor.cancelled() {
-                return Ok(done);
-            }
-            match copy_snapshot(repository, &view, at, info, &mut brought, &mut done) {
+            match copy_snapshot(repository, &view, at, info, &mut brought, &mut done, monitor) {
                 Ok(()) => done.commits += 1,
+                Err(Pending::Repo(RepoError::Cancelled)) => return Err(RepoError::Cancelled),
                 Err(error) => {
                     let subject = format!("{}:{}", to.name, snapshot_name(&info.id)).into_bytes();
                     note(&mut done, monitor, subject, &error);
+                    if let Some(refused) = error.refused_by(to) {
+                        // Nor will it take the others.
+                        done.behind.insert(at, refused);
+                        break;
+                    }
                 }
             }
         }
@@ -263,6 +285,7 @@ impl Reliance for Relied {
 }
 
 /// Copies one snapshot into a region: what it needs, its manifest, its commit.
+#[allow(clippy::too_many_arguments, reason = "one call; a struct would only name them twice")]
 fn copy_snapshot(
     repository: &Repository,
     view: &View,
@@ -270,7 +293,9 @@ fn copy_snapshot(
     info: &SnapshotInfo,
     brought: &mut HashMap<u32, PackId>,
     done: &mut Replicated,
+    monitor: &dyn Monitor,
 ) -> Result<(), Pending> {
+    stop_if_asked(monitor)?;
     let to = &repository.regions[at];
     let manifest = read_manifest(repository, info)?;
     let mut session = Session::open_in(repository, at)?;
@@ -285,7 +310,7 @@ fn copy_snapshot(
         // Whoever wrote them is at work here no more, or never was: this session answers for their packs.
         session.adopt(repository, wanted.iter().map(|number| view.packs[*number as usize].session))?;
         watch(repository, &mut session, &relied)?;
-        copy_packs(repository, view, at, &session, &wanted, &missing, &relied, brought, done)?;
+        copy_packs(repository, view, at, &session, &wanted, &missing, &relied, brought, done, monitor)?;
         put_with_retries(&*to.store, &snapshot_name(&info.id), &manifest.into()).map_err(|e| to.error(e))?;
         watch(repository, &mut session, &relied)?;
         session.commit(repository, at, info.id).map_err(|error| match error {
@@ -297,6 +322,13 @@ fn copy_snapshot(
         session.end(repository);
     }
     outcome
+}
+
+fn stop_if_asked(monitor: &dyn Monitor) -> Result<(), RepoError> {
+    match monitor.cancelled() {
+        true => Err(RepoError::Cancelled),
+        false => Ok(()),
+    }
 }
 
 /// Looks at the log as every writer does; a loss leaves the snapshot to the next run.
@@ -364,6 +396,7 @@ fn copy_packs(
     relied: &Relied,
     brought: &mut HashMap<u32, PackId>,
     done: &mut Replicated,
+    monitor: &dyn Monitor,
 ) -> Result<(), Pending> {
     let to = &repository.regions[at];
     // By segment, so that each is read once more only.
@@ -377,6 +410,11 @@ fn copy_packs(
         let segment = read_from_any(repository, &regions, id)?;
         let ids: Vec<ChunkId> = segment.chunks().map(|chunk| chunk.id).collect();
         for number in numbers {
+            if let Err(stopped) = stop_if_asked(monitor) {
+                // What is there already is listed, and so needs no second way here.
+                batch.write(repository, to, brought, done)?;
+                return Err(stopped.into());
+            }
             let listed = &view.packs[number as usize];
             let mut pack = segment.packs[listed.place.1 as usize].clone();
             let bytes = read_pack(repository, &listed.held, listed.id)?;
@@ -489,7 +527,7 @@ fn read_pack(repository: &Repository, held: &[usize], pack: PackId) -> Result<Ve
             let digest = check_digest(&bytes).map_err(|source| from.object_error(&name, source))?;
             match digest.0 == pack.0 {
                 true => Ok(bytes),
-                false => Err(from.error(misnamed(from, &name))),
+                false => Err(misnamed(from, &name)),
             }
         });
         match whole {
@@ -500,9 +538,8 @@ fn read_pack(repository: &Repository, held: &[usize], pack: PackId) -> Result<Ve
     Err(last.unwrap_or_else(|| RepoError::Missing { region: "every region".to_owned(), name }))
 }
 
-fn misnamed(region: &RegionHandle, name: &str) -> StoreError {
-    let detail = "OBJ-10: its bytes are another object's".to_owned();
-    StoreError::new(StoreErrorKind::Other, "get", region.store.address(), name, detail)
+fn misnamed(region: &RegionHandle, name: &str) -> RepoError {
+    region.object_error(name, DecodeError::new("OBJ-10", "its bytes are another object's"))
 }
 
 /// A snapshot's manifest from the first region where it counts and is whole.
@@ -512,7 +549,7 @@ fn read_manifest(repository: &Repository, info: &SnapshotInfo) -> Result<Vec<u8>
     for from in info.regions.iter().map(|from| &repository.regions[*from]) {
         match read_snapshot(repository, from, info.id).and_then(|_| from.get(&name)) {
             Ok(bytes) if check_digest(&bytes).is_ok_and(|digest| digest.0 == info.id.0) => return Ok(bytes),
-            Ok(_) => last = Some(from.error(misnamed(from, &name))),
+            Ok(_) => last = Some(misnamed(from, &name)),
             Err(error) => last = Some(error),
         }
     }

@@ -4,11 +4,11 @@ use super::gather::Gathered;
 use super::run::Run;
 use super::watch::{Watch, overtaken};
 use super::{BackupError, BackupSummary, RegionOutcome};
+use crate::crypto::CryptoError;
 use crate::crypto::object::build_sealed;
 use crate::format::envelope::ObjectKind;
 use crate::format::ids::SnapshotId;
-use crate::format::snapshot::{NotCaptured, Snapshot, SnapshotPrivate, SourceKind};
-use crate::limits::NOT_CAPTURED_LISTED_MAX;
+use crate::format::snapshot::{NotCaptured, NotCapturedList, Snapshot, SnapshotPrivate, SourceKind};
 use crate::repo::snapshots::{is_forgotten, seal_private, snapshot_name};
 use crate::repo::{RepoError, SnapshotInfo};
 use crate::report::{Issue, Phase};
@@ -174,7 +174,7 @@ impl Run<'_> {
         let options = self.options;
         let private = SnapshotPrivate {
             omitted: gathered.omitted.clone(),
-            issues: summary.issues.iter().take(NOT_CAPTURED_LISTED_MAX).map(not_captured).collect(),
+            issues: listed_issues(&summary.issues),
             ..private.clone()
         };
         let snapshot = Snapshot {
@@ -195,7 +195,7 @@ impl Run<'_> {
             ObjectKind::Snapshot,
             &self.repository.keyring,
             &self.repository.signer(),
-            snapshot.encode(),
+            readable(&snapshot)?,
             &*self.repository.random,
         )?;
         let id = SnapshotId(digest.0);
@@ -203,6 +203,19 @@ impl Run<'_> {
         *saved = Some((gathered.root, summary.counts, id));
         Ok(id)
     }
+}
+
+/// The snapshot's bytes, if every reader takes them: one that nobody can read may never be committed.
+fn readable(snapshot: &Snapshot) -> Result<Vec<u8>, CryptoError> {
+    let bytes = snapshot.encode();
+    Snapshot::decode(&bytes)?;
+    Ok(bytes)
+}
+
+fn listed_issues(issues: &[Issue]) -> Vec<NotCaptured> {
+    let mut list = NotCapturedList::default();
+    issues.iter().map(not_captured).for_each(|issue| list.push(issue));
+    list.into_listed()
 }
 
 fn not_captured(issue: &Issue) -> NotCaptured {

@@ -192,7 +192,7 @@ impl Run<'_> {
         counts.issues = gather.issues.len() as u64 + kept.len() as u64;
         let mut issues = gather.issues;
         issues.extend(kept);
-        Ok(Gathered { root, counts, omitted: gather.omitted, issues, files })
+        Ok(Gathered { root, counts, omitted: gather.omitted.into_listed(), issues, files })
     }
 
     fn drive_inline(

@@ -7,8 +7,7 @@ use super::tree::TreeBuilder;
 use crate::crypto::keyring::ChunkHasher;
 use crate::format::ids::ChunkId;
 use crate::format::node::NodeKind;
-use crate::format::snapshot::{Counts, NotCaptured};
-use crate::limits::NOT_CAPTURED_LISTED_MAX;
+use crate::format::snapshot::{Counts, NotCaptured, NotCapturedList};
 use crate::report::Issue;
 use crate::source::{SeenRecord, SeenWriter};
 
@@ -25,7 +24,7 @@ pub(super) struct Gathered {
 pub(super) struct Gatherer<'a> {
     pub(super) tree: TreeBuilder<'a>,
     pub(super) root: Option<ChunkId>,
-    pub(super) omitted: Vec<NotCaptured>,
+    pub(super) omitted: NotCapturedList,
     pub(super) omitted_count: u64,
     pub(super) issues: Vec<Issue>,
 }
@@ -36,7 +35,7 @@ impl<'a> Gatherer<'a> {
         Gatherer {
             tree: TreeBuilder::new(hasher),
             root: known_root,
-            omitted: Vec::new(),
+            omitted: NotCapturedList::default(),
             omitted_count: 0,
             issues: Vec::new(),
         }
@@ -68,9 +67,7 @@ impl<'a> Gatherer<'a> {
                 }
                 Item::Omitted(path, why) => {
                     self.omitted_count += 1;
-                    if self.omitted.len() < NOT_CAPTURED_LISTED_MAX {
-                        self.omitted.push(NotCaptured { path, why: why.to_owned(), detail: String::new() });
-                    }
+                    self.omitted.push(NotCaptured { path, why: why.to_owned(), detail: String::new() });
                 }
                 Item::Failed(issue) => self.issues.push(issue),
                 // Only a stopped run leaves something unread, and its blocks are not taken.

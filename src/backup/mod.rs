@@ -21,7 +21,7 @@ pub use engine::DedupTrust;
 pub use run::{Backup, WATCH_INTERVAL_DEFAULT, backup_stream, backup_tree};
 
 use crate::format::ids::SnapshotId;
-use crate::format::snapshot::Counts;
+use crate::format::snapshot::{Counts, has_room_for_sources};
 use crate::repo::Repository;
 use crate::report::Issue;
 use crate::store::StoreErrorKind;
@@ -62,6 +62,20 @@ pub enum BackupError {
         length: usize,
         /// The bound in bytes.
         max: usize,
+    },
+    /// More source paths than a snapshot has room for.
+    #[error(
+        "{count} source paths of {bytes} bytes together are more than one snapshot names: at most {} paths, \
+         {} bytes together and {} bytes each",
+        crate::limits::SOURCES_MAX,
+        crate::limits::SOURCES_BYTES_TARGET,
+        crate::limits::PATH_BYTES_MAX
+    )]
+    TooManySources {
+        /// How many there are.
+        count: usize,
+        /// Their bytes together.
+        bytes: usize,
     },
     /// A region's server takes snapshots of another dataset only.
     #[error("region '{region}' takes snapshots of dataset '{allowed}' only, and this one is of '{wanted}'")]
@@ -131,6 +145,18 @@ pub fn check_dataset(repository: &Repository, wanted: &str) -> Result<(), Backup
         }
     }
     Ok(())
+}
+
+/// Refuses more source paths than a snapshot has room for.
+///
+/// # Errors
+/// [`BackupError::TooManySources`].
+pub fn check_sources(sources: &[std::path::PathBuf]) -> Result<(), BackupError> {
+    let lengths = || sources.iter().map(|path| path.as_os_str().len());
+    match has_room_for_sources(lengths()) {
+        true => Ok(()),
+        false => Err(BackupError::TooManySources { count: sources.len(), bytes: lengths().sum() }),
+    }
 }
 
 /// How one region of a run ended.

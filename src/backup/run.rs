@@ -9,7 +9,7 @@ use super::file::Worker;
 use super::produce::{Remembered, produce};
 use super::usable::{Trust, UsablePacks};
 use super::watch::{OnLoss, Watch, overtaken};
-use super::{BackupError, BackupSummary, check_dataset};
+use super::{BackupError, BackupSummary, check_dataset, check_sources};
 use crate::compress::Compression;
 use crate::format::ids::{ChunkId, SnapshotId};
 use crate::format::node::{Node, NodeKind};
@@ -175,6 +175,7 @@ pub fn backup_tree(
 ) -> Result<BackupSummary, BackupError> {
     check_labels(options)?;
     check_dataset(repository, &options.dataset)?;
+    check_sources(sources)?;
     if let Some(empty) = walk.empty_sources().first().filter(|_| !options.allow_empty) {
         return Err(BackupError::EmptySource { path: empty.display().to_string() });
     }
@@ -251,7 +252,11 @@ pub fn backup_stream<S: std::io::Read + Send>(
                     Err(BackupError::Stream(_)) if monitor.cancelled() => return Err(BackupError::Cancelled),
                     captured => captured?,
                 };
-                finish(stream)?;
+                match finish(stream) {
+                    // What it says then is that it was stopped, too.
+                    Err(_) if monitor.cancelled() => return Err(BackupError::Cancelled),
+                    finished => finished?,
+                }
                 if size == 0 && !options.allow_empty {
                     return Err(BackupError::EmptyStream { name });
                 }

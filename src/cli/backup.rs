@@ -15,7 +15,7 @@ use crate::pack::SpoolSpace;
 use crate::repo::SnapshotInfo;
 use crate::repo::open::AUTHORS;
 use crate::report::Monitor;
-use crate::source::{CommandStream, Walk, WalkOptions, stdin_stream, stream_node};
+use crate::source::{CommandStream, Interruptible, Walk, WalkOptions, stdin_stream, stream_node};
 use serde_json::json;
 use std::ffi::OsString;
 use std::time::Duration;
@@ -29,11 +29,15 @@ pub fn run(args: &BackupArgs, global: &Global) -> Result<Class, CliError> {
     let early = super::workspace::settings(global, false)?;
     let wanted = early.backup(args)?;
     let walk = match &wanted.source {
-        BackupSource::Paths(paths) => Some(Walk::new(paths, walk_options(&wanted)).map_err(BackupError::Source)?),
+        BackupSource::Paths(paths) => {
+            // What no snapshot could name isn't even looked at.
+            crate::backup::check_sources(paths)?;
+            Some(Walk::new(paths, walk_options(&wanted)).map_err(BackupError::Source)?)
+        }
         _ => None,
     };
     drop(early);
-    let workspace = Workspace::open(global)?;
+    let mut workspace = Workspace::open(global)?;
     workspace.repository.require(&AUTHORS, "back up")?;
     // Before anything is copied into a region that takes other snapshots only.
     crate::backup::check_dataset(&workspace.repository, &wanted.dataset)?;
@@ -54,14 +58,16 @@ pub fn run(args: &BackupArgs, global: &Global) -> Result<Class, CliError> {
             // Not this snapshot, but an earlier one isn't committed in every region yet.
             behind = Class::Pending;
         }
-        if copied.segments + copied.commits + copied.decisions > 0 {
+        let aside = workspace.set_aside(copied.behind);
+        if copied.segments + copied.commits + copied.decisions > 0 || aside {
             crate::repo::sync::sync(&workspace.repository, &index, &workspace.progress)?;
             listing = workspace.snapshots()?.0;
         }
     }
     let options = options(&workspace, &wanted)?;
     let summary = match (&wanted.source, walk) {
-        (BackupSource::Paths(paths), Some(walk)) => {
+        (BackupSource::Paths(paths), Some(mut walk)) => {
+            walk.leave_out_own(workspace.own_directories());
             backup_tree(&workspace.repository, &index, &options, paths, walk, &listing.snapshots, &workspace.progress)?
         }
         (BackupSource::Command { name, command }, _) => {
@@ -148,15 +154,19 @@ fn stream(
     let repository = &workspace.repository;
     match command {
         None => {
-            let input = stdin_stream().map_err(BackupError::Command)?;
+            let input = Interruptible::new(stdin_stream().map_err(BackupError::Command)?, monitor);
             let done = |_| Ok(());
             Ok(backup_stream(repository, index, options, node, Vec::new(), input, done, earlier, monitor)?)
         }
         Some(argv) => {
-            let running = CommandStream::spawn(argv).map_err(BackupError::Command)?;
+            let mut running = CommandStream::spawn(argv).map_err(BackupError::Command)?;
+            let output =
+                running.take_output().ok_or_else(|| CliError::new(Class::Failed, "the command has no output"))?;
+            let output = Interruptible::new(output, monitor);
             let program = argv.first().map(|program| program.as_encoded_bytes().to_vec()).unwrap_or_default();
-            let finish = |ended: CommandStream| ended.finish().map_err(BackupError::Command);
-            Ok(backup_stream(repository, index, options, node, program, running, finish, earlier, monitor)?)
+            // Dropped on any other way out, it ends the command.
+            let finish = move |_| running.finish(monitor).map_err(BackupError::Command);
+            Ok(backup_stream(repository, index, options, node, program, output, finish, earlier, monitor)?)
         }
     }
 }

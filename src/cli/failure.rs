@@ -79,6 +79,7 @@ impl From<RepoError> for CliError {
 fn class_of_crypto(error: &CryptoError) -> Class {
     match error {
         CryptoError::NotPermitted { .. } | CryptoError::WrongSecret | CryptoError::Signature { .. } => Class::Access,
+        CryptoError::TooLarge { .. } => Class::Limit,
         CryptoError::BadKey { .. } | CryptoError::Identity { .. } => Class::Usage,
         _ => Class::Corrupt,
     }
@@ -184,6 +185,10 @@ impl From<BackupError> for CliError {
             BackupError::Source(source) => source.into(),
             BackupError::Command(source) => source.into(),
             BackupError::ChunkSize(_) | BackupError::TooLong { .. } => CliError::usage(text),
+            BackupError::TooManySources { .. } => CliError::new(Class::Limit, text).hint(
+                "nothing was read or stored; name directories that hold what is to be captured and leave out the \
+                 rest with --exclude, or give the paths to several backups",
+            ),
             BackupError::ForeignDataset { allowed, .. } => CliError::new(Class::Access, text).hint(format!(
                 "back up with --dataset {allowed}, leave the region out with --region, or use another access to it"
             )),

@@ -16,7 +16,9 @@ use crate::repo::open::{Located, RegionSpec, Repository};
 use crate::repo::snapshots::{self, Listing, Selector, SnapshotInfo};
 use crate::repo::sync::sync;
 use crate::report::Monitor;
-use crate::store::open::open_store;
+use crate::store::StoreError;
+use crate::store::open::{local_path, open_store};
+use std::collections::BTreeMap;
 use std::io::{IsTerminal, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -169,6 +171,22 @@ impl Workspace {
         Ok(Workspace { settings, repository, absent, progress })
     }
 
+    /// Has regions that could not be brought up take no part in the run, and says so; true when there are any.
+    pub fn set_aside(&mut self, failures: BTreeMap<usize, StoreError>) -> bool {
+        let mut reasons: BTreeMap<String, String> =
+            failures.iter().map(|(at, error)| (self.repository.regions[*at].name.clone(), error.to_string())).collect();
+        let aside = self.repository.set_aside(failures);
+        for name in &aside {
+            let why = format!(
+                "it lacks earlier snapshots and doesn't take them: {}",
+                reasons.remove(name).unwrap_or_default()
+            );
+            self.progress.notice(&format!("region '{name}' takes no part: {}", render::printable(&why)));
+            self.absent.push((name.clone(), why));
+        }
+        !aside.is_empty()
+    }
+
     /// Remembers the roster that a change of keys has published.
     pub fn remember_roster(&self) {
         remember_roster(&self.cache_directory(), 0, &self.repository);
@@ -177,6 +195,13 @@ impl Workspace {
     /// The directory of this repository's caches.
     pub fn cache_directory(&self) -> PathBuf {
         self.settings.cache_dir.join(self.repository.config.repository.to_string())
+    }
+
+    /// The local directories that a run writes to: regions, those that `--region` left out too, and the cache.
+    pub fn own_directories(&self) -> Vec<PathBuf> {
+        let addresses = self.settings.regions.iter().map(|region| &region.url);
+        let addresses = addresses.chain(&self.settings.addresses_left_out);
+        addresses.filter_map(|url| local_path(url)).chain([self.cache_directory()]).collect()
     }
 
     /// The local index, brought up to what the regions list. Damaged segments are reported and make the

@@ -75,6 +75,16 @@ pub enum CryptoError {
         /// Its label.
         label: String,
     },
+    /// Something to be stored is larger than readers accept.
+    #[error("{what} would take {bytes} bytes, and at most {bytes_max} are allowed (LIMIT-1)")]
+    TooLarge {
+        /// What was to be stored.
+        what: &'static str,
+        /// Its size in bytes.
+        bytes: usize,
+        /// The bound in bytes.
+        bytes_max: usize,
+    },
     /// Stored bytes break a rule of the format.
     #[error(transparent)]
     Decode(#[from] crate::format::wire::DecodeError),

@@ -29,7 +29,8 @@ pub fn build_signed(
 /// Builds an object whose payload is sealed under `meta` of the current epoch.
 ///
 /// # Errors
-/// [`CryptoError::NotPermitted`] when the ring is not there; `LIMIT-1` for an object that no reader would take.
+/// [`CryptoError::NotPermitted`] when the ring is not there; [`CryptoError::TooLarge`] for an
+/// object that no reader would take.
 pub fn build_sealed(
     kind: ObjectKind,
     keyring: &Keyring,
@@ -50,8 +51,7 @@ pub fn build_sealed(
     let (bytes, digest) = finish(&envelope, signer);
     let bytes_max = if kind == ObjectKind::Segment { SEGMENT_BYTES_MAX } else { OBJECT_BYTES_MAX };
     if bytes.len() > bytes_max {
-        let detail = format!("{} bytes to store as one object, at most {bytes_max} allowed", bytes.len());
-        return Err(DecodeError::new("LIMIT-1", detail).into());
+        return Err(CryptoError::TooLarge { what: kind.name(), bytes: bytes.len(), bytes_max });
     }
     Ok((bytes, digest))
 }

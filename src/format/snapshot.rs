@@ -5,7 +5,10 @@
 
 use super::ids::ChunkId;
 use super::wire::{CborReader, CborWriter, DecodeError, canonical};
-use crate::limits::{LABEL_BYTES_MAX, NOT_CAPTURED_LISTED_MAX, OBJECT_BYTES_MAX, PATH_BYTES_MAX};
+use crate::limits::{
+    LABEL_BYTES_MAX, NOT_CAPTURED_BYTES_TARGET, NOT_CAPTURED_LISTED_MAX, OBJECT_BYTES_MAX, PATH_BYTES_MAX,
+    SOURCES_BYTES_TARGET, SOURCES_MAX,
+};
 
 /// What was backed up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -153,6 +156,50 @@ pub struct NotCaptured {
     pub detail: String,
 }
 
+/// Detail text that a reader takes, in bytes.
+const DETAIL_BYTES_MAX: usize = 4096;
+
+/// The first of what was not captured, so far as a snapshot has room to name it one by one.
+#[derive(Clone, Debug, Default)]
+pub struct NotCapturedList {
+    listed: Vec<NotCaptured>,
+    bytes: usize,
+    full: bool,
+}
+
+impl NotCapturedList {
+    /// Takes it if there is room still; what comes after something that was not taken isn't taken either.
+    pub fn push(&mut self, mut item: NotCaptured) {
+        // An entry may be reported just because its path is longer than any that is stored.
+        item.path.truncate(PATH_BYTES_MAX);
+        item.why.truncate(item.why.floor_char_boundary(LABEL_BYTES_MAX));
+        item.detail.truncate(item.detail.floor_char_boundary(DETAIL_BYTES_MAX));
+        let bytes = item.path.len() + item.why.len() + item.detail.len() + 16;
+        self.full |= self.listed.len() >= NOT_CAPTURED_LISTED_MAX || self.bytes + bytes > NOT_CAPTURED_BYTES_TARGET;
+        if !self.full {
+            self.bytes += bytes;
+            self.listed.push(item);
+        }
+    }
+
+    /// What was taken, in order.
+    pub fn into_listed(self) -> Vec<NotCaptured> {
+        self.listed
+    }
+}
+
+/// True when a snapshot has room for source paths of these lengths in bytes.
+pub fn has_room_for_sources(lengths: impl Iterator<Item = usize>) -> bool {
+    let (mut count, mut bytes) = (0, 0usize);
+    for length in lengths {
+        if length > PATH_BYTES_MAX {
+            return false;
+        }
+        (count, bytes) = (count + 1, bytes + length + 5);
+    }
+    count <= SOURCES_MAX && bytes <= SOURCES_BYTES_TARGET
+}
+
 /// What only owners see of a snapshot.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct SnapshotPrivate {
@@ -193,7 +240,7 @@ impl SnapshotPrivate {
         let mut fields = cbor.map()?;
         cbor.field(&mut fields, 1)?;
         let mut sources = Vec::new();
-        for _ in 0..cbor.array(1 << 20)? {
+        for _ in 0..cbor.array(SOURCES_MAX)? {
             sources.push(cbor.bytes(PATH_BYTES_MAX)?.to_vec());
         }
         cbor.field(&mut fields, 2)?;
@@ -206,7 +253,7 @@ impl SnapshotPrivate {
             for _ in 0..cbor.array(NOT_CAPTURED_LISTED_MAX)? {
                 cbor.tuple(3)?;
                 let path = cbor.bytes(PATH_BYTES_MAX)?.to_vec();
-                list.push(NotCaptured { path, why: cbor.text(LABEL_BYTES_MAX)?, detail: cbor.text(4096)? });
+                list.push(NotCaptured { path, why: cbor.text(LABEL_BYTES_MAX)?, detail: cbor.text(DETAIL_BYTES_MAX)? });
             }
         }
         cbor.no_more(&fields)?;

@@ -170,8 +170,8 @@ impl Located {
     /// Reads and verifies config, region objects and roster.
     ///
     /// # Errors
-    /// When no region is reached; when a reached one holds no repository, another one, or objects
-    /// that root didn't sign; when `pin` is given and is not the root's fingerprint.
+    /// When no region is reached, or those that are hold no repository; when one holds another repository, or
+    /// objects that root didn't sign; when `pin` is given and is not the root's fingerprint.
     pub fn open(specs: &[RegionSpec], pin: Option<[u8; 32]>) -> Result<Self, RepoError> {
         let (mut located, mut rosters) = Self::open_regions(specs, pin)?;
         if rosters.len() > 1 {
@@ -231,6 +231,7 @@ impl Located {
         let mut regions: Vec<RegionHandle> = Vec::new();
         let mut unreachable = Vec::new();
         let mut found: Option<(Config, String)> = None;
+        let mut empty: Vec<&RegionSpec> = Vec::new();
         if specs.is_empty() {
             return Err(RepoError::NoRegions);
         }
@@ -238,8 +239,8 @@ impl Located {
             let payload = match read_root_signed(spec, ObjectKind::Config, "config", None) {
                 Ok(Some((payload, _))) => payload,
                 Ok(None) => {
-                    let address = spec.store.address().to_owned();
-                    return Err(RepoError::NotARepository { region: spec.name.clone(), address });
+                    empty.push(spec);
+                    continue;
                 }
                 Err(RepoError::Store { source, .. }) => {
                     unreachable.push((spec.name.clone(), source));
@@ -286,8 +287,19 @@ impl Located {
             regions.push(RegionHandle { name: spec.name.clone(), store: Arc::clone(&spec.store), info });
         }
         let Some((config, _)) = found.filter(|_| !regions.is_empty()) else {
-            return Err(RepoError::Unreachable(unreachable));
+            return Err(match empty.first() {
+                Some(spec) => {
+                    RepoError::NotARepository { region: spec.name.clone(), address: spec.store.address().to_owned() }
+                }
+                None => RepoError::Unreachable(unreachable),
+            });
         };
+        // A directory on which its disk isn't mounted looks so; another region vouches for the repository.
+        unreachable.extend(empty.into_iter().map(|spec| {
+            let detail = "it holds no repository; is the disk mounted, and the address right?".to_owned();
+            let error = StoreError::new(StoreErrorKind::Unavailable, "open", spec.store.address(), "", detail);
+            (spec.name.clone(), error)
+        }));
         let rosters = loop {
             match read_rosters(&regions, &config) {
                 // It went away since: the others have the same roster.
@@ -610,6 +622,20 @@ impl Repository {
     /// Signs as the slot that opened the repository.
     pub fn signer(&self) -> Signer<'_> {
         Signer { slot: self.secrets.slot, private: &self.secrets.signing_private }
+    }
+
+    /// Has regions take no part in what follows, each for this reason, as if they had not been reached; unless
+    /// none were left. Gives the names of those that take none. What was listed before speaks of other indices.
+    pub fn set_aside(&mut self, failures: BTreeMap<usize, StoreError>) -> Vec<String> {
+        if failures.len() >= self.regions.len() {
+            return Vec::new();
+        }
+        let aside: Vec<(String, StoreError)> =
+            failures.into_iter().map(|(at, error)| (self.regions[at].name.clone(), error)).collect();
+        let names: Vec<String> = aside.iter().map(|(name, _)| name.clone()).collect();
+        self.regions.retain(|region| !names.contains(&region.name));
+        self.unreachable.extend(aside);
+        names
     }
 
     /// The role of the slot that opened it.

@@ -385,10 +385,16 @@ pub fn set_tags(repository: &Repository, id: SnapshotId, tags: BTreeSet<String>)
 /// Seals a snapshot's private part like payload.
 ///
 /// # Errors
-/// When this slot may not store payloads.
+/// When this slot may not store payloads; [`CryptoError::TooLarge`] or a `CBOR` rule for what no reader would
+/// take.
 pub fn seal_private(repository: &Repository, private: &SnapshotPrivate) -> Result<Vec<u8>, CryptoError> {
-    let (record, key) = repository.keyring.create_section(&*repository.random)?;
     let plain = private.encode();
+    if plain.len() > OBJECT_BYTES_MAX {
+        let (what, bytes) = ("the private part of a snapshot", plain.len());
+        return Err(CryptoError::TooLarge { what, bytes, bytes_max: OBJECT_BYTES_MAX });
+    }
+    SnapshotPrivate::decode(&plain)?;
+    let (record, key) = repository.keyring.create_section(&*repository.random)?;
     let mut sealed = compress(&plain, Compression::Default);
     key.seal(0, plain.len() as u32, &mut sealed);
     let mut out = Vec::with_capacity(sealed.len() + 1300);

@@ -22,7 +22,7 @@ pub use read::{FileReader, ReadError, ReadOutcome, Span};
 pub use rules::WalkOptions;
 pub use seen::{SeenEntry, SeenError, SeenReader, SeenRecord, SeenStamp, SeenWriter, is_unchanged};
 pub use sources::SourceError;
-pub use stream::{CommandStream, StreamError, stdin_stream, stream_node};
+pub use stream::{CommandStream, Interruptible, StreamError, stdin_stream, stream_node};
 pub use walk::{DIRECTORIES_OPEN_MAX, Walk};
 
 use crate::format::node::{Node, Timestamp};
@@ -68,6 +68,8 @@ pub enum Omission {
     CacheDirectory,
     /// On another file system, under `--one-file-system`.
     OtherFileSystem,
+    /// A region of the repository, or its cache ([`Walk::leave_out_own`]).
+    OwnRepository,
     /// A socket: has no content and means nothing without its process.
     Socket,
     /// A name or path too long for the format, or of an unknown type.
@@ -83,6 +85,7 @@ impl Omission {
             Omission::MarkerPresent => "marker-present",
             Omission::CacheDirectory => "cache-directory",
             Omission::OtherFileSystem => "other-file-system",
+            Omission::OwnRepository => "own-repository",
             Omission::Socket => "socket",
             Omission::Unsupported => "unsupported",
         }

@@ -14,12 +14,12 @@ use std::path::{Path, PathBuf};
 
 use ignore::Match;
 use ignore::gitignore::{Gitignore, GitignoreBuilder};
-use rustix::fs::{FileType, OFlags};
+use rustix::fs::{CWD, FileType, OFlags};
 
-use super::Omission;
 use super::listing::Names;
 use super::metadata::{Stat, open_quietly};
 use super::sources::SourceError;
+use super::{Identity, Omission};
 
 /// The tag of a cache directory and the bytes it begins with (<https://bford.info/cachedir/>).
 const CACHE_TAG: (&[u8], &[u8]) = (b"CACHEDIR.TAG", b"Signature: 8a477f597d28d172789f06886806bc55");
@@ -93,6 +93,8 @@ pub(super) struct Rules {
     ignore_files: Vec<Vec<u8>>,
     larger_than: Option<u64>,
     pub(super) one_file_system: bool,
+    /// Device and inode of directories that the backup writes to.
+    own: Vec<(u64, u64)>,
 }
 
 impl Rules {
@@ -137,7 +139,19 @@ impl Rules {
             ignore_files: options.ignore_files.iter().map(|name| name.as_bytes().to_vec()).collect(),
             larger_than: options.exclude_larger_than,
             one_file_system: options.one_file_system,
+            own: Vec::new(),
         })
+    }
+
+    /// Has the contents of these directories left out; one that isn't there can't be met.
+    pub(super) fn leave_out(&mut self, own: &[PathBuf]) {
+        let stats = own.iter().filter_map(|path| Stat::at(CWD, path.as_os_str().as_bytes(), true).ok());
+        self.own = stats.map(|stat| (stat.identity.device, stat.identity.inode)).collect();
+    }
+
+    /// Whether this is one of the directories that the backup writes to.
+    pub(super) fn is_own(&self, identity: &Identity) -> bool {
+        self.own.contains(&(identity.device, identity.inode))
     }
 
     /// Whether a pattern leaves out the entry at `path` (from the snapshot's root).

@@ -141,7 +141,8 @@ pub struct SeenEntry {
 
 /// True if a file is surely the one seen before: inode, size and both times are equal, the device too unless
 /// `ignore_device`, and both times lie before the start of the scan that saw it (nanoseconds since the Unix epoch),
-/// so that no later change can have got the same ones.
+/// so that no later change can have got the same ones. What sets no time isn't seen: a write through a shared memory
+/// mapping into a page that is dirty already, until the kernel has written that page back.
 pub fn is_unchanged(now: &Identity, seen: &Identity, scan_started_at: i64, ignore_device: bool) -> bool {
     let settled = |time: &Timestamp| {
         let lag = if time.nanoseconds == 0 { LAG_COARSE_NS } else { LAG_FINE_NS };

@@ -76,6 +76,8 @@ struct Linked {
 pub struct Walk {
     /// What [`Walk::new`] was given.
     given: (Vec<PathBuf>, WalkOptions),
+    /// Directories that the backup writes to.
+    own: Vec<PathBuf>,
     sources: Sources,
     rules: Rules,
     root_fd: Option<OwnedFd>,
@@ -108,6 +110,7 @@ impl Walk {
         let xattrs = options.xattrs;
         Ok(Walk {
             given: (paths.to_vec(), options),
+            own: Vec::new(),
             sources,
             rules,
             root_fd: Some(root_fd),
@@ -126,7 +129,16 @@ impl Walk {
     /// # Errors
     /// As [`Walk::new`].
     pub fn again(&self) -> Result<Walk, SourceError> {
-        Walk::new(&self.given.0, self.given.1.clone())
+        let mut again = Walk::new(&self.given.0, self.given.1.clone())?;
+        again.leave_out_own(self.own.clone());
+        Ok(again)
+    }
+
+    /// Of directories that the backup itself writes to, met by whichever path, only the directory is captured, or
+    /// each run would store what the run before has stored. One that is named as a source is captured whole.
+    pub fn leave_out_own(&mut self, directories: Vec<PathBuf>) {
+        self.rules.leave_out(&directories);
+        self.own = directories;
     }
 
     /// The snapshot's root: the deepest directory that contains every source, absolute.
@@ -215,15 +227,18 @@ impl Walk {
                 return self.omit(Omission::Excluded);
             }
         }
-        let is_foreign =
-            |stat: &Stat, rules: &Rules| ruled && rules.one_file_system && stat.identity.device != parent_device;
-        if is_foreign(&stat, &self.rules) {
-            why = Some(Omission::OtherFileSystem);
+        let closed = |stat: &Stat, rules: &Rules| match ruled {
+            true if rules.is_own(&stat.identity) => Some(Omission::OwnRepository),
+            true if rules.one_file_system && stat.identity.device != parent_device => Some(Omission::OtherFileSystem),
+            _ => None,
+        };
+        if let Some(omission) = closed(&stat, &self.rules) {
+            why = Some(omission);
             if place.is_none() {
                 // Not even opened: that could mount something, or wait for a server.
                 let xattrs = self.xattrs_at(&stat, parent, name_start);
                 self.directory_event(&stat, name_start, xattrs);
-                self.omit(Omission::OtherFileSystem);
+                self.omit(omission);
                 self.pending.push_back(Event::Leave);
                 return;
             }
@@ -242,8 +257,10 @@ impl Walk {
             Ok((fd, now)) => {
                 // What is open counts, should another directory have come to this name, or one been mounted on it.
                 stat = now;
-                if why.is_none() && is_foreign(&stat, &self.rules) {
-                    (why, cover) = (Some(Omission::OtherFileSystem), Cover::Remnant);
+                if why.is_none()
+                    && let Some(omission) = closed(&stat, &self.rules)
+                {
+                    (why, cover) = (Some(omission), Cover::Remnant);
                 }
                 self.enter(fd, stat, name_start, cover, place, why, is_source);
             }

@@ -472,6 +472,36 @@ fn sizes_markers_and_cache_tags_leave_out_what_they_say() {
 }
 
 #[test]
+fn a_directory_that_the_backup_writes_to_is_kept_empty_unless_it_is_named() {
+    let base = tempfile::tempdir().unwrap();
+    let at = |path: &str| base.path().join(path);
+    for path in ["disk/region/packs/p", "disk/region/config", "file"] {
+        touch(at(path));
+    }
+    // By whichever path: the inode counts.
+    symlink(at("disk/region"), at("link")).unwrap();
+    let spared = |sources: &[PathBuf]| {
+        let mut walk = Walk::new(sources, WalkOptions::default()).unwrap();
+        walk.leave_out_own(vec![at("link"), at("not/there")]);
+        let again = walk.again().unwrap();
+        let events = script(walk);
+        assert_eq!(script(again), events, "a repeated walk leaves out the same");
+        events
+    };
+    let omitted = "-disk/region own-repository";
+    let all = spared(&[base.path().to_path_buf()]);
+    assert_eq!(all, [">", ">disk", ">disk/region", omitted, "<", "<", "file", "link", "<"]);
+    let named = [">", ">disk", ">disk/region", "disk/region/config", ">disk/region/packs", "disk/region/packs/p"];
+    assert_eq!(spared(&[base.path().to_path_buf(), at("disk/region")])[..6], named);
+    assert_eq!(spared(&[at("disk/region")]), [">", "config", ">packs", "packs/p", "<", "<"]);
+    assert_eq!(spared(&[at("disk/region/packs")]), [">", "p", "<"]);
+    // Of what lies in it, only what is named.
+    let inside = spared(&[base.path().to_path_buf(), at("disk/region/packs")]);
+    assert_eq!(inside[2..6], [">disk/region", omitted, ">disk/region/packs", "disk/region/packs/p"]);
+    assert!(!inside.contains(&"disk/region/config".to_owned()));
+}
+
+#[test]
 fn another_file_system_is_kept_as_its_empty_mount_point() {
     let base = tempfile::tempdir().unwrap();
     let mount = base.path().join("mount");

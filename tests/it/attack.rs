@@ -225,3 +225,117 @@ fn an_earlier_snapshot_that_a_region_cannot_get_is_pending() {
     program.run(["--region", "two", "restore", "latest", "--to", "out"]).expect(0);
     assert_eq!(read(program.path("out/file")).unwrap(), b"second");
 }
+
+/// Has a region of somebody who isn't root take no packs any more, or take them again.
+fn set_packs_mode(program: &Program, region: &str, mode: u32) {
+    use std::os::unix::fs::PermissionsExt;
+    let packs = program.path(region).join("packs");
+    let below = std::fs::read_dir(&packs).unwrap().map(|entry| entry.unwrap().path()).filter(|path| path.is_dir());
+    for directory in below.chain([packs.clone()]) {
+        std::fs::set_permissions(directory, PermissionsExt::from_mode(mode)).unwrap();
+    }
+}
+
+#[test]
+fn a_region_that_stays_behind_has_nothing_stored_twice_in_the_others() {
+    let program = Program::nobody();
+    program.write("first", b"first");
+    let backup = |code: i32| {
+        let ended = program.run(["--json", "backup", &program.source().display().to_string()]).expect(code);
+        (ended.json(), ended.stderr)
+    };
+    backup(0);
+    set_packs_mode(&program, "two", 0o555);
+    program.write("big", &noise(4, 3_000_000));
+    backup(3);
+    let before = program.bytes("one");
+    for _ in 0..2 {
+        let (saved, told) = backup(3);
+        assert_eq!((&saved["new_chunks"], &saved["new_bytes"]), (&0.into(), &0.into()), "{saved}");
+        let region = saved["regions"].as_array().unwrap().iter().find(|region| region["name"] == "two").unwrap();
+        assert_eq!((&region["committed"], &region["shipped_bytes"]), (&false.into(), &0.into()));
+        assert!(region["failure"].is_string() && told.contains("region 'two' takes no part"), "{saved} {told}");
+    }
+    assert!(program.bytes("one") - before < 100_000, "{} after {before}", program.bytes("one"));
+    // Once it takes packs again, it gets all that it lacks.
+    set_packs_mode(&program, "two", 0o755);
+    let (saved, _) = backup(0);
+    assert_eq!(saved["new_bytes"], 0);
+    for region in saved["regions"].as_array().unwrap() {
+        assert_eq!(region["committed"], true);
+    }
+    program.run(["--region", "two", "restore", "latest~1", "--to", "out", "--verify"]).expect(0);
+    assert_eq!(read(program.path("out/big")).unwrap(), noise(4, 3_000_000));
+}
+
+#[test]
+fn a_mount_point_without_its_disk_is_a_region_that_is_not_reached() {
+    let program = Program::new();
+    program.write("file", b"content");
+    program.backup(&[]);
+    std::fs::rename(program.path("two"), program.path("away")).unwrap();
+    std::fs::create_dir(program.path("two")).unwrap();
+    let source = program.source().display().to_string();
+    let ended = program.run(["--json", "backup", &source]).expect(3);
+    let saved = ended.json();
+    let region = saved["regions"].as_array().unwrap().iter().find(|region| region["name"] == "two").unwrap();
+    let failure = region["failure"].as_str().unwrap();
+    assert!(failure.contains("holds no repository") && failure.contains("mounted"), "{failure}");
+    assert!(program.listing("two").is_empty(), "something was written into the mount point");
+    program.restore("out", &["latest"]).expect(0);
+    // None is left that vouches for the repository.
+    program.run(["--region", "two", "snapshots"]).expect(12);
+    std::fs::rename(program.path("one"), program.path("gone")).unwrap();
+    std::fs::create_dir(program.path("one")).unwrap();
+    let error = program.run(["--json", "backup", &source]).expect(12).error();
+    assert!(error["message"].as_str().unwrap().contains("holds no repository"), "{error}");
+    // Another repository there is one still.
+    std::fs::remove_dir(program.path("two")).unwrap();
+    std::fs::rename(program.path("away"), program.path("two")).unwrap();
+    let other = Program::new();
+    std::fs::rename(other.path("one"), program.path("one/other")).unwrap();
+    for name in ["config", "region"] {
+        std::fs::rename(program.path("one/other").join(name), program.path("one").join(name)).unwrap();
+    }
+    program.run(["backup", &source]).expect(10);
+}
+
+#[test]
+fn a_backup_does_not_store_what_it_has_stored() {
+    let program = Program::new();
+    program.write("file", &noise(5, 1_000_000));
+    let home = program.home.path().display().to_string();
+    let saved = |more: &[&str]| {
+        let mut arguments = vec!["--json", "backup", &home];
+        arguments.extend(more);
+        program.run(arguments).expect(0).json()
+    };
+    let first = saved(&[]);
+    // Both regions and the cache are counted, and listed by name.
+    assert_eq!(first["omitted"], 3, "{first}");
+    let details = program.snapshots(&["--details"])[0]["details"].clone();
+    let mut omitted: Vec<(&str, &str)> = details["omitted"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|item| (item["path"].as_str().unwrap().split('/').next().unwrap(), item["why"].as_str().unwrap()))
+        .collect();
+    omitted.sort_unstable();
+    assert_eq!(omitted, ["cache", "one", "two"].map(|name| (name, "own-repository")));
+    let before = program.bytes("one");
+    // Met by another way, and left out of the run: the same directory.
+    std::os::unix::fs::symlink(program.path("one"), program.path("link")).unwrap();
+    for more in [&[][..], &["--skip-if-unchanged"]] {
+        saved(more);
+    }
+    program.run(["--region", "two", "backup", &home]).expect(3);
+    assert!(program.bytes("one") - before < 200_000, "{} after {before}", program.bytes("one"));
+    program.restore("out", &["latest"]).expect(0);
+    assert!(program.path("out/one").is_dir() && program.listing("out/one").is_empty());
+    assert_eq!(read(program.path("out/source/file")).unwrap(), noise(5, 1_000_000));
+    // Named, it is captured.
+    let one = program.path("one").display().to_string();
+    let named = saved(&[&one]);
+    assert_eq!(named["omitted"], 2, "{named}");
+    assert!(named["new_bytes"].as_u64().unwrap() > 1_000_000);
+}

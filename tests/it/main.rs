@@ -11,6 +11,7 @@ mod fixture;
 mod frozen;
 mod gc;
 mod keys;
+mod limits;
 mod memory;
 mod program;
 mod property;

@@ -8,13 +8,15 @@ use keepstone::format::ids::{PackId, SegmentId, SessionId, SnapshotId, number_na
 use keepstone::format::verdict::Ruling;
 use keepstone::pack::reader::pack_name;
 use keepstone::replicate::{Replicated, replicate};
+use keepstone::repo::RepoError;
 use keepstone::repo::snapshots::{list, set_tags};
 use keepstone::repo::sync::read_segment;
-use keepstone::report::Silent;
-use keepstone::store::Store;
+use keepstone::report::{Monitor, Silent};
+use keepstone::store::{Store, StoreError, StoreErrorKind};
 use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
 
 /// Backs up into region 0 while region 1 takes nothing.
 fn only_in_the_first(stage: &Stage, source: &Path) -> SnapshotId {
@@ -202,4 +204,64 @@ fn a_segment_that_is_damaged_keeps_back_what_only_it_lists_and_nothing_else() {
     assert_eq!((done.commits, done.issues.len()), (1, 2), "{:?}", done.issues);
     stage.assert_restores(&[1], id, source.path());
     assert!(!stage.world.ids(&[1]).contains(&lost));
+}
+
+/// Asks to stop after so many looks.
+struct StopAfter(AtomicI64);
+
+impl Monitor for StopAfter {
+    fn cancelled(&self) -> bool {
+        self.0.fetch_sub(1, Ordering::SeqCst) <= 0
+    }
+}
+
+#[test]
+fn replication_stops_when_the_user_asks_and_the_next_one_goes_on() {
+    let (stage, source) = (Stage::new(2), source());
+    let id = only_in_the_first(&stage, source.path());
+    let repository = stage.open_as(None);
+    let listing = list(&repository).unwrap();
+    // Before any, and between the two packs that are to be copied.
+    for (looks, packs) in [(0, 0), (2, 0), (3, 1)] {
+        let stopped = replicate(&repository, &listing.snapshots, None, 64 << 20, &StopAfter(AtomicI64::new(looks)));
+        assert!(matches!(stopped, Err(RepoError::Cancelled)), "{looks}: {stopped:?}");
+        assert_eq!((stage.collector.packs(1).len(), stage.world.ids(&[1])), (packs, Vec::new()), "{looks}");
+        assert_eq!(stage.collector.open_sessions(1), [], "{looks}: it is ended");
+    }
+    // What was copied is listed: only the other pack is wanted still.
+    let done = replicated(&stage);
+    assert_eq!((done.commits, done.packs), (1, 1));
+    stage.assert_restores(&[1], id, source.path());
+}
+
+#[test]
+fn a_region_whose_store_refuses_is_behind_and_one_that_lacks_a_source_is_not() {
+    let (stage, source) = (Stage::new(2), source());
+    let first = only_in_the_first(&stage, source.path());
+    write(source.path(), "new", &noise(43, 9000));
+    only_in_the_first(&stage, source.path());
+    for prefix in ["packs/", "sessions/", "index/", "commits/"] {
+        stage.on(move |call| match call.region == 1 && call.operation == "put" && call.name.starts_with(prefix) {
+            true => Answer::Fail,
+            false => Answer::Go,
+        });
+        let done = replicated(&stage);
+        // It isn't asked again for the second snapshot.
+        assert_eq!((done.commits, done.issues.len()), (0, 1), "{prefix}");
+        assert_eq!(done.behind.keys().copied().collect::<Vec<_>>(), [1], "{prefix}");
+    }
+    stage.quiet();
+    // A loss elsewhere is no reason to keep what is new from it.
+    for pack in stage.collector.packs(0) {
+        stage.collector.memories[0].delete(&pack_name(&pack)).unwrap();
+    }
+    let done = replicated(&stage);
+    assert!(!done.issues.is_empty() && done.behind.is_empty(), "{first}: {:?}", done.behind);
+
+    let mut repository = stage.open_as(None);
+    let error = || StoreError::new(StoreErrorKind::Full, "put", "somewhere", "packs/x", "full".to_owned());
+    assert!(repository.set_aside([(0, error()), (1, error())].into()).is_empty(), "the last one stays");
+    let name = repository.regions[1].name.clone();
+    assert_eq!(repository.set_aside([(1, error())].into()), [name.clone()]);
+    assert_eq!((repository.regions.len(), &repository.unreachable[0].0), (1, &name));
 }

@@ -1,7 +1,8 @@
 //! Streams: standard input and commands, saved only when they ended well.
 
 use crate::fixture::noise;
-use crate::program::{Ended, Program};
+use crate::program::{Ended, Program, signal};
+use rustix::process::Signal;
 use std::io::Write;
 use std::process::Stdio;
 
@@ -64,4 +65,29 @@ fn a_stream_needs_a_usable_name() {
         stdin(&program, &["backup", "--stdin", "--as", name], b"x").expect(2);
     }
     stdin(&program, &["backup", "--stdin"], b"x").expect(2);
+}
+
+#[test]
+fn a_silent_stream_is_stopped_by_the_first_signal() {
+    let program = Program::new();
+    let ready = program.path("ready");
+    // It writes where it is before it falls silent, so that handlers and reader stand by then.
+    let script = format!("echo $$ > '{}'; exec sleep 1000", ready.display());
+    let mut silent = program.command(["backup", "--as", "x", "--", "sh", "-c", &script]).spawn().unwrap();
+    Program::wait_until(&mut silent, || std::fs::read_to_string(&ready).is_ok_and(|text| text.ends_with('\n')));
+    let command = std::fs::read_to_string(&ready).unwrap().trim().to_owned();
+    signal(&silent, Signal::TERM);
+    assert_eq!(silent.wait().unwrap().code(), Some(130));
+    assert!(!std::path::Path::new("/proc").join(command).exists(), "the command is left behind");
+
+    let mut input = program.command(["backup", "--stdin", "--as", "x"]).stdin(Stdio::piped()).spawn().unwrap();
+    let held = input.stdin.take();
+    let sessions =
+        || program.listing("one").keys().filter(|path| path.to_string_lossy().contains("/sessions/")).count();
+    let before = sessions();
+    Program::wait_until(&mut input, || sessions() > before);
+    signal(&input, Signal::INT);
+    assert_eq!(input.wait().unwrap().code(), Some(130));
+    drop(held);
+    assert!(program.snapshots(&[]).is_empty());
 }

@@ -34,6 +34,9 @@ It ends with 0 only when every configured region has committed the snapshot, wit
 /// snapshot of the same source is not read again. What is left out, or could not be read, is listed
 /// in the snapshot and in the report; nothing is skipped silently.
 ///
+/// Of a region of this repository, or its cache, that is met below a path, only the directory is
+/// captured, unless it is named as a path itself.
+///
 /// Without any path, the paths configured under [backup] are captured.
 #[derive(Clone, Debug, Default, Args)]
 #[command(after_help = EXAMPLES)]
