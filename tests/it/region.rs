@@ -179,3 +179,89 @@ fn a_region_is_made_in_an_empty_store_only() {
     memory(&world).put_new("region", &own_region.into()).unwrap();
     world.open(&[0]).unwrap().add_region(&spec(&world)).unwrap();
 }
+
+/// One store under two names is found out before anything of a repository is in it.
+#[test]
+fn one_directory_under_two_names_stays_empty() {
+    let program = Program::bare();
+    let recipient = std::fs::read_to_string(program.path("recipient")).unwrap();
+    std::fs::create_dir(program.path("one")).unwrap();
+    std::os::unix::fs::symlink(program.path("one"), program.path("two")).unwrap();
+    let regions = [program.region("one"), program.region("two")];
+    let init = ["--region", &regions[0], "--region", &regions[1], "init", "--recipient", &recipient];
+    let refused = program.run(init).expect(2);
+    assert!(refused.stderr.contains("regions 'one' and 'two' are the same"), "{}", refused.stderr);
+    assert!(program.listing("one").is_empty(), "{:?}", program.listing("one"));
+    std::fs::remove_file(program.path("two")).unwrap();
+    program.run(init).expect(0);
+}
+
+#[test]
+fn where_every_region_denies_the_write_the_class_is_access() {
+    let program = Program::nobody();
+    program.write("file", b"content");
+    let deny = |mode| {
+        for region in ["one", "two"] {
+            let mut directories = vec![program.path(region)];
+            while let Some(directory) = directories.pop() {
+                std::fs::set_permissions(&directory, PermissionsExt::from_mode(mode)).unwrap();
+                directories.extend(
+                    std::fs::read_dir(&directory).unwrap().flatten().map(|at| at.path()).filter(|path| path.is_dir()),
+                );
+            }
+        }
+    };
+    deny(0o555);
+    let ended = program.run(["--json", "backup", "source"]);
+    deny(0o755);
+    let error = ended.expect(10).error();
+    assert_eq!(error["class"], "access");
+    assert!(error["message"].as_str().unwrap().contains("every region denies it"), "{error}");
+}
+
+/// A signal before the repository is open ends the run with the code of the table, also in `init`.
+#[test]
+fn a_signal_on_the_way_to_the_regions_ends_with_the_documented_code() {
+    let program = Program::bare();
+    let recipient = std::fs::read_to_string(program.path("recipient")).unwrap();
+    let ssh = program.path("ssh");
+    std::fs::write(&ssh, "#!/bin/sh\necho > \"$HOME/began\"\nexec sleep 20\n").unwrap();
+    std::fs::set_permissions(&ssh, PermissionsExt::from_mode(0o755)).unwrap();
+    let began = program.path("began");
+    for command in [&["init", "--recipient", recipient.as_str()][..], &["snapshots"]] {
+        for asked in [Signal::TERM, Signal::INT, Signal::HUP] {
+            let mut arguments = vec!["--region", "far=ssh://nowhere/region"];
+            arguments.extend(command);
+            let mut command = program.command(arguments);
+            std::fs::write(program.path("keepstone.toml"), "").unwrap();
+            // The stand-in for ssh outlives the program if it doesn't look at its input: it holds no pipe of ours.
+            command.env("KEEPSTONE_SSH_COMMAND", &ssh).stderr(std::process::Stdio::null());
+            let mut child = command.spawn().unwrap();
+            Program::wait_until(&mut child, || began.exists());
+            signal(&child, asked);
+            Ended::new(child.wait_with_output().unwrap()).expect(130);
+            std::fs::remove_file(&began).unwrap();
+        }
+    }
+}
+
+#[test]
+fn patterns_that_name_nothing_are_told() {
+    let program = Program::new();
+    program.write("a/file.txt", b"content");
+    program.write("b/other", b"content");
+    program.backup(&[]);
+    let none = program.run(["restore", "latest", "--to", "out", "--include", "*.odt"]).expect(12);
+    assert!(none.stderr.contains("nothing is named by --include *.odt"), "{}", none.stderr);
+    program.run(["restore", "latest", "--to", "out", "--include", "*.txt", "--exclude", "*.txt"]).expect(12);
+    let unclosed = program.run(["restore", "latest", "--to", "out", "--include", "file[.txt"]).expect(2);
+    assert!(unclosed.stderr.contains("can't be used"), "{}", unclosed.stderr);
+    for pattern in ["--include", "--exclude"] {
+        program.run(["restore", "latest", "--to", "out", "--delete", pattern, "*.txt"]).expect(2);
+    }
+    // One that names a directory, or one of several that names something, is enough.
+    program.run(["restore", "latest", "--to", "some", "--include", "*.odt", "--include", "*.txt"]).expect(0);
+    program.run(["restore", "latest", "--to", "directory", "--include", "b/"]).expect(0);
+    let files = |name: &str| program.listing(name).len();
+    assert_eq!((files("some"), files("directory")), (1, 1));
+}
