@@ -186,3 +186,20 @@ fn a_snapshot_that_is_not_whole_anywhere_is_not_committed() {
     let sessions: Vec<SessionId> = stage.collector.open_sessions(1);
     assert_eq!((sessions, stage.world.ids(&[1])), (Vec::new(), Vec::new()), "{id}");
 }
+
+#[test]
+fn a_segment_that_is_damaged_keeps_back_what_only_it_lists_and_nothing_else() {
+    let (stage, source) = (Stage::new(2), source());
+    let other = tempfile::tempdir().unwrap();
+    write(other.path(), "elsewhere", &noise(90, 9000));
+    let lost = only_in_the_first(&stage, other.path());
+    let segment = stage.collector.names(0, "index/")[0].clone();
+    let id = only_in_the_first(&stage, source.path());
+    let mut bytes = stage.collector.memories[0].get(&segment, 1 << 20).unwrap();
+    bytes[40] ^= 1;
+    stage.collector.memories[0].heal(&segment, &bytes.into()).unwrap();
+    let done = replicated(&stage);
+    assert_eq!((done.commits, done.issues.len()), (1, 2), "{:?}", done.issues);
+    stage.assert_restores(&[1], id, source.path());
+    assert!(!stage.world.ids(&[1]).contains(&lost));
+}

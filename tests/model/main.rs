@@ -200,11 +200,6 @@ fn large_writers() {
 }
 
 #[test]
-fn large_two_writers() {
-    hold_if_large(scenarios::large_two_writers());
-}
-
-#[test]
 fn large_collectors() {
     hold_if_large(scenarios::large_collectors());
 }
