@@ -143,7 +143,7 @@ fn entry_document(workspace: &Workspace, recorded: &Recorded) -> Value {
 fn subject_kind(action: Action) -> &'static str {
     match action {
         Action::Forget | Action::Unforget | Action::Hold | Action::Release | Action::BreakFloor => "snapshot",
-        Action::GcFinal => "region",
+        Action::GcFinal | Action::RegionAdd => "region",
         Action::Init | Action::KeyAdd | Action::KeyRemove | Action::KeyRevoke => "slot",
         Action::KeyRotate | Action::KeyRewrap => "slot",
         Action::RosterMerge => "roster",

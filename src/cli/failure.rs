@@ -27,13 +27,19 @@ impl From<RepoError> for CliError {
             RepoError::SameRegion { .. } | RepoError::DifferentRepositories { .. } => {
                 CliError::usage(text).hint("check the regions' addresses in the configuration")
             }
-            RepoError::NotARepository { .. } => CliError::new(Class::Missing, text)
-                .hint("check its address, or make a repository there with `keepstone init`"),
+            RepoError::NotARepository { region, .. } => CliError::new(Class::Missing, text).hint(format!(
+                "check its address, and that its disk is mounted; `keepstone region add {region}` makes the region \
+                 again if it was lost, `keepstone init` a new repository"
+            )),
             RepoError::AlreadyARepository { .. } => {
-                CliError::usage(text).hint("`init` needs empty regions; nothing was changed")
+                CliError::usage(text).hint("`init` and `region add` need empty stores; nothing there was changed")
             }
             RepoError::Unreachable(mut failures) => match failures.len() {
                 1 => CliError::from(failures.remove(0).1),
+                _ if failures.iter().all(|(_, error)| error.kind == StoreErrorKind::Denied) => {
+                    CliError::new(Class::Access, format!("every region denies it: {text}"))
+                        .hint("check the regions' credentials, or the owners and modes of their directories")
+                }
                 _ => CliError::new(Class::Storage, text).hint("check the network, the addresses and the credentials"),
             },
             RepoError::WrongPin { .. } => CliError::new(Class::Access, text)
@@ -247,6 +253,8 @@ impl From<RestoreError> for CliError {
             RestoreError::NoSuchPath(_) => CliError::new(Class::Missing, text)
                 .hint("paths are given from the snapshot's root, as `keepstone ls` shows them"),
             RestoreError::Pattern { .. } => CliError::usage(text),
+            RestoreError::NothingIncluded(_) => CliError::new(Class::Missing, text)
+                .hint("patterns are as in .gitignore, from the snapshot's root; `keepstone find` shows what one names"),
             RestoreError::Cancelled => CliError::cancelled(),
         }
     }

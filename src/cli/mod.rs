@@ -27,7 +27,9 @@ pub mod output;
 pub mod parse;
 pub mod path_list;
 pub mod progress;
+mod region;
 pub mod render;
+mod replicate;
 mod restore;
 mod scrub;
 pub mod secret;
@@ -89,6 +91,8 @@ fn dispatch(cli: Cli) -> Result<Class, CliError> {
         Command::Check(args) => check::run(&args, &cli.global),
         Command::Scrub(args) => scrub::run(&args, &cli.global),
         Command::Gc(args) => gc::run(&args, &cli.global),
+        Command::Replicate(_) => replicate::run(&cli.global),
+        Command::Region(command) => region::run(&command, &cli.global),
         Command::Serve(args) => serve::run(&args, &cli.global),
         Command::Key(command) => key::run(&command, &cli.global),
         Command::Stats => stats::run(&cli.global),

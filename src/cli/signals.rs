@@ -1,18 +1,37 @@
 //! Signals: the first asks the run to stop cleanly, the second ends the process at once.
 //!
 //! Guarantees: SIGINT, SIGTERM and SIGHUP are heard even while a thread is stuck; a signal that the
-//! caller had ignored (`nohup`, a background job) stays ignored. Installed by commands that do work,
-//! once, after passphrases were asked for.
+//! caller had ignored (`nohup`, a background job) stays ignored. From the program's first line on a signal
+//! ends it with the documented code ([`end_at_once`]); commands that do work listen instead once passphrases
+//! were asked for and the repository is open, since only from there on is there anything to end cleanly.
 
 use std::io::{self, Read};
 use std::os::unix::net::UnixStream;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::{flag, low_level};
 
 use super::exit::Class;
+
+const SIGNALS: [i32; 3] = [SIGINT, SIGTERM, SIGHUP];
+
+/// Set while nobody listens: then the first signal ends the process.
+static UNHEARD: OnceLock<Arc<AtomicBool>> = OnceLock::new();
+
+/// Until [`Interrupt::listen`], a signal ends the process at once, with the code of a run that was stopped
+/// rather than that of the signal. Called by `main`, once.
+///
+/// # Errors
+/// When the system refuses a handler: then signals end the process as they always do.
+pub fn end_at_once() -> io::Result<()> {
+    let unheard = UNHEARD.get_or_init(|| Arc::new(AtomicBool::new(true)));
+    for signal in SIGNALS.into_iter().filter(|signal| !ignored(*signal)) {
+        flag::register_conditional_shutdown(signal, i32::from(Class::Cancelled.code()), Arc::clone(unheard))?;
+    }
+    Ok(())
+}
 
 /// True once the user asked to stop.
 #[derive(Clone, Debug, Default)]
@@ -26,11 +45,14 @@ impl Interrupt {
     pub fn listen(announce: impl FnOnce() + Send + 'static) -> io::Result<Self> {
         let interrupt = Interrupt::default();
         let (mut receiver, sender) = UnixStream::pair()?;
-        for signal in [SIGINT, SIGTERM, SIGHUP].into_iter().filter(|signal| !ignored(*signal)) {
+        for signal in SIGNALS.into_iter().filter(|signal| !ignored(*signal)) {
             // In this order: the first signal finds the flag unset and sets it, the second ends the process.
             flag::register_conditional_shutdown(signal, i32::from(Class::Cancelled.code()), Arc::clone(&interrupt.0))?;
             flag::register(signal, Arc::clone(&interrupt.0))?;
             low_level::pipe::register(signal, sender.try_clone()?)?;
+        }
+        if let Some(unheard) = UNHEARD.get() {
+            unheard.store(false, Ordering::SeqCst);
         }
         std::thread::Builder::new().name("signals".into()).spawn(move || {
             // Ends without a byte when no handler holds the other end.

@@ -134,7 +134,15 @@ impl Workspace {
     /// # Errors
     /// Whatever stands in the way, with what to do about it.
     pub fn open(global: &Global) -> Result<Self, CliError> {
-        Self::open_by(global, &|specs, pin| Located::open(specs, pin))
+        Self::open_with(settings(global, false)?, global)
+    }
+
+    /// As [`Workspace::open`], with settings that a command has changed.
+    ///
+    /// # Errors
+    /// As [`Workspace::open`].
+    pub fn open_with(settings: Settings, global: &Global) -> Result<Self, CliError> {
+        Self::open_by(settings, global, &|specs, pin| Located::open(specs, pin))
     }
 
     /// As [`Workspace::open`], where two rosters stand at the highest number.
@@ -142,11 +150,10 @@ impl Workspace {
     /// # Errors
     /// As [`Workspace::open`]; when there is only one roster, or they can't be brought together.
     pub fn open_to_merge(global: &Global, take: Option<&str>) -> Result<Self, CliError> {
-        Self::open_by(global, &|specs, pin| Located::open_to_merge(specs, pin, take))
+        Self::open_by(settings(global, false)?, global, &|specs, pin| Located::open_to_merge(specs, pin, take))
     }
 
-    fn open_by(global: &Global, locate: &Locate<'_>) -> Result<Self, CliError> {
-        let settings = settings(global, false)?;
+    fn open_by(settings: Settings, global: &Global, locate: &Locate<'_>) -> Result<Self, CliError> {
         let (specs, failed) = stores(&settings, false)?;
         let located = locate(&specs, settings.pin.map(|pin| pin.0))?;
         trust(&settings, located.fingerprint())?;

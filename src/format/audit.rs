@@ -49,11 +49,13 @@ pub enum Action {
     Repair = 13,
     /// Packs of others were vouched for. Subjects: the packs.
     Attest = 14,
+    /// A region was made in an empty store. Subject: the region.
+    RegionAdd = 15,
 }
 
 impl Action {
     /// All of them, by code.
-    pub const ALL: [Action; 15] = [
+    pub const ALL: [Action; 16] = [
         Action::Init,
         Action::Forget,
         Action::Unforget,
@@ -69,6 +71,7 @@ impl Action {
         Action::RosterMerge,
         Action::Repair,
         Action::Attest,
+        Action::RegionAdd,
     ];
 
     /// The action's name in output and in the spec.
@@ -89,6 +92,7 @@ impl Action {
             Action::RosterMerge => "roster-merge",
             Action::Repair => "repair",
             Action::Attest => "attest",
+            Action::RegionAdd => "region-add",
         }
     }
 }

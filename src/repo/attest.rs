@@ -151,3 +151,24 @@ pub fn publish(repository: &Repository, verified: &[Digest]) -> Result<u64, Repo
     }
     Ok(fresh)
 }
+
+/// Copies to a region every attestation that counts in another.
+///
+/// # Errors
+/// When a region can't be listed, read or written.
+pub(super) fn level(repository: &Repository, at: usize) -> Result<(), RepoError> {
+    let to = &repository.regions[at];
+    let listed = list_sorted(&*to.store, "attest/").map_err(|e| to.error(e))?;
+    let mut there: BTreeSet<String> = listed.into_iter().map(|listed| listed.name).collect();
+    for (_, from) in repository.regions.iter().enumerate().filter(|(other, _)| *other != at) {
+        for found in read_region(repository, from, &mut Vec::new(), &mut |name| !there.contains(name))? {
+            let bytes = from.get(&found.name)?;
+            // The name is the digest: another read than the one that was verified may give other bytes.
+            if object::check_digest(&bytes).is_ok_and(|digest| found.name == format!("attest/{digest}")) {
+                put_with_retries(&*to.store, &found.name, &bytes.into()).map_err(|e| to.error(e))?;
+                there.insert(found.name);
+            }
+        }
+    }
+    Ok(())
+}

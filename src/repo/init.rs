@@ -19,6 +19,10 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use zeroize::Zeroizing;
 
+/// Whatever of this a store holds makes it no empty one.
+const FOUND_IN_REPOSITORIES: [&str; 10] =
+    ["config", "snapshots/", "packs/", "commits/", "index/", "sessions/", "verdicts/", "tags/", "gc/", "collector/"];
+
 /// How a repository is made.
 pub struct InitOptions {
     /// Its ciphers.
@@ -44,11 +48,11 @@ pub(super) fn root_signer(private: &[u8; 32]) -> Signer<'_> {
     Signer { slot: SlotId::default(), private }
 }
 
-/// Probes every region, then writes the repository's first objects into each, `config` last: a region
+/// Probes every region, and that none is another under a second name, then writes the repository's first objects into each, `config` last: a region
 /// without it is not yet one, so that an interrupted `init` can be run again.
 ///
 /// # Errors
-/// When a region holds a repository already, can't be reached, or fails the probe.
+/// When a region holds a repository already, is another one's store, can't be reached, or fails the probe.
 pub fn init(
     specs: &[RegionSpec],
     options: &InitOptions,
@@ -58,31 +62,9 @@ pub fn init(
     if specs.is_empty() {
         return Err(RepoError::NoRegions);
     }
-    for spec in specs {
-        let store_error = |source| RepoError::Store { region: spec.name.clone(), source };
-        let mut found = None;
-        for prefix in ["config", "snapshots/", "packs/", "commits/"] {
-            let present = match prefix.ends_with('/') {
-                false => spec.store.size(prefix).map_err(store_error)?.is_some(),
-                true => {
-                    let mut any = false;
-                    spec.store.list(prefix, &mut |_| any = true).map_err(store_error)?;
-                    any
-                }
-            };
-            if present {
-                found = Some(prefix);
-                break;
-            }
-        }
-        if let Some(found) = found {
-            let address = spec.store.address().to_owned();
-            return Err(RepoError::AlreadyARepository {
-                region: spec.name.clone(),
-                address,
-                found: format!("there is {found}"),
-            });
-        }
+    specs.iter().try_for_each(require_empty)?;
+    for (at, spec) in specs.iter().enumerate() {
+        require_distinct(spec, &specs[at + 1..], random)?;
     }
     let mut probes = Vec::new();
     for spec in specs {
@@ -150,6 +132,64 @@ pub fn init(
         regions.push((spec.name.clone(), info.region, probe));
     }
     Ok(Initialised { repository, fingerprint: Digest(sign::fingerprint(&config.root_public_key)), regions })
+}
+
+/// Refuses a store that holds a repository, or what is left of one. What an `init` or an addition of a region
+/// writes before the end is not looked for.
+pub(super) fn require_empty(spec: &RegionSpec) -> Result<(), RepoError> {
+    let store_error = |source| RepoError::Store { region: spec.name.clone(), source };
+    for prefix in FOUND_IN_REPOSITORIES {
+        let present = match prefix.ends_with('/') {
+            false => spec.store.size(prefix).map_err(store_error)?.is_some(),
+            true => {
+                let mut any = false;
+                spec.store.list(prefix, &mut |_| any = true).map_err(store_error)?;
+                any
+            }
+        };
+        if present {
+            return Err(RepoError::AlreadyARepository {
+                region: spec.name.clone(),
+                address: spec.store.address().to_owned(),
+                found: format!("there is {prefix}"),
+            });
+        }
+    }
+    Ok(())
+}
+
+/// Refuses a store that is one of `others` under another name: what is put into it must not be in them.
+fn require_distinct(spec: &RegionSpec, others: &[RegionSpec], random: &dyn Random) -> Result<(), RepoError> {
+    if others.is_empty() {
+        return Ok(());
+    }
+    let error = |spec: &RegionSpec, source| RepoError::Store { region: spec.name.clone(), source };
+    let name = format!("probe/{:032x}/mark", u128::from_le_bytes(random_bytes(random)));
+    spec.store.put_new(&name, &random_bytes::<16>(random).to_vec().into()).map_err(|e| error(spec, e))?;
+    let mut twin = Ok(None);
+    for other in others {
+        match other.store.size(&name) {
+            Ok(None) => {}
+            Ok(Some(_)) => twin = Ok(Some(other)),
+            Err(source) => twin = Err(error(other, source)),
+        }
+        if !matches!(twin, Ok(None)) {
+            break;
+        }
+    }
+    // Tidying comes first; where deletes are denied, the mark stays beside the probe's objects.
+    let tidied = spec.store.delete(&name);
+    if let Some(twin) = twin? {
+        return Err(RepoError::SameRegion {
+            first: spec.name.clone(),
+            second: twin.name.clone(),
+            detail: "what is put into one is there in the other".to_owned(),
+        });
+    }
+    match tidied {
+        Err(source) if source.kind != StoreErrorKind::Denied => Err(error(spec, source)),
+        _ => Ok(()),
+    }
 }
 
 fn put(region: &str, store: &dyn Store, name: &str, bytes: Vec<u8>) -> Result<(), RepoError> {

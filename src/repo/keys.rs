@@ -37,7 +37,12 @@ type ReadWhole<'a> = dyn Fn(&RegionHandle, &str) -> Result<Option<Vec<u8>>, Repo
 
 impl Repository {
     fn root_private(&self) -> Result<&[u8; 32], RepoError> {
-        self.require(&[Role::Owner], "change the key slots")?;
+        self.root_for("change the key slots")
+    }
+
+    /// The root key, which an owner's slot holds, to do what `action` says.
+    pub(super) fn root_for(&self, action: &'static str) -> Result<&[u8; 32], RepoError> {
+        self.require(&[Role::Owner], action)?;
         let lacking = || RepoError::Keys("KEY-4: the key file of this owner's slot lacks the root key".to_owned());
         self.secrets.root_private.as_ref().ok_or_else(lacking)
     }
@@ -132,7 +137,7 @@ impl Repository {
     }
 
     /// Copies an object that root signed from the first other region whose copy is whole.
-    fn copy_signed(&self, to: &RegionHandle, kind: ObjectKind, name: &str) -> Result<u64, RepoError> {
+    pub(super) fn copy_signed(&self, to: &RegionHandle, kind: ObjectKind, name: &str) -> Result<u64, RepoError> {
         self.copy(to, name, &|region, name| {
             let spec = RegionSpec::from(region);
             let Some((_, digest)) = read_root_signed(&spec, kind, name, Some(&self.config))? else { return Ok(None) };

@@ -14,6 +14,7 @@ pub mod init;
 pub mod keys;
 pub mod open;
 pub mod pairs;
+pub mod region;
 pub mod retention;
 pub mod session;
 pub mod sessions;

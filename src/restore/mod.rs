@@ -30,6 +30,9 @@ pub enum RestoreError {
         /// Why.
         detail: String,
     },
+    /// No entry of what was asked for is named by an include pattern and by no exclude pattern.
+    #[error("nothing is named by --include {0} and left by --exclude: no entry was restored")]
+    NothingIncluded(String),
     /// The user stopped it; run it again to go on.
     #[error("stopped; the same command goes on where this left off")]
     Cancelled,

@@ -73,6 +73,8 @@ struct Run<'a, 'f> {
     directories: Vec<(DirHandle, Node)>,
     /// Further names of files that may still be under way.
     links: Vec<(DirHandle, Node, Vec<u8>)>,
+    /// An entry was neither excluded nor passed by.
+    included: bool,
     /// Files to read back.
     verify: Vec<(DirHandle, Node, Vec<u8>)>,
 }
@@ -82,12 +84,20 @@ fn patterns(list: &[String]) -> Result<Option<Gitignore>, RestoreError> {
         return Ok(None);
     }
     let mut builder = GitignoreBuilder::new("/");
+    // Taken as it stands, a class that doesn't end would name nothing, and nobody would be told.
+    builder.allow_unclosed_class(false);
     for pattern in list {
         let bad = |error: ignore::Error| RestoreError::Pattern { pattern: pattern.clone(), detail: error.to_string() };
         builder.add_line(None, pattern).map_err(bad)?;
     }
     let bad = |error: ignore::Error| RestoreError::Pattern { pattern: list.join(", "), detail: error.to_string() };
     Ok(Some(builder.build().map_err(bad)?))
+}
+
+/// Whether a pattern names the entry or a directory above it.
+fn named(patterns: &Gitignore, path: &[u8], directory: bool) -> bool {
+    let absolute = Path::new("/").join(std::ffi::OsStr::from_bytes(path));
+    patterns.matched_path_or_any_parents(&absolute, directory).is_ignore()
 }
 
 /// Restores a snapshot, or some paths of it, into `target`. The root's entries land in the target
@@ -115,6 +125,7 @@ pub fn restore(
         summary: RestoreSummary::default(),
         directories: Vec::new(),
         links: Vec::new(),
+        included: false,
         verify: Vec::new(),
     };
     let (root, tree) = root_node(fetcher, root)?;
@@ -129,11 +140,16 @@ pub fn restore(
     if !target.options().dry_run {
         target.sync()?;
     }
+    let nothing = run.include.is_some() && !run.included;
     let mut summary = run.summary;
     summary.files += run.outcome.files.get();
     summary.bytes = run.outcome.bytes.get();
     summary.issues.extend(run.outcome.issues.into_inner().unwrap_or_else(PoisonError::into_inner));
     summary.notices = target.notices();
+    // Where something could not be read, it may have held what was wanted: the issues tell that.
+    if nothing && summary.issues.is_empty() {
+        return Err(RestoreError::NothingIncluded(options.include.join(" --include ")));
+    }
     Ok(summary)
 }
 
@@ -176,6 +192,7 @@ impl<'a, 'f> Run<'a, 'f> {
                         if self.excluded(&path, true) {
                             continue;
                         }
+                        self.included |= self.include.as_ref().is_some_and(|patterns| named(patterns, &path, true));
                         match self.target.enter_directory(&parent, &child) {
                             Ok(handle) => {
                                 let nodes = Nodes::of(fetcher, tree);
@@ -268,13 +285,11 @@ impl<'a, 'f> Run<'a, 'f> {
     }
 
     fn excluded(&self, path: &[u8], directory: bool) -> bool {
-        let absolute = Path::new("/").join(std::ffi::OsStr::from_bytes(path));
-        let named = |patterns: &Gitignore| patterns.matched_path_or_any_parents(&absolute, directory).is_ignore();
-        if self.exclude.as_ref().is_some_and(named) {
+        if self.exclude.as_ref().is_some_and(|patterns| named(patterns, path, directory)) {
             return true;
         }
         // A directory may hold something that an include pattern names.
-        !directory && self.include.as_ref().is_some_and(|patterns| !named(patterns))
+        !directory && self.include.as_ref().is_some_and(|patterns| !named(patterns, path, false))
     }
 
     /// Restores one entry that is no directory.
@@ -282,6 +297,7 @@ impl<'a, 'f> Run<'a, 'f> {
         if self.excluded(&path, false) {
             return Ok(());
         }
+        self.included = true;
         let decision = match self.target.decide(parent, node) {
             Ok(decision) => decision,
             Err(error) => return self.target_error(error),

@@ -1,7 +1,7 @@
 //! The audit chains: what is recorded, how regions that were apart come together, and what is told of a
 //! record that somebody tampered with. Rules: `format-spec/audit.md`.
 
-use crate::fixture::{World, identity};
+use crate::fixture::{World, identity, noise, write};
 use crate::program::Program;
 use keepstone::crypto::object::{Signer, build_sealed, build_signed};
 use keepstone::crypto::slot::Wrapping;
@@ -9,10 +9,16 @@ use keepstone::format::audit::{Action, AuditEntry};
 use keepstone::format::envelope::ObjectKind;
 use keepstone::format::ids::{Digest, SlotId, number_name};
 use keepstone::format::roster::{Role, Roster, SlotState};
+use keepstone::format::verdict::Ruling;
+use keepstone::gc::{GcError, GcOptions, gc};
+use keepstone::repo::accepted::Acceptance;
 use keepstone::repo::audit::{Act, Chains, FindingKind, entry_name, merge, read, record};
-use keepstone::repo::{RepoError, Repository};
+use keepstone::repo::verdicts::{self, Decree};
+use keepstone::repo::{RegionSpec, RepoError, Repository, attest};
+use keepstone::report::Silent;
+use keepstone::store::faults::{Fault, Operation, Trigger};
 use keepstone::store::memory::MemoryStore;
-use keepstone::store::{Store, list_sorted};
+use keepstone::store::{Store, StoreErrorKind, list_sorted};
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
@@ -265,6 +271,69 @@ fn an_act_that_cannot_be_recorded_is_an_error() {
     note(&world, &[0, 1], "at last");
     assert!(sound(&chains(&world, &[0, 1])));
     assert!(matches!(record(&repository, &act(&"x".repeat(4097))), Err(RepoError::Audit(_))));
+}
+
+/// AUDIT-6: whatever destroys or grants leaves every region as it was where its entry can't be put first.
+#[test]
+fn what_cannot_be_recorded_is_not_done() {
+    let world = World::new(2);
+    let source = tempfile::tempdir().unwrap();
+    write(source.path(), "a", &noise(1, 10_000));
+    let snapshot = BTreeSet::from([world.backup(&[0, 1], source.path(), 0).unwrap().snapshot.unwrap()]);
+    let (other, _) = world.add_slot(Role::Writer, "other");
+    let options = GcOptions::default();
+    let condemned = gc(&world.open(&[0, 1]).unwrap(), &options, &Silent).unwrap();
+    assert!(condemned.regions.iter().all(|region| region.open.is_some()), "the next run writes a final");
+    let recipient = || Wrapping::Recipient(identity().1);
+    let everything = Acceptance { none: false, before: None, except: BTreeSet::new() };
+    type Change<'a> = &'a dyn Fn(&mut Repository) -> Result<(), RepoError>;
+    let changes: [(&str, Change<'_>); 10] = [
+        ("key add", &|repository| repository.add_slot(Role::Writer, "new", &recipient()).map(drop)),
+        ("key remove", &|repository| repository.remove_slot(other).map(drop)),
+        ("key revoke", &|repository| repository.revoke_slot(other, &everything, &Silent).map(drop)),
+        ("key rotate", &|repository| repository.rotate(false).map(drop)),
+        ("key passwd", &|repository| repository.rewrap(&recipient()).map(drop)),
+        ("forget", &|repository| verdicts::put(repository, &snapshot, &Decree::new(Ruling::Forget, ""))),
+        ("hold", &|repository| verdicts::put(repository, &snapshot, &Decree::new(Ruling::Hold, ""))),
+        ("attest", &|repository| attest::publish(repository, &[Digest([1; 32])]).map(drop)),
+        ("gc", &|repository| {
+            let report = gc(repository, &options, &Silent).expect("it begins");
+            report.regions.into_iter().find_map(|region| region.failure).map_or(Ok(()), |failure| match failure {
+                GcError::Repo(error) => Err(error),
+                other => panic!("{other}"),
+            })
+        }),
+        ("region add", &|repository| {
+            let store = repository.regions.pop().expect("two regions").store;
+            let names: Vec<String> = list_sorted(&*store, "").unwrap().into_iter().map(|listed| listed.name).collect();
+            names.iter().for_each(|name| store.delete(name).unwrap());
+            let added = repository.add_region(&RegionSpec { name: "new".to_owned(), store: Arc::clone(&store) });
+            assert_eq!(list_sorted(&*store, "").unwrap().is_empty(), added.is_err(), "it stays empty");
+            added.map(drop)
+        }),
+    ];
+    for (name, change) in changes {
+        for deny in [true, false] {
+            let world = world.fork();
+            let mut repository = world.open(&[0, 1]).unwrap();
+            // A fence ends nothing by itself: it says who is too late once a final does.
+            let held = |at| {
+                let listed = list_sorted(memory(&world, at), "").unwrap().into_iter();
+                listed.filter(|listed| !listed.name.ends_with("/fence")).collect::<Vec<_>>()
+            };
+            let before = [held(0), held(1)];
+            if deny {
+                let denied = Fault::Fail(StoreErrorKind::Denied);
+                world.stores.iter().for_each(|store| store.inject(Trigger::on(Operation::Put).under("audit/"), denied));
+            }
+            let done = change(&mut repository);
+            assert_eq!(done.is_err(), deny, "{name}: {:?}", done.err());
+            let regions = if name == "region add" { 1 } else { 2 };
+            for (at, before) in before.iter().enumerate().take(regions) {
+                assert_eq!(held(at) == *before, deny, "{name}, region {at}");
+            }
+        }
+    }
 }
 
 /// AUDIT-9: a store that overwrites loses no entry, since every entry there has a name of its own.

@@ -16,6 +16,7 @@ mod memory;
 mod program;
 mod property;
 mod reader;
+mod region;
 mod replicate;
 mod restore;
 mod retention;

@@ -21,8 +21,8 @@ pub use browse::{CatArgs, DiffArgs, FindArgs, LsArgs, SnapshotsArgs, TagArgs};
 pub use gc::GcArgs;
 pub use repository::{
     AcceptedChoice, CacheCommand, CheckArgs, CompletionsArgs, InitArgs, KeyAddArgs, KeyCommand, KeyExportArgs,
-    KeyMergeArgs, KeyPasswdArgs, KeyRemoveArgs, KeyRevokeArgs, KeyRotateArgs, ManArgs, Role, ScrubArgs, ServeArgs,
-    ServeRole, Suite,
+    KeyMergeArgs, KeyPasswdArgs, KeyRemoveArgs, KeyRevokeArgs, KeyRotateArgs, ManArgs, RegionAddArgs, RegionCommand,
+    ReplicateArgs, Role, ScrubArgs, ServeArgs, ServeRole, Suite,
 };
 pub use restore::{Overwrite, RestoreArgs, RestoreSelection};
 
@@ -188,6 +188,9 @@ pub enum Command {
     Check(CheckArgs),
     Scrub(ScrubArgs),
     Gc(GcArgs),
+    Replicate(ReplicateArgs),
+    #[command(subcommand, arg_required_else_help = true)]
+    Region(RegionCommand),
     Serve(ServeArgs),
     #[command(subcommand, arg_required_else_help = true)]
     Key(KeyCommand),

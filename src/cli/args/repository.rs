@@ -1,5 +1,5 @@
-//! Arguments of the commands about the repository itself: `init`, `check`, `scrub`, `key`, `cache`,
-//! `serve`, `completions`, `man`.
+//! Arguments of the commands about the repository itself: `init`, `region`, `replicate`, `check`, `scrub`,
+//! `key`, `cache`, `serve`, `completions`, `man`.
 
 use std::path::PathBuf;
 
@@ -40,6 +40,50 @@ pub enum Suite {
     #[value(name = "aes-256-gcm")]
     Aes256Gcm,
 }
+
+/// Manage the regions of the repository
+#[derive(Clone, Debug, Subcommand)]
+#[allow(missing_docs, reason = "a comment on a variant would hide the longer help of its arguments")]
+pub enum RegionCommand {
+    Add(RegionAddArgs),
+}
+
+/// Make a region in an empty store: a further one, or one that was lost
+///
+/// Opens the repository by its other regions, finds out what the store does, and brings keys, roster,
+/// rings, attestations and audit chains there. Needs an owner's slot, and is recorded in its audit
+/// chain. The snapshots come with `keepstone replicate`, or with the next backup. A run that was
+/// interrupted can be run again. A region that was lost gets a new id: to keepstone it is another one.
+#[derive(Clone, Debug, Args)]
+#[command(after_help = "\
+Examples:
+  A disk was replaced; its region stands in keepstone.toml as before:
+    $ keepstone region add disk
+    $ keepstone replicate
+
+  One more region, which goes into keepstone.toml afterwards:
+    $ keepstone --region disk --region far=s3://bucket/keepstone region add far
+
+JSON: region ({name, id, put_if_absent, deletes}), configured.")]
+pub struct RegionAddArgs {
+    /// The region's name, in keepstone.toml or by --region NAME=URL
+    #[arg(value_name = "NAME", value_parser = parse::region_name)]
+    pub name: String,
+}
+
+/// Bring all regions up to one another
+///
+/// Copies to each region what it lacks and another has: keys, verdicts, tags, audit entries, and the
+/// snapshots that count, with all that they need. Nothing is read from a source. `backup` begins with
+/// the same. It ends with 3 when something could not be copied yet, or a region was not reached.
+#[derive(Clone, Copy, Debug, Args)]
+#[command(after_help = "\
+Examples:
+  $ keepstone replicate
+
+JSON: packs, bytes, segments, commits (snapshots that count in one region more), decisions (verdicts and
+tags), audit_entries, issues, regions ({name, reached, failure}).")]
+pub struct ReplicateArgs {}
 
 /// Check that the repository is whole, and optionally read all stored data
 ///

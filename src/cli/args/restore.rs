@@ -51,6 +51,8 @@ pub struct RestoreArgs {
     pub verify: bool,
 
     /// Restore only what matches this pattern (as in .gitignore); repeatable
+    ///
+    /// If no entry does, the run ends with 12.
     #[arg(long, value_name = "PATTERN")]
     pub include: Vec<String>,
 
@@ -63,7 +65,9 @@ pub struct RestoreArgs {
     pub overwrite: Overwrite,
 
     /// Delete what is below DIR and the given paths, but not in the snapshot
-    #[arg(long)]
+    ///
+    /// Not together with --include or --exclude, which leave open what is to become of the rest.
+    #[arg(long, conflicts_with_all = ["include", "exclude"])]
     pub delete: bool,
 
     /// Set owners by number, even where the owner's name has another number here

@@ -1,0 +1,58 @@
+//! `replicate`: brings all regions up to one another.
+
+use super::args::Global;
+use super::check::issues_document;
+use super::exit::{Class, CliError};
+use super::output::Output;
+use super::render;
+use super::workspace::Workspace;
+use crate::format::roster::Role;
+use crate::pack::SpoolSpace;
+use crate::replicate::replicate;
+use crate::repo::audit;
+use crate::report::Monitor;
+use serde_json::{Value, json};
+
+/// Runs the command.
+///
+/// # Errors
+/// When the repository can't be opened, a region can't be listed, or the user stops it.
+pub fn run(global: &Global) -> Result<Class, CliError> {
+    let workspace = Workspace::open(global)?;
+    let repository = &workspace.repository;
+    let (listing, listing_class) = workspace.snapshots()?;
+    let directory = workspace.cache_directory();
+    std::fs::create_dir_all(&directory).map_err(|error| CliError::file("make", &directory, &error))?;
+    let scratch = Some(SpoolSpace::Directory(directory));
+    let memory_bytes = workspace.settings.memory_bytes / 4;
+    let done = replicate(repository, &listing.snapshots, scratch, memory_bytes, &workspace.progress)?;
+    if workspace.progress.cancelled() {
+        return Err(CliError::cancelled());
+    }
+    // A writer answers for its own chain, and brings that together whenever it records.
+    let entries = if repository.role() == Role::Writer { 0 } else { audit::merge(repository)? };
+    workspace.progress.finish();
+    let left_out = &workspace.settings.regions_left_out;
+    let reached = repository.regions.iter().map(|region| json!({ "name": region.name, "reached": true }));
+    let absent = workspace.absent.iter().map(|(name, why)| json!({ "name": name, "reached": false, "failure": why }));
+    let document = json!({
+        "packs": done.packs, "bytes": done.bytes, "segments": done.segments, "commits": done.commits,
+        "decisions": done.decisions, "audit_entries": entries, "issues": issues_document(&done.issues),
+        "regions": reached.chain(absent).collect::<Vec<Value>>(),
+    });
+    let printed = Output { json: global.json }.result(&document, |out| {
+        let (packs, bytes) = (render::counted(done.packs, "pack"), render::size(done.bytes));
+        writeln!(out, "Copied {packs} ({bytes}), and wrote {}", render::counted(done.commits, "commit"))?;
+        if done.decisions + entries > 0 {
+            let (decisions, entries) = (render::count(done.decisions), render::count(entries));
+            writeln!(out, "Copied {decisions} verdicts and tags, {entries} audit entries")?;
+        }
+        match done.issues.len() as u64 {
+            0 => writeln!(out, "All reached regions hold all snapshots that count"),
+            more => writeln!(out, "NOT copied, as told above: {}; the next run tries again", render::count(more)),
+        }
+    });
+    let unreached = workspace.absent.iter().any(|(name, _)| !left_out.contains(name));
+    let class = if done.issues.is_empty() && !unreached { Class::Success } else { Class::Pending };
+    class.worse(listing_class).printed(printed)
+}
