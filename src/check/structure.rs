@@ -109,7 +109,8 @@ impl Run<'_> {
             let id = ids[at];
             match read_segment(self.repository, region, id) {
                 Ok(opened) => {
-                    let differs = known.as_ref().and_then(|known| self.compare(region, &log, known, id, &opened.segment));
+                    let differs =
+                        known.as_ref().and_then(|known| self.compare(region, &log, known, id, &opened.segment));
                     let mut gathered = gathered.lock().unwrap_or_else(PoisonError::into_inner);
                     gathered.index_differs.extend(differs);
                     gathered.take(id, &opened.segment, &stored)?;

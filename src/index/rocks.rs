@@ -336,7 +336,9 @@ impl RocksIndex {
         if !lost.is_empty() {
             self.each_segment(region, &mut |id, value| {
                 if !vanished.contains(&id) {
-                    ordinals(value)?.iter().for_each(|ordinal| drop(lost.remove(ordinal)));
+                    for ordinal in ordinals(value)? {
+                        lost.remove(&ordinal);
+                    }
                 }
                 Ok(())
             })?;
@@ -807,6 +809,138 @@ mod tests {
             let places = index.places(&[listed.packs[0].frames[0].chunks[1].id]).expect("read");
             assert_eq!(places[0].iter().map(|place| place.pack).collect::<Vec<_>>(), [1, 2]);
         }
+    }
+
+    /// An index of each kind, to be asked the same.
+    fn of_each_kind(directory: &Path) -> [Box<dyn Index>; 2] {
+        let on_disk = RocksIndex::open(directory, REPOSITORY, 1 << 20).expect("opened");
+        [Box::new(on_disk), Box::new(super::super::MemoryIndex::new())]
+    }
+
+    /// One segment of the packs of several.
+    fn together(parts: &[&Segment]) -> Segment {
+        Segment { supersedes: Vec::new(), packs: parts.iter().flat_map(|part| part.packs.clone()).collect() }
+    }
+
+    fn chunks(segment: &Segment) -> Vec<ChunkId> {
+        segment.chunks().map(|chunk| chunk.id).collect()
+    }
+
+    fn set<T: Copy + Eq + std::hash::Hash>(of: &[T]) -> HashSet<T> {
+        of.iter().copied().collect()
+    }
+
+    fn regions_of(index: &dyn Index, segment: &Segment) -> Vec<Vec<RegionId>> {
+        let of_pack = |pack: &SegmentPack| {
+            let ordinals = index.ordinals(&pack.pack).expect("read");
+            ordinals.iter().map(|ordinal| index.pack(*ordinal).expect("there").regions.clone()).collect::<Vec<_>>()
+        };
+        segment.packs.iter().flat_map(of_pack).collect()
+    }
+
+    #[test]
+    fn what_a_region_lost_is_taken_out_where_finals_or_other_segments_explain_it() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let ((first, a), (second, b), (third, c)) = (segment(0, 3), segment(1, 4), segment(2, 5));
+        let (id_a, id_b) = (a.packs[0].pack, b.packs[0].pack);
+        let [here, there] = REGIONS;
+        let none = HashSet::new();
+        for index in of_each_kind(directory.path()) {
+            let index = &*index;
+            let incarnation = index.incarnation();
+            index.ingest(first, &together(&[&a, &b]), &[here, there]).expect("ingested");
+            index.ingest(third, &c, &[here]).expect("ingested");
+            assert_eq!(index.regions().expect("read"), BTreeSet::from(REGIONS));
+            // Gone, and neither pack is dead or listed: nothing is changed, however much of it is explained.
+            for dead in [&[][..], &[id_a], &[id_b], &[c.packs[0].pack]] {
+                let outcome = index.detach(here, &set(&[first]), &set(dead)).expect("read");
+                assert!(matches!(outcome, Detached::Unexplained(pack) if !dead.contains(&pack)), "{outcome:?}");
+                assert_eq!(regions_of(index, &together(&[&a, &b])), [REGIONS, REGIONS]);
+                assert_eq!(index.segments(here).expect("read"), set(&[first, third]));
+            }
+            // What another segment states otherwise of the pack explains nothing.
+            let mut lie = b.clone();
+            lie.packs[0].frames[0].chunks[1].id = ChunkId([9; 32]);
+            index.ingest(SegmentId([77; 32]), &lie, &[here]).expect("ingested");
+            let outcome = index.detach(here, &set(&[first]), &set(&[id_a])).expect("read");
+            assert_eq!(outcome, Detached::Unexplained(id_b));
+            // Nor does one of another region.
+            index.ingest(second, &b, &[there]).expect("ingested");
+            let outcome = index.detach(here, &set(&[first]), &set(&[id_a])).expect("read");
+            assert_eq!(outcome, Detached::Unexplained(id_b));
+            index.ingest(second, &b, &[here]).expect("ingested");
+            let outcome = index.detach(here, &set(&[first]), &set(&[id_a])).expect("written");
+            assert_eq!(outcome, Detached::Taken(1));
+            assert_eq!(index.segments(here).expect("read"), set(&[second, third, SegmentId([77; 32])]));
+            assert_eq!(index.segments(there).expect("read"), set(&[first, second]));
+            assert_eq!(regions_of(index, &a), [[there]]);
+            assert_eq!(index.unlisted_count(), 0);
+            assert!(all_found(index, &a) && all_found(index, &c), "it is in the other region");
+            // Dead there too, though a segment lists it still.
+            assert_eq!(index.detach(there, &none, &set(&[id_a])).expect("written"), Detached::Taken(1));
+            assert_eq!(index.detach(there, &none, &set(&[id_a])).expect("read"), Detached::Taken(0));
+            assert_eq!((index.unlisted_count(), index.pack_count()), (1, 4));
+            assert!(index.places(&chunks(&a)).expect("read").iter().all(Vec::is_empty));
+            // The lie has one chunk of its own.
+            assert_eq!((index.chunk_count(), index.chunk_totals().expect("read")), (13, (10, 100)));
+            assert_eq!(index.incarnation(), incarnation);
+        }
+        // And so it is after closing.
+        let index = RocksIndex::open(directory.path(), REPOSITORY, 1 << 20).expect("opened");
+        assert_eq!(index.unlisted_count(), 1);
+        assert!(index.places(&chunks(&a)).expect("read").iter().all(Vec::is_empty) && all_found(&index, &c));
+    }
+
+    #[test]
+    fn a_pack_without_a_region_may_get_one_again() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let ((first, a), (second, b)) = (segment(0, 3), segment(1, 4));
+        for index in of_each_kind(directory.path()) {
+            index.ingest(first, &a, &REGIONS[..1]).expect("ingested");
+            let dead = set(&[a.packs[0].pack]);
+            assert_eq!(index.detach(REGIONS[0], &set(&[first]), &dead).expect("written"), Detached::Taken(1));
+            assert_eq!(index.unlisted_count(), 1);
+            // A chunk that comes again in another pack is found there, and in the first one only once that counts.
+            let mut moved = b.clone();
+            moved.packs[0].frames[0].chunks = a.packs[0].frames[0].chunks.clone();
+            index.ingest(second, &moved, &REGIONS[..1]).expect("ingested");
+            assert!(all_found(&*index, &moved));
+            assert_eq!(index.chunk_totals().expect("read"), (3, 30));
+            index.ingest(first, &a, &REGIONS[1..]).expect("ingested");
+            assert_eq!(index.unlisted_count(), 0);
+            let places = index.places(&chunks(&a)).expect("read");
+            assert!(places.iter().all(|places| places.iter().map(|place| place.pack).eq([0, 1])), "{places:?}");
+        }
+    }
+
+    #[test]
+    fn an_incarnation_changes_when_the_index_is_emptied_and_can_be_taken_up_again() {
+        let directory = tempfile::tempdir().expect("a directory");
+        for index in of_each_kind(directory.path()) {
+            let before = index.incarnation();
+            index.clear().expect("cleared");
+            assert_ne!(index.incarnation(), before);
+            index.resume(&before).expect("written");
+            assert_eq!(index.incarnation(), before);
+        }
+        let index = RocksIndex::open(directory.path(), REPOSITORY, 1 << 20).expect("opened");
+        let (before, other) = (index.incarnation(), RocksIndex::open(directory.path(), REPOSITORY, 1 << 20));
+        other.expect("opened").clear().expect("cleared");
+        // What was emptied by somebody else can't be vouched for.
+        assert!(index.resume(&before).is_err());
+    }
+
+    #[test]
+    fn what_another_process_took_out_stays_out() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let index = RocksIndex::open(directory.path(), REPOSITORY, 1 << 20).expect("opened");
+        let (first, a) = segment(0, 3);
+        index.ingest(first, &a, &REGIONS).expect("ingested");
+        assert_eq!(index.pack(0).expect("there").regions, REGIONS);
+        let other = RocksIndex::open(directory.path(), REPOSITORY, 1 << 20).expect("opened");
+        other.detach(REGIONS[0], &HashSet::new(), &set(&[a.packs[0].pack])).expect("written");
+        index.ingest(first, &a, &REGIONS[1..]).expect("ingested again");
+        assert_eq!(index.pack(0).expect("there").regions, REGIONS[1..]);
     }
 
     #[test]

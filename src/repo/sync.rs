@@ -118,9 +118,8 @@ impl Syncing<'_> {
                 Look::Moving | Look::Lost(_) if looks < LISTINGS_MAX => {}
                 Look::Moving => return Ok(anew > 0),
                 Look::Lost(_) if anew < ANEW_MAX => {
-                    self.monitor.notice(
-                        "the regions no longer list everything that the local index knows: it is made anew",
-                    );
+                    self.monitor
+                        .notice("the regions no longer list everything that the local index knows: it is made anew");
                     self.index.clear()?;
                     (looks, anew) = (0, anew + 1);
                 }
