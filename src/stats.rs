@@ -118,14 +118,14 @@ fn region(region: &RegionHandle) -> Result<RegionTotals, RepoError> {
 /// # Errors
 /// When a region can't be listed or the index can't be read.
 pub fn stats(repository: &Repository, index: &dyn Index, snapshots: &[SnapshotInfo]) -> Result<Stats, RepoError> {
-    let mut stats = Stats {
-        snapshots: snapshots.len() as u64,
-        chunks: index.chunk_count(),
-        chunk_bytes: index.chunk_bytes(),
-        ..Stats::default()
-    };
+    let (chunks, chunk_bytes) = index.chunk_totals()?;
+    let mut stats = Stats { snapshots: snapshots.len() as u64, chunks, chunk_bytes, ..Stats::default() };
     for ordinal in 0..index.pack_count() {
         let pack = index.pack(ordinal)?;
+        // Collected everywhere.
+        if pack.regions.is_empty() {
+            continue;
+        }
         let totals = if pack.metadata { &mut stats.metadata } else { &mut stats.data };
         totals.packs += 1;
         totals.bytes += pack.size;

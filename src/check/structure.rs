@@ -9,7 +9,7 @@ use crate::index::graph::{Graph, GraphBuilder, GraphError, Lack, Marks, key};
 use crate::index::segment::segment_name;
 use crate::index::{Index, IndexError, PackEntry, Place};
 use crate::pack::reader::pack_name;
-use crate::repo::gclog;
+use crate::repo::gclog::{self, GcLog};
 use crate::repo::open::RegionHandle;
 use crate::repo::snapshots::{open_private, read_snapshot, snapshot_name};
 use crate::repo::sync::{list_segments, read_segment};
@@ -109,7 +109,8 @@ impl Run<'_> {
             let id = ids[at];
             match read_segment(self.repository, region, id) {
                 Ok(opened) => {
-                    let differs = known.as_ref().and_then(|known| self.compare(region, known, id, &opened.segment));
+                    let differs =
+                        known.as_ref().and_then(|known| self.compare(region, &log, known, id, &opened.segment));
                     let mut gathered = gathered.lock().unwrap_or_else(PoisonError::into_inner);
                     gathered.index_differs.extend(differs);
                     gathered.take(id, &opened.segment, &stored)?;
@@ -261,6 +262,7 @@ impl Run<'_> {
     fn compare(
         &self,
         region: &RegionHandle,
+        log: &GcLog,
         known: &HashSet<SegmentId>,
         id: SegmentId,
         segment: &Segment,
@@ -270,7 +272,8 @@ impl Run<'_> {
         if !known.contains(&id) {
             return None;
         }
-        let listed = segment.packs.iter().zip(listings(segment));
+        // What a final lists as deleted has left the index, whatever segments say.
+        let listed = segment.packs.iter().zip(listings(segment)).filter(|(pack, _)| !log.dead.contains(&pack.pack));
         let different = listed.map(|(pack, listing)| compare_pack(index, region, pack, &listing));
         match different.collect::<Result<Vec<_>, _>>() {
             Ok(found) => found.into_iter().flatten().next(),

@@ -130,7 +130,9 @@ impl Info {
                     let state = match (status.is_current(), status.stale) {
                         (true, _) => "up to date".to_owned(),
                         (false, 0) => format!("{} to read", render::count(status.listed - status.known)),
-                        (false, stale) => format!("{} no longer there: it will be made anew", render::count(stale)),
+                        (false, stale) => {
+                            format!("{} no longer there: the next run takes them out", render::count(stale))
+                        }
                     };
                     let (known, listed) = (render::count(status.known), render::counted(status.listed, "segment"));
                     lines.push(format!("Region '{}': {known} of {listed} known, {state}", status.region));

@@ -1,12 +1,12 @@
 //! The index in memory: for tests, simulations and one-off runs without a cache directory.
 
 use super::record::{PackEntry, Place};
-use super::{Index, IndexError};
+use super::{Detached, Index, IndexError};
 use crate::crypto::listing::listings;
 use crate::env::{SystemRandom, random_bytes};
 use crate::format::ids::{ChunkId, PackId, RegionId, SegmentId};
 use crate::format::segment::Segment;
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// Holds everything in hash maps.
@@ -17,8 +17,18 @@ struct State {
     chunks: HashMap<ChunkId, Vec<Place>>,
     packs: Vec<Arc<PackEntry>>,
     ordinals: HashMap<PackId, Vec<u32>>,
-    segments: HashMap<RegionId, HashSet<SegmentId>>,
+    segments: HashMap<RegionId, HashMap<SegmentId, Vec<u32>>>,
     incarnation: Vec<u8>,
+}
+
+impl State {
+    fn is_listed(&self, ordinal: u32) -> bool {
+        self.packs.get(ordinal as usize).is_none_or(|pack| !pack.regions.is_empty())
+    }
+
+    fn listed<'a>(&'a self, places: &'a [Place]) -> impl Iterator<Item = Place> + 'a {
+        places.iter().filter(|place| self.is_listed(place.pack)).copied()
+    }
 }
 
 impl Default for MemoryIndex {
@@ -57,7 +67,8 @@ pub(super) fn places_of(
 impl Index for MemoryIndex {
     fn places(&self, ids: &[ChunkId]) -> Result<Vec<Vec<Place>>, IndexError> {
         let state = self.state();
-        Ok(ids.iter().map(|id| state.chunks.get(id).cloned().unwrap_or_default()).collect())
+        let places = |id| state.chunks.get(id).map_or(Vec::new(), |places| state.listed(places).collect());
+        Ok(ids.iter().map(places).collect())
     }
 
     fn pack(&self, ordinal: u32) -> Result<Arc<PackEntry>, IndexError> {
@@ -75,6 +86,10 @@ impl Index for MemoryIndex {
         self.state().packs.len() as u32
     }
 
+    fn unlisted_count(&self) -> u32 {
+        self.state().packs.iter().filter(|pack| pack.regions.is_empty()).count() as u32
+    }
+
     fn chunk_count(&self) -> u64 {
         self.state().chunks.len() as u64
     }
@@ -83,34 +98,80 @@ impl Index for MemoryIndex {
         self.state().chunks.values().filter_map(|places| places.first()).map(|place| u64::from(place.length)).sum()
     }
 
+    fn chunk_totals(&self) -> Result<(u64, u64), IndexError> {
+        let state = self.state();
+        let first = state.chunks.values().filter_map(|places| state.listed(places).next());
+        Ok(first.fold((0, 0), |(count, bytes), place| (count + 1, bytes + u64::from(place.length))))
+    }
+
+    fn regions(&self) -> Result<BTreeSet<RegionId>, IndexError> {
+        let state = self.state();
+        let known = state.segments.iter().filter(|(_, segments)| !segments.is_empty());
+        Ok(known.map(|(region, _)| *region).collect())
+    }
+
     fn segments(&self, region: RegionId) -> Result<HashSet<SegmentId>, IndexError> {
-        Ok(self.state().segments.get(&region).cloned().unwrap_or_default())
+        Ok(self.state().segments.get(&region).map_or(HashSet::new(), |known| known.keys().copied().collect()))
     }
 
     fn ingest(&self, id: SegmentId, segment: &Segment, regions: &[RegionId]) -> Result<(), IndexError> {
         let mut state = self.state();
+        let mut ordinals = Vec::with_capacity(segment.packs.len());
         for (listed, listing) in segment.packs.iter().zip(listings(segment)) {
             let known = state.ordinals.get(&listed.pack).into_iter().flatten().copied();
             let mut same = known.filter(|ordinal| state.packs[*ordinal as usize].says(listed, &listing));
             if let Some(ordinal) = same.next() {
                 Arc::make_mut(&mut state.packs[ordinal as usize]).add_regions(regions);
+                ordinals.push(ordinal);
                 continue;
             }
             let ordinal = state.packs.len() as u32;
             state.packs.push(Arc::new(PackEntry::from_segment(listed, listing, regions)));
             state.ordinals.entry(listed.pack).or_default().push(ordinal);
+            ordinals.push(ordinal);
             for (chunk, place) in places_of(ordinal, listed) {
                 state.chunks.entry(chunk).or_default().push(place);
             }
         }
         for region in regions {
-            state.segments.entry(*region).or_default().insert(id);
+            state.segments.entry(*region).or_default().insert(id, ordinals.clone());
         }
         Ok(())
     }
 
+    fn detach(
+        &self,
+        region: RegionId,
+        vanished: &HashSet<SegmentId>,
+        dead: &HashSet<PackId>,
+    ) -> Result<Detached, IndexError> {
+        let mut state = self.state();
+        let state = &mut *state;
+        let segments = state.segments.entry(region).or_default();
+        let of = |gone: bool| {
+            let chosen = segments.iter().filter(move |(id, _)| vanished.contains(*id) == gone);
+            chosen.flat_map(|(_, listed)| listed.iter().copied()).collect::<HashSet<u32>>()
+        };
+        let mut lost = &of(true) - &of(false);
+        if let Some(ordinal) = lost.iter().find(|ordinal| !dead.contains(&state.packs[**ordinal as usize].id)) {
+            return Ok(Detached::Unexplained(state.packs[*ordinal as usize].id));
+        }
+        segments.retain(|id, _| !vanished.contains(id));
+        lost.extend(dead.iter().filter_map(|pack| state.ordinals.get(pack)).flatten());
+        let mut taken = 0;
+        for ordinal in lost {
+            taken += u64::from(Arc::make_mut(&mut state.packs[ordinal as usize]).remove_region(region));
+        }
+        Ok(Detached::Taken(taken))
+    }
+
     fn incarnation(&self) -> Vec<u8> {
         self.state().incarnation.clone()
+    }
+
+    fn resume(&self, incarnation: &[u8]) -> Result<(), IndexError> {
+        self.state().incarnation = incarnation.to_vec();
+        Ok(())
     }
 
     fn clear(&self) -> Result<(), IndexError> {

@@ -20,7 +20,7 @@ pub use rocks::RocksIndex;
 
 use crate::format::ids::{ChunkId, PackId, RegionId, SegmentId};
 use crate::format::segment::Segment;
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 use std::sync::Arc;
 
 /// What goes wrong with the local index. It never loses data: the remedy is to rebuild it.
@@ -68,9 +68,21 @@ pub enum IndexError {
     },
 }
 
-/// Finds chunks in packs, and remembers which segments of which region it knows.
+/// What taking out what a region lost came to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Detached {
+    /// So many listings of packs lost the region.
+    Taken(u64),
+    /// Nothing was changed: this pack is dead by no final, and nothing lists it any more.
+    Unexplained(PackId),
+}
+
+/// Finds chunks in packs, and remembers which segments of which region it knows, and what they list.
+///
+/// A pack that lost its last region keeps its ordinal, and may get a region again; until then none of its
+/// places is told to anybody.
 pub trait Index: Send + Sync {
-    /// Every place of each chunk, in the order asked; empty for an unknown one.
+    /// Every place of each chunk in packs that some region has, in the order asked; empty for an unknown one.
     ///
     /// # Errors
     /// When the index can't be read: never reported as "unknown".
@@ -89,14 +101,30 @@ pub trait Index: Send + Sync {
     /// When the index can't be read.
     fn ordinals(&self, pack: &PackId) -> Result<Vec<u32>, IndexError>;
 
-    /// How many packs there are; ordinals run from 0.
+    /// How many packs there are, those without a region among them; ordinals run from 0.
     fn pack_count(&self) -> u32;
 
-    /// How many chunks there are, about.
+    /// How many of them no region has any more.
+    fn unlisted_count(&self) -> u32;
+
+    /// How many chunks there are, about: those that only packs without a region hold are counted too.
     fn chunk_count(&self) -> u64;
 
     /// Plaintext bytes of these chunks, each counted once.
     fn chunk_bytes(&self) -> u64;
+
+    /// How many chunks are in packs that some region has, and their plaintext bytes, exactly. Reads the whole
+    /// index if some pack has none.
+    ///
+    /// # Errors
+    /// When the index can't be read.
+    fn chunk_totals(&self) -> Result<(u64, u64), IndexError>;
+
+    /// The regions of which it knows segments.
+    ///
+    /// # Errors
+    /// When the index can't be read.
+    fn regions(&self) -> Result<BTreeSet<RegionId>, IndexError>;
 
     /// The segments known of a region.
     ///
@@ -110,10 +138,32 @@ pub trait Index: Send + Sync {
     /// When the index can't be written.
     fn ingest(&self, id: SegmentId, segment: &Segment, regions: &[RegionId]) -> Result<(), IndexError>;
 
-    /// Changes whenever the index is made anew: what was remembered beside it no longer holds.
+    /// Takes out what a region no longer has: it lists the segments in `vanished` no more, and the packs in
+    /// `dead` are deleted by its finals, whatever still lists them. A listing of a pack that was in a vanished
+    /// segment, and that no other one of the region states, must be of a dead pack: else something was lost,
+    /// and nothing is changed.
+    ///
+    /// # Errors
+    /// When the index can't be read or written.
+    fn detach(
+        &self,
+        region: RegionId,
+        vanished: &HashSet<SegmentId>,
+        dead: &HashSet<PackId>,
+    ) -> Result<Detached, IndexError>;
+
+    /// Stays while everything that the index ever held is there still or was collected; changes with
+    /// [`Index::clear`]: what was remembered beside it no longer holds.
     fn incarnation(&self) -> Vec<u8>;
 
-    /// Forgets everything.
+    /// Takes an earlier incarnation up again: the index was emptied and filled, and all that it held is in it,
+    /// or was collected.
+    ///
+    /// # Errors
+    /// When the index can't be written.
+    fn resume(&self, incarnation: &[u8]) -> Result<(), IndexError>;
+
+    /// Forgets everything, under a new incarnation.
     ///
     /// # Errors
     /// When the index can't be written.

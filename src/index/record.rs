@@ -102,6 +102,13 @@ impl PackEntry {
         self.regions.len() > before
     }
 
+    /// Takes a region away; true when it was there.
+    pub fn remove_region(&mut self, region: RegionId) -> bool {
+        let before = self.regions.len();
+        self.regions.retain(|known| *known != region);
+        self.regions.len() < before
+    }
+
     /// Compact bytes.
     pub fn encode(&self) -> Vec<u8> {
         let mut out = Vec::with_capacity(128 + self.frames.len() * 12);
@@ -178,6 +185,21 @@ pub fn decode_places(bytes: &[u8]) -> Result<Vec<Place>, DecodeError> {
     Ok(places)
 }
 
+/// Ordinals one after another, four bytes each.
+pub fn encode_ordinals(ordinals: impl IntoIterator<Item = u32>) -> Vec<u8> {
+    ordinals.into_iter().flat_map(u32::to_be_bytes).collect()
+}
+
+/// # Errors
+/// When the bytes are not those of [`encode_ordinals`].
+pub fn decode_ordinals(bytes: &[u8]) -> Result<Vec<u32>, DecodeError> {
+    let (whole, rest) = bytes.as_chunks::<4>();
+    match rest.is_empty() {
+        true => Ok(whole.iter().map(|ordinal| u32::from_be_bytes(*ordinal)).collect()),
+        false => Err(DecodeError::new("index record", "ordinals that break off")),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -207,5 +229,8 @@ mod tests {
             Place { pack: 500, frame: 0, offset: 0, length: 1 },
         ];
         assert_eq!(decode_places(&encode_places(&places)), Ok(places));
+        let ordinals = vec![7, 0, u32::MAX];
+        assert_eq!(decode_ordinals(&encode_ordinals(ordinals.clone())), Ok(ordinals));
+        assert!(decode_ordinals(&[1, 2, 3, 4, 5]).is_err());
     }
 }

@@ -1,12 +1,12 @@
 //! The index on disk, in RocksDB: memory stays flat however large the repository.
 //!
-//! It is written by ingesting sorted files only, one process at a time; between ingests it is held
+//! It is written by ingesting sorted files only, one process at a time; between changes it is held
 //! read-only, so that processes don't wait for one another. Whatever is wrong with it (damage, a
 //! foreign repository, an unknown layout), it is emptied and filled again from the regions.
 
 use super::memory::places_of;
-use super::record::{PackEntry, Place, decode_places, encode_places};
-use super::{Index, IndexError};
+use super::record::{PackEntry, Place, decode_ordinals, decode_places, encode_ordinals, encode_places};
+use super::{Detached, Index, IndexError};
 use crate::crypto::listing::listings;
 use crate::env::{SystemRandom, random_bytes};
 use crate::format::ids::{ChunkId, PackId, RegionId, RepositoryId, SegmentId};
@@ -15,13 +15,15 @@ use rocksdb::{
     BlockBasedIndexType, BlockBasedOptions, Cache, ColumnFamily, ColumnFamilyDescriptor, DB, DBCompressionType,
     IngestExternalFileOptions, Options, SstFileWriter,
 };
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
-const LAYOUT: &[u8] = b"keepstone index 3";
+const LAYOUT: &[u8] = b"keepstone index 4";
 const KEY_STAMP: &[u8] = b"stamp";
 const KEY_INCARNATION: &[u8] = b"incarnation";
+const KEY_NUMBERING: &[u8] = b"numbering";
+const KEY_UNLISTED: &[u8] = b"unlisted";
 const KEY_PACKS: &[u8] = b"packs";
 const KEY_CHUNKS: &[u8] = b"chunks";
 const KEY_CHUNK_BYTES: &[u8] = b"chunk bytes";
@@ -44,13 +46,44 @@ struct State {
     db: Option<DB>,
     pack_count: u32,
     chunk_count: u64,
-    /// Changes whenever the index is made anew, and with it the meaning of every ordinal.
     incarnation: Option<Vec<u8>>,
+    /// Changes whenever the index is made anew, and with it the meaning of every ordinal.
+    numbering: Option<Vec<u8>>,
     chunk_bytes: u64,
+    /// The packs that no region has any more.
+    unlisted: HashSet<u32>,
+}
+
+/// What a change writes, family by family: a key without a value goes.
+#[derive(Default)]
+struct Change {
+    chunks: Records,
+    ordinals: Records,
+    packs: Records,
+    meta: Records,
+    segments: Records,
+}
+
+type Records = BTreeMap<Vec<u8>, Option<Vec<u8>>>;
+
+/// What taking something out of a region changes.
+struct Detaching {
+    packs: BTreeMap<u32, PackEntry>,
+    segments: Vec<SegmentId>,
 }
 
 impl State {
-    const CLOSED: State = State { db: None, pack_count: 0, chunk_count: 0, chunk_bytes: 0, incarnation: None };
+    fn closed() -> State {
+        State {
+            db: None,
+            pack_count: 0,
+            chunk_count: 0,
+            chunk_bytes: 0,
+            incarnation: None,
+            numbering: None,
+            unlisted: HashSet::new(),
+        }
+    }
 }
 
 fn options(name: &str, cache: &Cache) -> Options {
@@ -145,7 +178,7 @@ impl RocksIndex {
             path: path.to_owned(),
             repository,
             cache_bytes,
-            state: RwLock::new(State::CLOSED),
+            state: RwLock::new(State::closed()),
             packs: Mutex::new(HashMap::new()),
         }
     }
@@ -186,13 +219,15 @@ impl RocksIndex {
         if db.get_cf(meta, KEY_STAMP).map_err(|e| self.fail(e))?.as_deref() != Some(&stamp[..]) {
             return Err(self.damaged("it belongs to another repository or layout"));
         }
-        let incarnation = db.get_cf(meta, KEY_INCARNATION).map_err(|e| self.fail(e))?;
-        if state.incarnation.is_some() && state.incarnation != incarnation {
+        let get = |key| db.get_cf(meta, key).map_err(|e| self.fail(e));
+        let (incarnation, numbering) = (get(KEY_INCARNATION)?, get(KEY_NUMBERING)?);
+        if state.numbering.is_some() && state.numbering != numbering {
             // What this process remembers of packs by their ordinals no longer holds.
             return Err(self.fail("another process made it anew meanwhile; run the command again"));
         }
+        let unlisted = decode_ordinals(&get(KEY_UNLISTED)?.unwrap_or_default()).map_err(|e| self.damaged(e))?;
         let number = |key| -> Result<u64, IndexError> {
-            match db.get_cf(meta, key).map_err(|e| self.fail(e))? {
+            match get(key)? {
                 None => Ok(0),
                 Some(bytes) => Ok(u64::from_le_bytes(bytes[..].try_into().map_err(|_| self.damaged("a count"))?)),
             }
@@ -200,9 +235,12 @@ impl RocksIndex {
         let (packs, chunks, chunk_bytes) = (number(KEY_PACKS)?, number(KEY_CHUNKS)?, number(KEY_CHUNK_BYTES)?);
         state.pack_count = u32::try_from(packs).map_err(|_| self.damaged("the pack count"))?;
         state.chunk_count = chunks;
-        state.incarnation = incarnation;
+        (state.incarnation, state.numbering) = (incarnation, numbering);
         state.chunk_bytes = chunk_bytes;
+        state.unlisted = unlisted.into_iter().collect();
         state.db = Some(db);
+        // Another process may have changed them.
+        self.packs.lock().unwrap_or_else(PoisonError::into_inner).clear();
         Ok(())
     }
 
@@ -227,6 +265,7 @@ impl RocksIndex {
         })
     }
 
+    /// Every place that is recorded, those in packs without a region among them.
     fn places_now(&self, ids: &[ChunkId]) -> Result<Vec<Vec<Place>>, IndexError> {
         let state = self.state.read().unwrap_or_else(PoisonError::into_inner);
         let db = state.db.as_ref().ok_or_else(|| self.fail("it is closed"))?;
@@ -244,7 +283,113 @@ impl RocksIndex {
             .collect()
     }
 
-    fn ingest_sorted(&self, db: &DB, name: &str, records: &BTreeMap<Vec<u8>, Vec<u8>>) -> Result<(), IndexError> {
+    /// Each key of a family that begins so, with its value, in order.
+    fn each(
+        &self,
+        name: &str,
+        prefix: &[u8],
+        each: &mut dyn FnMut(&[u8], &[u8]) -> Result<(), IndexError>,
+    ) -> Result<(), IndexError> {
+        let state = self.state.read().unwrap_or_else(PoisonError::into_inner);
+        let db = state.db.as_ref().ok_or_else(|| self.fail("it is closed"))?;
+        let from = rocksdb::IteratorMode::From(prefix, rocksdb::Direction::Forward);
+        for item in db.iterator_cf(self.family(db, name)?, from) {
+            let (key, value) = item.map_err(|e| self.fail(e))?;
+            if !key.starts_with(prefix) {
+                break;
+            }
+            each(&key, &value)?;
+        }
+        Ok(())
+    }
+
+    /// The segments of a region with the ordinals that each lists.
+    fn each_segment(
+        &self,
+        region: RegionId,
+        each: &mut dyn FnMut(SegmentId, &[u8]) -> Result<(), IndexError>,
+    ) -> Result<(), IndexError> {
+        self.each("segments", &region.0, &mut |key, value| {
+            let id = key[region.0.len()..].try_into().map_err(|_| self.damaged("a segment's key"))?;
+            each(SegmentId(id), value)
+        })
+    }
+
+    /// What [`Index::detach`] would change; the pack that can't be explained where there is one.
+    fn detaching(
+        &self,
+        region: RegionId,
+        vanished: &HashSet<SegmentId>,
+        dead: &HashSet<PackId>,
+    ) -> Result<Result<Detaching, PackId>, IndexError> {
+        let ordinals = |value: &[u8]| decode_ordinals(value).map_err(|e| self.damaged(e));
+        let (mut segments, mut lost) = (Vec::new(), HashSet::new());
+        if !vanished.is_empty() {
+            self.each_segment(region, &mut |id, value| {
+                if vanished.contains(&id) {
+                    segments.push(id);
+                    lost.extend(ordinals(value)?);
+                }
+                Ok(())
+            })?;
+        }
+        if !lost.is_empty() {
+            self.each_segment(region, &mut |id, value| {
+                if !vanished.contains(&id) {
+                    for ordinal in ordinals(value)? {
+                        lost.remove(&ordinal);
+                    }
+                }
+                Ok(())
+            })?;
+        }
+        let mut packs = BTreeMap::new();
+        let mut take = |ordinal: u32, entry: &PackEntry| {
+            let mut entry = entry.clone();
+            if entry.remove_region(region) {
+                packs.insert(ordinal, entry);
+            }
+        };
+        for ordinal in lost {
+            let entry = self.pack(ordinal)?;
+            if !dead.contains(&entry.id) {
+                return Ok(Err(entry.id));
+            }
+            take(ordinal, &entry);
+        }
+        for pack in dead {
+            for ordinal in self.ordinals(pack)? {
+                take(ordinal, &*self.pack(ordinal)?);
+            }
+        }
+        Ok(Ok(Detaching { packs, segments }))
+    }
+
+    /// Writes a change, all or nothing: while it is under way a marker says so, and a marker that is found makes
+    /// the index anew. The caller holds the writer's place.
+    fn write(&self, change: &Change) -> Result<(), IndexError> {
+        let mut state = self.state.write().unwrap_or_else(PoisonError::into_inner);
+        state.db = None;
+        let marker = self.path.join(INGEST_MARKER);
+        std::fs::write(&marker, b"").map_err(|e| self.fail(e))?;
+        let db =
+            DB::open_cf_descriptors(&database_options(), &self.path, self.descriptors()).map_err(|e| self.fail(e))?;
+        self.ingest_sorted(&db, "chunks", &change.chunks)?;
+        self.ingest_sorted(&db, "ordinals", &change.ordinals)?;
+        self.ingest_sorted(&db, "packs", &change.packs)?;
+        self.ingest_sorted(&db, "meta", &change.meta)?;
+        self.ingest_sorted(&db, "segments", &change.segments)?;
+        self.settle(&db)?;
+        drop(db);
+        std::fs::remove_file(&marker).map_err(|e| self.fail(e))?;
+        self.reopen_into(&mut state)
+    }
+
+    fn unlisted(&self) -> HashSet<u32> {
+        self.state.read().unwrap_or_else(PoisonError::into_inner).unlisted.clone()
+    }
+
+    fn ingest_sorted(&self, db: &DB, name: &str, records: &Records) -> Result<(), IndexError> {
         if records.is_empty() {
             return Ok(());
         }
@@ -254,7 +399,11 @@ impl RocksIndex {
         let mut writer = SstFileWriter::create(&options);
         writer.open(&file).map_err(|e| self.fail(e))?;
         for (key, value) in records {
-            writer.put(key, value).map_err(|e| self.fail(e))?;
+            match value {
+                Some(value) => writer.put(key, value),
+                None => writer.delete(key),
+            }
+            .map_err(|e| self.fail(e))?;
         }
         writer.finish().map_err(|e| self.fail(e))?;
         let mut ingest = IngestExternalFileOptions::default();
@@ -287,7 +436,12 @@ impl RocksIndex {
 
 impl Index for RocksIndex {
     fn places(&self, ids: &[ChunkId]) -> Result<Vec<Vec<Place>>, IndexError> {
-        self.retried(|| self.places_now(ids))
+        let mut found = self.retried(|| self.places_now(ids))?;
+        let state = self.state.read().unwrap_or_else(PoisonError::into_inner);
+        if !state.unlisted.is_empty() {
+            found.iter_mut().for_each(|places| places.retain(|place| !state.unlisted.contains(&place.pack)));
+        }
+        Ok(found)
     }
 
     fn pack(&self, ordinal: u32) -> Result<Arc<PackEntry>, IndexError> {
@@ -307,16 +461,15 @@ impl Index for RocksIndex {
     }
 
     fn ordinals(&self, pack: &PackId) -> Result<Vec<u32>, IndexError> {
-        let bytes = self.get("ordinals", &pack.0)?.unwrap_or_default();
-        let (whole, rest) = bytes.as_chunks::<4>();
-        match rest.is_empty() {
-            true => Ok(whole.iter().map(|ordinal| u32::from_be_bytes(*ordinal)).collect()),
-            false => Err(self.damaged("an ordinal")),
-        }
+        decode_ordinals(&self.get("ordinals", &pack.0)?.unwrap_or_default()).map_err(|e| self.damaged(e))
     }
 
     fn pack_count(&self) -> u32 {
         self.state.read().unwrap_or_else(PoisonError::into_inner).pack_count
+    }
+
+    fn unlisted_count(&self) -> u32 {
+        self.state.read().unwrap_or_else(PoisonError::into_inner).unlisted.len() as u32
     }
 
     fn chunk_count(&self) -> u64 {
@@ -327,29 +480,54 @@ impl Index for RocksIndex {
         self.state.read().unwrap_or_else(PoisonError::into_inner).chunk_bytes
     }
 
-    fn segments(&self, region: RegionId) -> Result<HashSet<SegmentId>, IndexError> {
-        let state = self.state.read().unwrap_or_else(PoisonError::into_inner);
-        let db = state.db.as_ref().ok_or_else(|| self.fail("it is closed"))?;
-        let from = rocksdb::IteratorMode::From(&region.0, rocksdb::Direction::Forward);
-        let mut found = HashSet::new();
-        for item in db.iterator_cf(self.family(db, "segments")?, from) {
-            let (key, _) = item.map_err(|e| self.fail(e))?;
-            if !key.starts_with(&region.0) {
-                break;
-            }
-            let id = key[region.0.len()..].try_into().map_err(|_| self.damaged("a segment's key"))?;
-            found.insert(SegmentId(id));
+    fn chunk_totals(&self) -> Result<(u64, u64), IndexError> {
+        let unlisted = self.unlisted();
+        if unlisted.is_empty() {
+            return Ok((self.chunk_count(), self.chunk_bytes()));
         }
-        Ok(found)
+        let (mut count, mut bytes) = (0, 0);
+        self.each("chunks", &[], &mut |_, value| {
+            let places = decode_places(value).map_err(|e| self.damaged(e))?;
+            if let Some(place) = places.iter().find(|place| !unlisted.contains(&place.pack)) {
+                (count, bytes) = (count + 1, bytes + u64::from(place.length));
+            }
+            Ok(())
+        })?;
+        Ok((count, bytes))
+    }
+
+    fn regions(&self) -> Result<BTreeSet<RegionId>, IndexError> {
+        self.retried(|| {
+            let mut found = BTreeSet::new();
+            self.each("segments", &[], &mut |key, _| {
+                let region = key.first_chunk().ok_or_else(|| self.damaged("a segment's key"))?;
+                found.insert(RegionId(*region));
+                Ok(())
+            })?;
+            Ok(found)
+        })
+    }
+
+    fn segments(&self, region: RegionId) -> Result<HashSet<SegmentId>, IndexError> {
+        self.retried(|| {
+            let mut found = HashSet::new();
+            self.each_segment(region, &mut |id, _| {
+                found.insert(id);
+                Ok(())
+            })?;
+            Ok(found)
+        })
     }
 
     fn ingest(&self, id: SegmentId, segment: &Segment, regions: &[RegionId]) -> Result<(), IndexError> {
         let _holder = self.hold()?;
         // Another process may have ingested since this one last looked.
         self.reopen()?;
-        let mut packs = BTreeMap::new();
-        let mut ordinals = BTreeMap::new();
+        let mut change = Change::default();
         let mut fresh: BTreeMap<ChunkId, Vec<Place>> = BTreeMap::new();
+        let mut listing_packs = Vec::with_capacity(segment.packs.len());
+        let mut unlisted = self.unlisted();
+        let mut relisted = false;
         let mut pack_count = self.pack_count();
         for (listed, listing) in segment.packs.iter().zip(listings(segment)) {
             let known = self.ordinals(&listed.pack)?;
@@ -359,16 +537,22 @@ impl Index for RocksIndex {
                 same = same.or(entry.says(listed, &listing).then_some((*ordinal, entry)));
             }
             if let Some((ordinal, entry)) = same {
+                listing_packs.push(ordinal);
                 let mut entry = (*entry).clone();
                 if entry.add_regions(regions) {
-                    packs.insert(ordinal.to_be_bytes().to_vec(), entry.encode());
+                    relisted |= unlisted.remove(&ordinal);
+                    change.packs.insert(ordinal.to_be_bytes().to_vec(), Some(entry.encode()));
                 }
                 continue;
             }
             let entry = PackEntry::from_segment(listed, listing, regions);
-            packs.insert(pack_count.to_be_bytes().to_vec(), entry.encode());
-            let all = known.into_iter().chain([pack_count]).flat_map(u32::to_be_bytes);
-            ordinals.insert(listed.pack.0.to_vec(), all.collect());
+            if entry.regions.is_empty() {
+                relisted |= unlisted.insert(pack_count);
+            }
+            change.packs.insert(pack_count.to_be_bytes().to_vec(), Some(entry.encode()));
+            let all = encode_ordinals(known.into_iter().chain([pack_count]));
+            change.ordinals.insert(listed.pack.0.to_vec(), Some(all));
+            listing_packs.push(pack_count);
             for (chunk, place) in places_of(pack_count, listed) {
                 fresh.entry(chunk).or_default().push(place);
             }
@@ -377,9 +561,8 @@ impl Index for RocksIndex {
         // A chunk that is in several packs keeps all its places.
         let ids: Vec<ChunkId> = fresh.keys().copied().collect();
         let (mut chunk_count, mut chunk_bytes) = (self.chunk_count(), self.chunk_bytes());
-        let mut chunks = BTreeMap::new();
         for batch in ids.chunks(4096) {
-            for (id, mut known) in batch.iter().zip(self.places(batch)?) {
+            for (id, mut known) in batch.iter().zip(self.retried(|| self.places_now(batch))?) {
                 if known.is_empty() {
                     chunk_count += 1;
                     chunk_bytes += fresh[id].first().map_or(0, |place| u64::from(place.length));
@@ -387,37 +570,66 @@ impl Index for RocksIndex {
                 known.extend_from_slice(&fresh[id]);
                 known.sort_unstable();
                 known.dedup();
-                chunks.insert(id.0.to_vec(), encode_places(&known));
+                change.chunks.insert(id.0.to_vec(), Some(encode_places(&known)));
             }
         }
-        let segments = regions.iter().map(|region| ([&region.0[..], &id.0[..]].concat(), Vec::new())).collect();
+        let listing_packs = encode_ordinals(listing_packs);
+        for region in regions {
+            change.segments.insert([&region.0[..], &id.0[..]].concat(), Some(listing_packs.clone()));
+        }
         let mut stamp = LAYOUT.to_vec();
         stamp.extend_from_slice(&self.repository.0);
-        let meta = BTreeMap::from([
-            (KEY_PACKS.to_vec(), u64::from(pack_count).to_le_bytes().to_vec()),
-            (KEY_CHUNKS.to_vec(), chunk_count.to_le_bytes().to_vec()),
-            (KEY_CHUNK_BYTES.to_vec(), chunk_bytes.to_le_bytes().to_vec()),
-            (KEY_STAMP.to_vec(), stamp),
+        change.meta = BTreeMap::from([
+            (KEY_PACKS.to_vec(), Some(u64::from(pack_count).to_le_bytes().to_vec())),
+            (KEY_CHUNKS.to_vec(), Some(chunk_count.to_le_bytes().to_vec())),
+            (KEY_CHUNK_BYTES.to_vec(), Some(chunk_bytes.to_le_bytes().to_vec())),
+            (KEY_STAMP.to_vec(), Some(stamp)),
         ]);
-        {
-            let mut state = self.state.write().unwrap_or_else(PoisonError::into_inner);
-            state.db = None;
-            let marker = self.path.join(INGEST_MARKER);
-            std::fs::write(&marker, b"").map_err(|e| self.fail(e))?;
-            let db = DB::open_cf_descriptors(&database_options(), &self.path, self.descriptors())
-                .map_err(|e| self.fail(e))?;
-            self.ingest_sorted(&db, "chunks", &chunks)?;
-            self.ingest_sorted(&db, "ordinals", &ordinals)?;
-            self.ingest_sorted(&db, "packs", &packs)?;
-            self.ingest_sorted(&db, "meta", &meta)?;
-            self.ingest_sorted(&db, "segments", &segments)?;
-            self.settle(&db)?;
-            drop(db);
-            std::fs::remove_file(&marker).map_err(|e| self.fail(e))?;
-            self.reopen_into(&mut state)?;
+        if relisted {
+            change.meta.insert(KEY_UNLISTED.to_vec(), Some(encode_ordinals(unlisted)));
         }
-        self.packs.lock().unwrap_or_else(PoisonError::into_inner).clear();
-        Ok(())
+        self.write(&change)
+    }
+
+    fn detach(
+        &self,
+        region: RegionId,
+        vanished: &HashSet<SegmentId>,
+        dead: &HashSet<PackId>,
+    ) -> Result<Detached, IndexError> {
+        // Most of the time there is nothing to do, and so nothing to hold.
+        match self.detaching(region, vanished, dead)? {
+            Err(pack) => return Ok(Detached::Unexplained(pack)),
+            Ok(found) if found.packs.is_empty() && found.segments.is_empty() => return Ok(Detached::Taken(0)),
+            Ok(_) => {}
+        }
+        let _holder = self.hold()?;
+        self.reopen()?;
+        let found = match self.detaching(region, vanished, dead)? {
+            Err(pack) => return Ok(Detached::Unexplained(pack)),
+            Ok(found) => found,
+        };
+        let mut change = Change::default();
+        let mut unlisted = self.unlisted();
+        for (ordinal, entry) in &found.packs {
+            if entry.regions.is_empty() {
+                unlisted.insert(*ordinal);
+            }
+            change.packs.insert(ordinal.to_be_bytes().to_vec(), Some(entry.encode()));
+        }
+        for id in found.segments {
+            change.segments.insert([&region.0[..], &id.0[..]].concat(), None);
+        }
+        change.meta.insert(KEY_UNLISTED.to_vec(), Some(encode_ordinals(unlisted)));
+        self.write(&change)?;
+        Ok(Detached::Taken(found.packs.len() as u64))
+    }
+
+    fn resume(&self, incarnation: &[u8]) -> Result<(), IndexError> {
+        let _holder = self.hold()?;
+        self.reopen()?;
+        let meta = BTreeMap::from([(KEY_INCARNATION.to_vec(), Some(incarnation.to_vec()))]);
+        self.write(&Change { meta, ..Change::default() })
     }
 
     fn incarnation(&self) -> Vec<u8> {
@@ -427,7 +639,7 @@ impl Index for RocksIndex {
     fn clear(&self) -> Result<(), IndexError> {
         {
             let mut state = self.state.write().unwrap_or_else(PoisonError::into_inner);
-            *state = State::CLOSED;
+            *state = State::closed();
             std::fs::create_dir_all(&self.path).map_err(|e| self.fail(e))?;
             let _holder = self.hold()?;
             // Until all of it is gone and the new one stands, what is there must not be taken for whole.
@@ -447,14 +659,17 @@ impl Index for RocksIndex {
                 .map_err(|e| self.fail(e))?;
             let mut stamp = LAYOUT.to_vec();
             stamp.extend_from_slice(&self.repository.0);
-            let incarnation = random_bytes::<16>(&SystemRandom).to_vec();
-            let meta = BTreeMap::from([(KEY_INCARNATION.to_vec(), incarnation), (KEY_STAMP.to_vec(), stamp)]);
+            let fresh = || Some(random_bytes::<16>(&SystemRandom).to_vec());
+            let meta = BTreeMap::from([
+                (KEY_INCARNATION.to_vec(), fresh()),
+                (KEY_NUMBERING.to_vec(), fresh()),
+                (KEY_STAMP.to_vec(), Some(stamp)),
+            ]);
             self.ingest_sorted(&db, "meta", &meta)?;
             drop(db);
             std::fs::remove_file(&marker).map_err(|e| self.fail(e))?;
             self.reopen_into(&mut state)?;
         }
-        self.packs.lock().unwrap_or_else(PoisonError::into_inner).clear();
         Ok(())
     }
 }
@@ -594,6 +809,138 @@ mod tests {
             let places = index.places(&[listed.packs[0].frames[0].chunks[1].id]).expect("read");
             assert_eq!(places[0].iter().map(|place| place.pack).collect::<Vec<_>>(), [1, 2]);
         }
+    }
+
+    /// An index of each kind, to be asked the same.
+    fn of_each_kind(directory: &Path) -> [Box<dyn Index>; 2] {
+        let on_disk = RocksIndex::open(directory, REPOSITORY, 1 << 20).expect("opened");
+        [Box::new(on_disk), Box::new(super::super::MemoryIndex::new())]
+    }
+
+    /// One segment of the packs of several.
+    fn together(parts: &[&Segment]) -> Segment {
+        Segment { supersedes: Vec::new(), packs: parts.iter().flat_map(|part| part.packs.clone()).collect() }
+    }
+
+    fn chunks(segment: &Segment) -> Vec<ChunkId> {
+        segment.chunks().map(|chunk| chunk.id).collect()
+    }
+
+    fn set<T: Copy + Eq + std::hash::Hash>(of: &[T]) -> HashSet<T> {
+        of.iter().copied().collect()
+    }
+
+    fn regions_of(index: &dyn Index, segment: &Segment) -> Vec<Vec<RegionId>> {
+        let of_pack = |pack: &SegmentPack| {
+            let ordinals = index.ordinals(&pack.pack).expect("read");
+            ordinals.iter().map(|ordinal| index.pack(*ordinal).expect("there").regions.clone()).collect::<Vec<_>>()
+        };
+        segment.packs.iter().flat_map(of_pack).collect()
+    }
+
+    #[test]
+    fn what_a_region_lost_is_taken_out_where_finals_or_other_segments_explain_it() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let ((first, a), (second, b), (third, c)) = (segment(0, 3), segment(1, 4), segment(2, 5));
+        let (id_a, id_b) = (a.packs[0].pack, b.packs[0].pack);
+        let [here, there] = REGIONS;
+        let none = HashSet::new();
+        for index in of_each_kind(directory.path()) {
+            let index = &*index;
+            let incarnation = index.incarnation();
+            index.ingest(first, &together(&[&a, &b]), &[here, there]).expect("ingested");
+            index.ingest(third, &c, &[here]).expect("ingested");
+            assert_eq!(index.regions().expect("read"), BTreeSet::from(REGIONS));
+            // Gone, and neither pack is dead or listed: nothing is changed, however much of it is explained.
+            for dead in [&[][..], &[id_a], &[id_b], &[c.packs[0].pack]] {
+                let outcome = index.detach(here, &set(&[first]), &set(dead)).expect("read");
+                assert!(matches!(outcome, Detached::Unexplained(pack) if !dead.contains(&pack)), "{outcome:?}");
+                assert_eq!(regions_of(index, &together(&[&a, &b])), [REGIONS, REGIONS]);
+                assert_eq!(index.segments(here).expect("read"), set(&[first, third]));
+            }
+            // What another segment states otherwise of the pack explains nothing.
+            let mut lie = b.clone();
+            lie.packs[0].frames[0].chunks[1].id = ChunkId([9; 32]);
+            index.ingest(SegmentId([77; 32]), &lie, &[here]).expect("ingested");
+            let outcome = index.detach(here, &set(&[first]), &set(&[id_a])).expect("read");
+            assert_eq!(outcome, Detached::Unexplained(id_b));
+            // Nor does one of another region.
+            index.ingest(second, &b, &[there]).expect("ingested");
+            let outcome = index.detach(here, &set(&[first]), &set(&[id_a])).expect("read");
+            assert_eq!(outcome, Detached::Unexplained(id_b));
+            index.ingest(second, &b, &[here]).expect("ingested");
+            let outcome = index.detach(here, &set(&[first]), &set(&[id_a])).expect("written");
+            assert_eq!(outcome, Detached::Taken(1));
+            assert_eq!(index.segments(here).expect("read"), set(&[second, third, SegmentId([77; 32])]));
+            assert_eq!(index.segments(there).expect("read"), set(&[first, second]));
+            assert_eq!(regions_of(index, &a), [[there]]);
+            assert_eq!(index.unlisted_count(), 0);
+            assert!(all_found(index, &a) && all_found(index, &c), "it is in the other region");
+            // Dead there too, though a segment lists it still.
+            assert_eq!(index.detach(there, &none, &set(&[id_a])).expect("written"), Detached::Taken(1));
+            assert_eq!(index.detach(there, &none, &set(&[id_a])).expect("read"), Detached::Taken(0));
+            assert_eq!((index.unlisted_count(), index.pack_count()), (1, 4));
+            assert!(index.places(&chunks(&a)).expect("read").iter().all(Vec::is_empty));
+            // The lie has one chunk of its own.
+            assert_eq!((index.chunk_count(), index.chunk_totals().expect("read")), (13, (10, 100)));
+            assert_eq!(index.incarnation(), incarnation);
+        }
+        // And so it is after closing.
+        let index = RocksIndex::open(directory.path(), REPOSITORY, 1 << 20).expect("opened");
+        assert_eq!(index.unlisted_count(), 1);
+        assert!(index.places(&chunks(&a)).expect("read").iter().all(Vec::is_empty) && all_found(&index, &c));
+    }
+
+    #[test]
+    fn a_pack_without_a_region_may_get_one_again() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let ((first, a), (second, b)) = (segment(0, 3), segment(1, 4));
+        for index in of_each_kind(directory.path()) {
+            index.ingest(first, &a, &REGIONS[..1]).expect("ingested");
+            let dead = set(&[a.packs[0].pack]);
+            assert_eq!(index.detach(REGIONS[0], &set(&[first]), &dead).expect("written"), Detached::Taken(1));
+            assert_eq!(index.unlisted_count(), 1);
+            // A chunk that comes again in another pack is found there, and in the first one only once that counts.
+            let mut moved = b.clone();
+            moved.packs[0].frames[0].chunks = a.packs[0].frames[0].chunks.clone();
+            index.ingest(second, &moved, &REGIONS[..1]).expect("ingested");
+            assert!(all_found(&*index, &moved));
+            assert_eq!(index.chunk_totals().expect("read"), (3, 30));
+            index.ingest(first, &a, &REGIONS[1..]).expect("ingested");
+            assert_eq!(index.unlisted_count(), 0);
+            let places = index.places(&chunks(&a)).expect("read");
+            assert!(places.iter().all(|places| places.iter().map(|place| place.pack).eq([0, 1])), "{places:?}");
+        }
+    }
+
+    #[test]
+    fn an_incarnation_changes_when_the_index_is_emptied_and_can_be_taken_up_again() {
+        let directory = tempfile::tempdir().expect("a directory");
+        for index in of_each_kind(directory.path()) {
+            let before = index.incarnation();
+            index.clear().expect("cleared");
+            assert_ne!(index.incarnation(), before);
+            index.resume(&before).expect("written");
+            assert_eq!(index.incarnation(), before);
+        }
+        let index = RocksIndex::open(directory.path(), REPOSITORY, 1 << 20).expect("opened");
+        let (before, other) = (index.incarnation(), RocksIndex::open(directory.path(), REPOSITORY, 1 << 20));
+        other.expect("opened").clear().expect("cleared");
+        // What was emptied by somebody else can't be vouched for.
+        assert!(index.resume(&before).is_err());
+    }
+
+    #[test]
+    fn what_another_process_took_out_stays_out() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let index = RocksIndex::open(directory.path(), REPOSITORY, 1 << 20).expect("opened");
+        let (first, a) = segment(0, 3);
+        index.ingest(first, &a, &REGIONS).expect("ingested");
+        assert_eq!(index.pack(0).expect("there").regions, REGIONS);
+        let other = RocksIndex::open(directory.path(), REPOSITORY, 1 << 20).expect("opened");
+        other.detach(REGIONS[0], &HashSet::new(), &set(&[a.packs[0].pack])).expect("written");
+        index.ingest(first, &a, &REGIONS[1..]).expect("ingested again");
+        assert_eq!(index.pack(0).expect("there").regions, REGIONS[1..]);
     }
 
     #[test]

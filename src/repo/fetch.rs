@@ -167,6 +167,22 @@ impl<'a> Fetcher<'a> {
         regions.filter(|(_, region)| pack.regions.contains(&region.info.region)).map(|(at, _)| at).collect()
     }
 
+    /// The place to try first: one in a pack that a reached region lists, if there is one.
+    ///
+    /// # Errors
+    /// When the index can't be read.
+    pub fn best_place(&self, places: &[Place]) -> Result<Option<Place>, IndexError> {
+        // With one place there is nothing to choose, and the pack need not be asked.
+        if let [_, _, ..] = places {
+            for place in places {
+                if !self.regions_of(&*self.index.pack(place.pack)?).is_empty() {
+                    return Ok(Some(*place));
+                }
+            }
+        }
+        Ok(places.first().copied())
+    }
+
     /// Opens one frame out of bytes already fetched.
     fn open_frame(
         &self,

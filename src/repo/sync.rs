@@ -1,15 +1,18 @@
 //! Brings the local index up to what the regions' segments say.
 //!
-//! Guarantees: after it, whatever a region lists is in the index, and a region that no longer lists a
-//! segment (or another region than before) makes the index anew.
+//! Guarantees: after it, whatever a region lists is in the index. What a region no longer lists leaves the
+//! index where the region's log explains it: each listing that went is of a pack that a final lists as
+//! deleted, or stands in another segment. Anything else is a loss, and makes the index anew under a new
+//! incarnation. Pages: `format-spec/gc.md`, `format-spec/segment.md`.
 
 use super::RepoError;
+use super::gclog;
 use super::open::{RegionHandle, Repository, WRITERS};
 use crate::format::ids::{RegionId, SegmentId};
 use crate::format::roster::Role;
 use crate::format::wire::DecodeError;
 use crate::index::segment::{self, segment_name};
-use crate::index::{Index, IndexError};
+use crate::index::{Detached, Index, IndexError};
 use crate::limits::SEGMENT_BYTES_MAX;
 use crate::report::{Issue, IssueKind, Monitor, Phase};
 use crate::store::{StoreErrorKind, list_sorted};
@@ -66,74 +69,141 @@ pub fn overstated(repository: &Repository, opened: &segment::OpenedSegment) -> O
     (!opened.segment.supersedes.is_empty()).then(|| format!("SEG-11: writer {signer} supersedes segments"))
 }
 
-/// How often segments are listed while a collector replaces them.
-const LISTINGS_MAX: usize = 8;
+/// How often regions are listed again because what they list seems to have lost something.
+const LISTINGS_MAX: u32 = 8;
+/// How often the index is made anew in one run.
+const ANEW_MAX: u32 = 3;
 
-/// Takes every new segment of every reached region into the index. Damaged ones become issues: their
-/// chunks count as unknown, so a backup stores them again and a restore names what it lacks.
-///
-/// # Errors
-/// When a region can't be listed or the index can't be written.
-pub fn sync(repository: &Repository, index: &dyn Index, monitor: &dyn Monitor) -> Result<Vec<Issue>, RepoError> {
-    for _ in 1..LISTINGS_MAX {
-        if let Some(issues) = sync_once(repository, index, monitor, false)? {
-            return Ok(issues);
-        }
-    }
-    Ok(sync_once(repository, index, monitor, true)?.unwrap_or_default())
+/// What one look at all regions came to.
+enum Look {
+    /// The index says what they list.
+    Current,
+    /// A collector replaced something meanwhile: the next look shows more.
+    Moving,
+    /// A region lost something: what no collection explains.
+    Lost(String),
 }
 
-/// `None` when a collector took a segment away between the listing and the reading, and replaced it: what
-/// is listed has to be listed again. At the `last` attempt that is an issue.
-fn sync_once(
-    repository: &Repository,
-    index: &dyn Index,
-    monitor: &dyn Monitor,
-    last: bool,
-) -> Result<Option<Vec<Issue>>, RepoError> {
-    let mut issues = Vec::new();
-    let mut listed: BTreeMap<SegmentId, Vec<usize>> = BTreeMap::new();
-    let mut stale = false;
-    for (at, region) in repository.regions.iter().enumerate() {
-        let segments = list_segments(region)?;
-        let known = index.segments(region.info.region)?;
-        stale |= !known.is_subset(&segments);
-        for id in segments {
-            listed.entry(id).or_default().push(at);
+struct Syncing<'a> {
+    repository: &'a Repository,
+    index: &'a dyn Index,
+    monitor: &'a dyn Monitor,
+    issues: Vec<Issue>,
+}
+
+/// Brings the index up to what every reached region lists: takes new segments in, and what is no longer there
+/// out. Damaged segments become issues: their chunks count as unknown, so a backup stores them again and a
+/// restore names what it lacks.
+///
+/// # Errors
+/// When a region can't be listed, its log can't be read, or the index can't be written.
+pub fn sync(repository: &Repository, index: &dyn Index, monitor: &dyn Monitor) -> Result<Vec<Issue>, RepoError> {
+    let mut syncing = Syncing { repository, index, monitor, issues: Vec::new() };
+    syncing.catch_up()?;
+    if u64::from(index.unlisted_count()) * 2 > u64::from(index.pack_count()) {
+        syncing.shrink()?;
+    }
+    Ok(syncing.issues)
+}
+
+impl Syncing<'_> {
+    /// Looks until the index says what the regions list. True when it had to be made anew, in doubt.
+    fn catch_up(&mut self) -> Result<bool, RepoError> {
+        let (mut looks, mut anew) = (0, 0);
+        loop {
+            looks += 1;
+            match self.look(looks == LISTINGS_MAX)? {
+                Look::Current => return Ok(anew > 0),
+                // A listing may show neither what replaces a segment nor the segment (COLLECT-16).
+                Look::Moving | Look::Lost(_) if looks < LISTINGS_MAX => {}
+                Look::Moving => return Ok(anew > 0),
+                Look::Lost(_) if anew < ANEW_MAX => {
+                    self.monitor
+                        .notice("the regions no longer list everything that the local index knows: it is made anew");
+                    self.index.clear()?;
+                    (looks, anew) = (0, anew + 1);
+                }
+                Look::Lost(region) => {
+                    let region = self.repository.regions.iter().find(|handle| handle.name == region);
+                    let detail = "the segments change faster than they can be read; run this again";
+                    let error = DecodeError::new("COLLECT-16", detail);
+                    return match region {
+                        Some(region) => Err(region.object_error("index/", error)),
+                        None => Ok(true),
+                    };
+                }
+            }
         }
     }
-    if stale {
-        monitor.notice("the regions no longer list everything that the local index knows: it is made anew");
-        index.clear()?;
+
+    /// Takes in what is new, then takes out what is gone. At the `last` look what can't be read is damage.
+    fn look(&mut self, last: bool) -> Result<Look, RepoError> {
+        let regions = &self.repository.regions;
+        let mut listed: BTreeMap<SegmentId, Vec<usize>> = BTreeMap::new();
+        let (mut known, mut vanished) = (Vec::new(), Vec::new());
+        for (at, region) in regions.iter().enumerate() {
+            // The index first: what another process takes in meanwhile is not missed in an older listing.
+            let before = self.index.segments(region.info.region)?;
+            let segments = list_segments(region)?;
+            vanished.push(before.difference(&segments).copied().collect::<HashSet<SegmentId>>());
+            known.push(before);
+            for id in segments {
+                listed.entry(id).or_default().push(at);
+            }
+        }
+        listed.retain(|id, regions| regions.iter().any(|at| !known[*at].contains(id)));
+        self.monitor.phase(Phase::Index, Some(listed.len() as u64), None);
+        let mut moving = false;
+        for (id, regions) in &listed {
+            moving |= self.take_in(*id, regions, last)?;
+            self.monitor.advance(1, 0);
+        }
+        if moving {
+            return Ok(Look::Moving);
+        }
+        for (region, vanished) in regions.iter().zip(&vanished) {
+            // After the listing: what explains that a segment is gone is written before it goes.
+            let dead = match gclog::read(self.repository, region) {
+                Ok(log) => log.dead,
+                Err(error @ RepoError::Store { .. }) => return Err(error),
+                // Then nothing explains anything; whoever relies on the log stops at it (GC-4).
+                Err(error) => {
+                    tracing::warn!(%error, "a region's collection log can't be used");
+                    HashSet::new()
+                }
+            };
+            match self.index.detach(region.info.region, vanished, &dead)? {
+                Detached::Taken(packs) => tracing::debug!(region = region.name, packs, "collected"),
+                Detached::Unexplained(pack) => {
+                    tracing::debug!(region = region.name, %pack, "no segment lists it any more, and no final deleted it");
+                    return Ok(Look::Lost(region.name.clone()));
+                }
+            }
+        }
+        Ok(Look::Current)
     }
-    let mut known: Vec<HashSet<SegmentId>> = Vec::new();
-    for region in &repository.regions {
-        known.push(index.segments(region.info.region)?);
-    }
-    listed.retain(|id, regions| regions.iter().any(|at| !known[*at].contains(id)));
-    monitor.phase(Phase::Index, Some(listed.len() as u64), None);
-    for (id, regions) in listed {
+
+    /// Takes one segment in for the regions that list it. True when one of them has it no longer.
+    fn take_in(&mut self, id: SegmentId, regions: &[usize], last: bool) -> Result<bool, RepoError> {
         let mut opened = None;
-        let mut damaged: HashSet<usize> = HashSet::new();
-        for at in &regions {
-            let region = &repository.regions[*at];
-            match read_segment(repository, region, id) {
+        let (mut damaged, mut gone) = (HashSet::new(), false);
+        for at in regions {
+            let region = &self.repository.regions[*at];
+            match read_segment(self.repository, region, id) {
                 Ok(read) => {
                     opened = Some(read);
                     break;
                 }
                 Err(error @ RepoError::Store { .. }) => return Err(error),
-                Err(RepoError::Missing { .. }) if !last && !list_segments(region)?.contains(&id) => return Ok(None),
                 // Of a revoked slot, and not accepted: it is as if it weren't there.
                 Err(RepoError::Index(IndexError::Refused { .. })) => {}
+                // Replaced since it was listed, unless it is listed still when looked at again.
+                Err(RepoError::Missing { .. }) if !last => {
+                    gone = true;
+                    damaged.insert(*at);
+                }
                 Err(error) => {
-                    let issue = Issue {
-                        kind: IssueKind::Damaged,
-                        subject: format!("{}:{}", region.name, segment_name(&id)).into_bytes(),
-                        detail: error.to_string(),
-                    };
-                    monitor.issue(&issue);
-                    issues.push(issue);
+                    self.note(region, id, &error);
                     damaged.insert(*at);
                 }
             }
@@ -141,13 +211,44 @@ fn sync_once(
         if let Some(opened) = opened {
             // Nothing can be restored from a region alone by a segment that is damaged there: what is
             // listed by it alone counts as absent from that region, and is told again until it is whole.
-            let whole = regions.iter().filter(|at| !damaged.contains(at));
-            let ids: Vec<RegionId> = whole.map(|at| repository.regions[*at].info.region).collect();
-            index.ingest(id, &opened.segment, &ids)?;
+            let whole = regions.iter().filter(|at| !damaged.contains(*at));
+            let ids: Vec<RegionId> = whole.map(|at| self.repository.regions[*at].info.region).collect();
+            self.index.ingest(id, &opened.segment, &ids)?;
         }
-        monitor.advance(1, 0);
+        Ok(gone)
     }
-    Ok(Some(issues))
+
+    /// Notes a damaged segment, once however often it is looked at.
+    fn note(&mut self, region: &RegionHandle, id: SegmentId, error: &RepoError) {
+        let subject = format!("{}:{}", region.name, segment_name(&id)).into_bytes();
+        if self.issues.iter().any(|known| known.subject == subject) {
+            return;
+        }
+        let issue = Issue { kind: IssueKind::Damaged, subject, detail: error.to_string() };
+        self.monitor.issue(&issue);
+        self.issues.push(issue);
+    }
+
+    /// Makes the index anew because most of it was collected. What was remembered beside it holds still if
+    /// every segment that it knew is in it again: nothing was lost meanwhile.
+    fn shrink(&mut self) -> Result<(), RepoError> {
+        let reached: Vec<RegionId> = self.repository.regions.iter().map(|region| region.info.region).collect();
+        if self.index.regions()?.iter().any(|region| !reached.contains(region)) {
+            // What it knows of a region that can't be asked would be forgotten, and a loss there not noticed.
+            return Ok(());
+        }
+        self.monitor.notice("most of what the local index knows was collected: it is made anew");
+        let segments = |region: &RegionId| self.index.segments(*region);
+        let before = reached.iter().map(segments).collect::<Result<Vec<_>, _>>()?;
+        let incarnation = self.index.incarnation();
+        self.index.clear()?;
+        let doubted = self.catch_up()?;
+        let after = reached.iter().map(|region| self.index.segments(*region)).collect::<Result<Vec<_>, _>>()?;
+        if !doubted && before.iter().zip(&after).all(|(before, after)| before.is_subset(after)) {
+            self.index.resume(&incarnation)?;
+        }
+        Ok(())
+    }
 }
 
 /// How far the local index is up to date with one region.
@@ -159,7 +260,7 @@ pub struct IndexStatus {
     pub listed: u64,
     /// Of these, how many the index knows.
     pub known: u64,
-    /// Segments that the index knows and the region no longer lists: it will be made anew.
+    /// Segments that the index knows and the region no longer lists: the next run takes them out.
     pub stale: u64,
 }
 

@@ -132,8 +132,8 @@ impl Window {
         length: u32,
     ) -> Result<(), FetchError> {
         let places = fetcher.index.places(&[id])?.pop().unwrap_or_default();
-        // Any place will do for the first try; a chunk whose place fails is looked for everywhere.
-        let place = places.first().copied().ok_or(FetchError::Unlisted(id))?;
+        // Any will do for the first try; a chunk whose place fails is looked for everywhere.
+        let place = fetcher.best_place(&places)?.ok_or(FetchError::Unlisted(id))?;
         file.left.fetch_add(1, Ordering::Relaxed);
         self.bytes += u64::from(length);
         self.wants.push(Want { file: Arc::clone(file), file_offset, id, place });

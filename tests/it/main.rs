@@ -8,6 +8,7 @@ mod cli;
 mod facts;
 mod faults;
 mod fixture;
+mod follow;
 mod frozen;
 mod gc;
 mod keys;

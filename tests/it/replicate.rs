@@ -262,6 +262,6 @@ fn a_region_whose_store_refuses_is_behind_and_one_that_lacks_a_source_is_not() {
     let error = || StoreError::new(StoreErrorKind::Full, "put", "somewhere", "packs/x", "full".to_owned());
     assert!(repository.set_aside([(0, error()), (1, error())].into()).is_empty(), "the last one stays");
     let name = repository.regions[1].name.clone();
-    assert_eq!(repository.set_aside([(1, error())].into()), [name.clone()]);
+    assert_eq!(repository.set_aside([(1, error())].into()), std::slice::from_ref(&name));
     assert_eq!((repository.regions.len(), &repository.unreachable[0].0), (1, &name));
 }
