@@ -129,7 +129,7 @@ pub fn replicate(
     if (0..repository.regions.len()).all(|at| lacks(at).next().is_none()) {
         return Ok(done);
     }
-    let view = match View::read(repository, scratch, memory_bytes) {
+    let view = match View::read(repository, scratch, memory_bytes, monitor, &mut done) {
         Ok(view) => view,
         Err(Pending::Repo(error)) => return Err(error),
         Err(error) => {
@@ -202,7 +202,13 @@ fn copy_decisions(repository: &Repository, done: &mut Replicated, monitor: &dyn 
 }
 
 impl View {
-    fn read(repository: &Repository, scratch: Option<SpoolSpace>, memory_bytes: usize) -> Result<Self, Pending> {
+    fn read(
+        repository: &Repository,
+        scratch: Option<SpoolSpace>,
+        memory_bytes: usize,
+        monitor: &dyn Monitor,
+        done: &mut Replicated,
+    ) -> Result<Self, Pending> {
         let mut segments: BTreeMap<SegmentId, Vec<usize>> = BTreeMap::new();
         let mut there: Vec<HashSet<PackId>> = Vec::new();
         for (at, region) in repository.regions.iter().enumerate() {
@@ -214,12 +220,23 @@ impl View {
         }
         let mut builder = GraphBuilder::with_space(scratch, memory_bytes);
         let mut packs: Vec<Listed> = Vec::new();
-        let mut numbers: HashMap<PackId, u32> = HashMap::new();
+        // What another slot's segment says of a pack is another matter: it may lie.
+        let mut numbers: HashMap<(PackId, SlotId), u32> = HashMap::new();
         for (id, regions) in segments {
-            let segment = read_from_any(repository, &regions, id)?;
+            let segment = match read_from_any(repository, &regions, id) {
+                Ok(segment) => segment,
+                Err(error @ RepoError::Store { .. }) => return Err(error.into()),
+                // Of a revoked slot, and not accepted: it is as if it weren't there.
+                Err(RepoError::Index(IndexError::Refused { .. })) => continue,
+                // What only it lists is in no segment: the snapshots that need it stay pending.
+                Err(error) => {
+                    note(done, monitor, segment_name(&id).into_bytes(), &error);
+                    continue;
+                }
+            };
             let (mut which, mut present) = (Vec::new(), Vec::new());
             for (at, pack) in segment.packs.iter().enumerate() {
-                let number = *numbers.entry(pack.pack).or_insert(packs.len() as u32);
+                let number = *numbers.entry((pack.pack, pack.origin)).or_insert(packs.len() as u32);
                 if number as usize == packs.len() {
                     let (session, origin) = (pack.session, pack.origin);
                     packs.push(Listed { id: pack.pack, session, origin, place: (id, at as u32), held: Vec::new() });
@@ -415,6 +432,9 @@ fn copy_packs(
             put_with_retries(&*to.store, &pack_name(&pack.pack), &bytes.into()).map_err(|e| to.error(e))?;
             done.packs += 1;
             done.bytes += pack.size;
+            if batch.packs.iter().any(|(_, other)| other.pack == pack.pack) {
+                batch.write(repository, to, brought, done)?;
+            }
             batch.add(number, pack, &ids);
             if batch.is_full() {
                 batch.write(repository, to, brought, done)?;

@@ -65,6 +65,8 @@ pub enum Phase {
     Restore,
     /// Reading and verifying stored objects.
     Check,
+    /// Finding out what of a region is needed.
+    Collect,
 }
 
 /// Receives progress and issues while a run goes on; implementations must be cheap and never fail.

@@ -565,6 +565,21 @@ mod tests {
     use jiff::Zoned;
 
     #[test]
+    fn what_may_stay_unused_is_a_share_or_a_size() {
+        use crate::gc::MaxUnused::{Bytes, Permyriad};
+        let good =
+            [("5%", Permyriad(500)), ("0%", Permyriad(0)), ("100%", Permyriad(10_000)), ("2.5 %", Permyriad(250))];
+        for (text, meant) in
+            good.into_iter().chain([("0.25%", Permyriad(25)), ("10KiB", Bytes(10_240)), ("7", Bytes(7))])
+        {
+            assert_eq!(super::max_unused(text), Ok(meant), "{text}");
+        }
+        for text in ["101%", "%", "-1%", "1.234%", "+5%", "5%%", "half", ".5%"] {
+            assert!(super::max_unused(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
     fn sizes() {
         for (text, bytes) in [
             ("0", 0),

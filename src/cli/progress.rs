@@ -85,6 +85,7 @@ fn phase_name(phase: Phase) -> &'static str {
         Phase::Plan => "plan",
         Phase::Restore => "restore",
         Phase::Check => "check",
+        Phase::Collect => "collect",
     }
 }
 

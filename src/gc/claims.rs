@@ -59,6 +59,15 @@ impl Claims {
         Ok(Claims { sessions, commits: commits.live, dead_commits: commits.skipped, standings })
     }
 
+    /// Sets apart the commits that a final fenced or collected since these claims were read.
+    pub fn bury(&mut self, log: &GcLog) {
+        let dead: Vec<SessionId> = self.commits.keys().copied().filter(|id| log.is_dead_session(id)).collect();
+        for id in dead {
+            self.commits.remove(&id);
+            self.dead_commits.push(id);
+        }
+    }
+
     /// True once a session's commit is there, signed by who opened it.
     pub fn is_committed(&self, id: &SessionId) -> bool {
         let owner = self.sessions.get(id).and_then(|record| record.signer);

@@ -5,7 +5,7 @@ use super::claims::{Claims, Memory, Root};
 use super::holdings::{Holdings, list_packs};
 use super::mark::{Needed, mark};
 use super::rulings::Standing;
-use super::{GcError, GcOptions, Reason, RegionReport, Tally};
+use super::{GcError, GcOptions, Reason, RegionReport};
 use crate::format::audit::Action;
 use crate::format::gc::{Condemn, ENTRIES_MAX, Fence, Final};
 use crate::format::ids::{PackId, SessionId, SlotId, SnapshotId};
@@ -234,6 +234,7 @@ impl Run<'_> {
         let mut view = View { claims, holdings, needed };
         view.holdings.bury(&entry.deleted);
         self.log.close(entry);
+        view.claims.bury(&self.log);
         // Of two copies of a chunk another final may have kept the other one: what is needed is marked anew.
         match adopted {
             true => self.look(),
@@ -346,7 +347,7 @@ impl Run<'_> {
         self.begun = Some(entry.clone());
         for pack in &entry.packs {
             if let Some((reason, size)) = candidates.get(pack) {
-                self.report.condemned.entry(*reason).or_insert_with(Tally::default).add(*size);
+                self.report.condemned.entry(*reason).or_default().add(*size);
             }
         }
         Ok(Some(OpenGeneration { number, condemned: entry.packs.into_iter().collect(), fence: None }))

@@ -288,7 +288,7 @@ impl Holdings {
                 };
                 return Err(GcError::Incomplete { region: region.name.clone(), detail });
             }
-            monitor.phase(Phase::Check, Some(fresh.len() as u64), None);
+            monitor.phase(Phase::Collect, Some(fresh.len() as u64), None);
             for group in fresh.chunks(options.threads.max(1)) {
                 if monitor.cancelled() {
                     return Err(GcError::Cancelled);

@@ -45,6 +45,8 @@ impl Run<'_> {
 
     /// Deletes what finals list and what is finished: segments, packs, commits, sessions.
     pub fn sweep(&mut self, view: &View) -> Result<(), GcError> {
+        // Of two sweeps of a run the second one meets what the first one left.
+        (self.report.deferred, self.report.deferred_objects) = (Tally::default(), 0);
         self.replace_segments(view)?;
         self.delete_packs(&view.holdings.stored)?;
         self.delete_claims(&view.claims)
@@ -59,7 +61,6 @@ impl Run<'_> {
     }
 
     fn delete_packs(&mut self, stored: &[(PackId, u64)]) -> Result<(), GcError> {
-        self.report.deferred = Tally::default();
         for (pack, size) in stored {
             if !self.log.dead.contains(pack) {
                 continue;
@@ -74,9 +75,7 @@ impl Run<'_> {
     }
 
     fn delete_claims(&mut self, claims: &super::claims::Claims) -> Result<(), GcError> {
-        self.report.deferred_objects = 0;
-        let collected = claims.commits.keys().copied().filter(|id| self.log.is_dead_session(id)).collect::<Vec<_>>();
-        for id in claims.dead_commits.iter().chain(&collected) {
+        for id in &claims.dead_commits {
             self.stop_if_cancelled()?;
             self.delete_small(&commit_name(*id))?;
         }

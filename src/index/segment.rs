@@ -175,3 +175,60 @@ fn unpack(payload: &[u8]) -> Result<Vec<u8>, DecodeError> {
     let rest = reader.take(reader.remaining())?;
     decompress(rest, raw_length).map_err(|error| DecodeError::new("SEG-8", error.to_string()))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::{merge, prefix};
+    use crate::format::ids::{ChunkId, ChunkKind, PackId, SectionId, SegmentId, SessionId, SlotId};
+    use crate::format::segment::{Reference, Segment, SegmentChunk, SegmentFrame, SegmentPack};
+
+    fn pack(number: u8, kind: ChunkKind, chunks: Vec<(u8, Vec<Reference>)>) -> SegmentPack {
+        let chunk = |(id, references)| SegmentChunk { id: ChunkId([id; 32]), kind, length: 9, references };
+        SegmentPack {
+            pack: PackId([number; 32]),
+            size: 4096,
+            session: SessionId([number; 16]),
+            origin: SlotId([7; 16]),
+            metadata: kind.is_structural(),
+            sections: vec![SectionId([number; 16])],
+            frames: vec![SegmentFrame {
+                section: 0,
+                number: 0,
+                sealed_length: 60,
+                chunks: chunks.into_iter().map(chunk).collect(),
+            }],
+        }
+    }
+
+    /// COLLECT-4: what refers to a chunk of a pack that is left out keeps the first bytes of its id, and so
+    /// every chunk that begins with them.
+    #[test]
+    fn a_merged_segment_lists_the_rest_once_and_refers_to_the_same_chunks() {
+        let (data, tree) = (ChunkKind::Data, ChunkKind::Tree);
+        let first = Segment {
+            supersedes: vec![SegmentId([1; 32])],
+            packs: vec![
+                pack(1, data, vec![(10, vec![]), (11, vec![])]),
+                pack(2, data, vec![(12, vec![])]),
+                pack(3, tree, vec![(13, [0, 2, 1].map(Reference::Ordinal).into())]),
+            ],
+        };
+        let second = Segment {
+            supersedes: Vec::new(),
+            packs: vec![
+                pack(4, tree, vec![(14, vec![Reference::Ordinal(1), prefix(&ChunkId([12; 32]))])]),
+                pack(2, data, vec![(12, vec![])]),
+            ],
+        };
+        let segments = [(SegmentId([9; 32]), first), (SegmentId([8; 32]), second)];
+        let merged = merge(&segments, &|pack| pack.pack != PackId([1; 32]));
+        assert_eq!(merged.supersedes, [SegmentId([8; 32]), SegmentId([9; 32])], "SEG-7");
+        let packs: Vec<u8> = merged.packs.iter().map(|pack| pack.pack.0[0]).collect();
+        assert_eq!(packs, [2, 3, 4], "SEG-5");
+        let references = |at: usize| &merged.packs[at].frames[0].chunks[0].references;
+        let (ten, eleven) = (prefix(&ChunkId([10; 32])), prefix(&ChunkId([11; 32])));
+        assert_eq!(*references(1), [ten, Reference::Ordinal(0), eleven]);
+        assert_eq!(*references(2), [Reference::Ordinal(0), prefix(&ChunkId([12; 32]))]);
+        assert_eq!(Segment::decode(&merged.encode()), Ok(merged));
+    }
+}

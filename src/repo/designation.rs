@@ -14,8 +14,11 @@ use crate::store::list_sorted;
 
 const PREFIX: &str = "collector/";
 
-fn newest(region: &RegionHandle) -> Result<Option<(u64, Vec<(String, Digest)>)>, RepoError> {
-    let mut newest: Option<(u64, Vec<(String, Digest)>)> = None;
+/// The highest number, and the objects that have it.
+type Newest = Option<(u64, Vec<(String, Digest)>)>;
+
+fn newest(region: &RegionHandle) -> Result<Newest, RepoError> {
+    let mut newest: Newest = None;
     for listed in list_sorted(&*region.store, PREFIX).map_err(|e| region.error(e))? {
         let parts = listed.name.strip_prefix(PREFIX).and_then(|name| name.split_once('-'));
         let parts = parts.and_then(|(number, digest)| Some((number_from_name(number)?, Digest::from_hex(digest)?)));

@@ -66,12 +66,31 @@ pub fn overstated(repository: &Repository, opened: &segment::OpenedSegment) -> O
     (!opened.segment.supersedes.is_empty()).then(|| format!("SEG-11: writer {signer} supersedes segments"))
 }
 
+/// How often segments are listed while a collector replaces them.
+const LISTINGS_MAX: usize = 8;
+
 /// Takes every new segment of every reached region into the index. Damaged ones become issues: their
 /// chunks count as unknown, so a backup stores them again and a restore names what it lacks.
 ///
 /// # Errors
 /// When a region can't be listed or the index can't be written.
 pub fn sync(repository: &Repository, index: &dyn Index, monitor: &dyn Monitor) -> Result<Vec<Issue>, RepoError> {
+    for _ in 1..LISTINGS_MAX {
+        if let Some(issues) = sync_once(repository, index, monitor, false)? {
+            return Ok(issues);
+        }
+    }
+    Ok(sync_once(repository, index, monitor, true)?.unwrap_or_default())
+}
+
+/// `None` when a collector took a segment away between the listing and the reading, and replaced it: what
+/// is listed has to be listed again. At the `last` attempt that is an issue.
+fn sync_once(
+    repository: &Repository,
+    index: &dyn Index,
+    monitor: &dyn Monitor,
+    last: bool,
+) -> Result<Option<Vec<Issue>>, RepoError> {
     let mut issues = Vec::new();
     let mut listed: BTreeMap<SegmentId, Vec<usize>> = BTreeMap::new();
     let mut stale = false;
@@ -104,6 +123,7 @@ pub fn sync(repository: &Repository, index: &dyn Index, monitor: &dyn Monitor) -
                     break;
                 }
                 Err(error @ RepoError::Store { .. }) => return Err(error),
+                Err(RepoError::Missing { .. }) if !last && !list_segments(region)?.contains(&id) => return Ok(None),
                 // Of a revoked slot, and not accepted: it is as if it weren't there.
                 Err(RepoError::Index(IndexError::Refused { .. })) => {}
                 Err(error) => {
@@ -127,7 +147,7 @@ pub fn sync(repository: &Repository, index: &dyn Index, monitor: &dyn Monitor) -
         }
         monitor.advance(1, 0);
     }
-    Ok(issues)
+    Ok(Some(issues))
 }
 
 /// How far the local index is up to date with one region.

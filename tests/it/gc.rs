@@ -9,6 +9,7 @@ use keepstone::format::envelope::ObjectKind;
 use keepstone::format::gc::{Condemn, Fence, Final};
 use keepstone::format::ids::{PackId, SessionId, SnapshotId, number_name};
 use keepstone::format::roster::Role;
+use keepstone::format::segment::Segment;
 use keepstone::format::session::{Commit, Session, SessionEnd};
 use keepstone::format::verdict::{Ruling, Verdict};
 use keepstone::gc::{GcError, GcOptions, GcReport, MaxUnused, Reason, gc};
@@ -292,7 +293,8 @@ fn a_wrong_clock_takes_no_window_away() {
     assert_eq!(condemn.forgotten.iter().map(|(id, _)| *id).collect::<Vec<_>>(), [first]);
     assert_eq!(collect(&world, &week).regions[0].snapshots_collected, [], "VERDICT-8");
     world.clock.sleep(8 * DAY);
-    assert_eq!(collect(&world, &week).regions[0].snapshots_collected, [first]);
+    let report = collect(&world, &week);
+    assert_eq!((report.regions[0].snapshots_collected.as_slice(), report.regions[0].windows.len()), (&[first][..], 0));
 
     // A verdict from a clock that runs ahead waits for it.
     let world = World::new(1);
@@ -554,10 +556,22 @@ fn states_of_others_are_ignored() {
     let end = SessionEnd { session, region: region_id(&second) };
     let bytes = sign(&second, ObjectKind::SessionEnd, &end.encode());
     world.stores[0].put_new(&format!("sessions/{session}/end"), &bytes.into()).unwrap();
+    // What another slot of this repository says of it, in this very region.
+    let (_, identity) = world.add_slot(Role::Writer, "other");
+    let stranger = world.as_slot(&identity).open(&[0]).unwrap();
+    put_state(&stranger, &state(&stranger, session, 7, 50));
+    // And what somebody says in the owner's name.
+    let mut forged = sign(&stranger, ObjectKind::Session, &state(&stranger, session, 9, 70).encode());
+    let owner = world.open(&[0]).unwrap();
+    forged[24..40].copy_from_slice(&owner.secrets.slot.0);
+    let body = forged.len() - 32;
+    let digest = *blake3::hash(&forged[..body]).as_bytes();
+    forged[body..].copy_from_slice(&digest);
+    world.stores[0].put_new(&format!("sessions/{session}/{}", number_name(9)), &forged.into()).unwrap();
     let repository = world.open(&[0]).unwrap();
     let sessions = keepstone::repo::sessions::read(&repository, &repository.regions[0]).unwrap();
     let record = &sessions[&session];
-    assert_eq!((record.observed, record.ended, record.needs.len()), (0, false, 0), "COUNT-3");
+    assert_eq!((record.observed, record.ended, record.needs.len()), (0, false, 0), "SESSION-2, COUNT-3");
     let report = gc(&repository, &quick(), &Silent).unwrap();
     assert_eq!(report.regions[0].sessions_open.len(), 1);
 }
@@ -684,6 +698,7 @@ fn whenever_a_collector_dies_another_one_finishes() {
         })
     };
     assert!(calls > 40);
+    let (before, commits) = (packs(&world), names(&world, "commits/"));
     let clean = {
         let world = world.fork();
         quiet(&world);
@@ -700,6 +715,11 @@ fn whenever_a_collector_dies_another_one_finishes() {
         );
         world.live_again();
         assert_eq!(world.ids(&[0]), [second], "call {number}");
+        let (log, left, commits_left) = (log(&world), packs(&world), names(&world, "commits/"));
+        assert!(before.difference(&left).all(|pack| log.dead.contains(pack)), "COLLECT-2: call {number}");
+        let session = |name: &String| SessionId::from_hex(&name["commits/".len()..]).unwrap();
+        let mut gone = commits.iter().filter(|name| !commits_left.contains(name)).map(session);
+        assert!(gone.all(|id| log.is_dead_session(&id)), "COLLECT-2: call {number}");
         if number % 7 == 0 {
             assert_whole(&world, &[(second, new.path())]);
         }
@@ -1001,4 +1021,67 @@ fn whenever_a_move_breaks_off_nothing_is_lost() {
         assert_clean(&world, &[second]);
         assert_whole(&world, &[(second, source.path())]);
     }
+}
+
+/// A commit under somebody else's session ends nothing: its packs stay as long as it is open (SESSION-2).
+#[test]
+fn a_commit_of_another_slot_ends_no_session() {
+    let world = World::new(1);
+    let source = tree(1);
+    let first = backup(&world, source.path());
+    let session = open_session(&world, 0);
+    let (_, identity) = world.add_slot(Role::Writer, "other");
+    put_commit(&world.as_slot(&identity), session, first);
+    let report = collect(&world, &quick());
+    assert_eq!(report.regions[0].sessions_open.len(), 1, "SESSION-2");
+    assert_whole(&world, &[(first, source.path())]);
+}
+
+/// COLLECT-11: a writer that claims to hold another's chunks makes none of the other's packs go.
+#[test]
+fn a_liar_makes_nothing_of_anothers_go() {
+    let world = World::new(1);
+    let source = tree(1);
+    let first = backup(&world, source.path());
+    let owner = world.open(&[0]).unwrap();
+    let (slot, identity) = world.add_slot(Role::Writer, "liar");
+    let liar = world.as_slot(&identity);
+    let junk = tree(9);
+    backup(&liar, junk.path());
+    let before = packs(&world);
+    // A segment of its own packs that says that they hold what the owner's do, and refer to nothing.
+    let liar = liar.open(&[0]).unwrap();
+    let region = &liar.regions[0];
+    let (mut theirs, mut ours) = (Vec::new(), Vec::new());
+    for id in list_segments(region).unwrap() {
+        let opened = read_segment(&liar, region, id).unwrap();
+        match opened.signer == slot {
+            true => theirs.extend(opened.segment.packs),
+            false => ours.extend(opened.segment.packs),
+        }
+    }
+    for metadata in [false, true] {
+        let (Some(mine), Some(other)) =
+            (theirs.iter().find(|pack| pack.metadata == metadata), ours.iter().find(|pack| pack.metadata == metadata))
+        else {
+            panic!("each has packs of both kinds");
+        };
+        let mut claimed = mine.clone();
+        claimed.frames.truncate(1);
+        claimed.frames[0].chunks = other.frames.iter().flat_map(|frame| frame.chunks.clone()).collect();
+        for chunk in &mut claimed.frames[0].chunks {
+            chunk.references.clear();
+        }
+        let segment = Segment { supersedes: Vec::new(), packs: vec![claimed] };
+        let (bytes, id) =
+            keepstone::index::segment::seal(&segment, &liar.keyring, &liar.signer(), &*liar.random).unwrap();
+        region.store.put_new(&keepstone::index::segment::segment_name(&id), &bytes.into()).unwrap();
+    }
+    for _ in 0..4 {
+        collect(&world, &thorough());
+    }
+    let own: BTreeSet<PackId> = ours.iter().map(|pack| pack.pack).collect();
+    assert!(own.is_subset(&packs(&world)) && own.is_subset(&before), "COLLECT-11");
+    world.assert_restores(&[0], first, source.path(), 0);
+    drop(owner);
 }

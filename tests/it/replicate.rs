@@ -245,6 +245,23 @@ fn a_region_whose_store_refuses_is_behind_and_one_that_lacks_a_source_is_not() {
     let error = || StoreError::new(StoreErrorKind::Full, "put", "somewhere", "packs/x", "full".to_owned());
     assert!(repository.set_aside([(0, error()), (1, error())].into()).is_empty(), "the last one stays");
     let name = repository.regions[1].name.clone();
-    assert_eq!(repository.set_aside([(1, error())].into()), [name.clone()]);
+    assert_eq!(repository.set_aside([(1, error())].into()), std::slice::from_ref(&name));
     assert_eq!((repository.regions.len(), &repository.unreachable[0].0), (1, &name));
+}
+
+#[test]
+fn a_segment_that_is_damaged_keeps_back_what_only_it_lists_and_nothing_else() {
+    let (stage, source) = (Stage::new(2), source());
+    let other = tempfile::tempdir().unwrap();
+    write(other.path(), "elsewhere", &noise(90, 9000));
+    let lost = only_in_the_first(&stage, other.path());
+    let segment = stage.collector.names(0, "index/")[0].clone();
+    let id = only_in_the_first(&stage, source.path());
+    let mut bytes = stage.collector.memories[0].get(&segment, 1 << 20).unwrap();
+    bytes[40] ^= 1;
+    stage.collector.memories[0].heal(&segment, &bytes.into()).unwrap();
+    let done = replicated(&stage);
+    assert_eq!((done.commits, done.issues.len()), (1, 2), "{:?}", done.issues);
+    stage.assert_restores(&[1], id, source.path());
+    assert!(!stage.world.ids(&[1]).contains(&lost));
 }

@@ -552,6 +552,10 @@ fn the_program_remembers_the_roster_and_forgets_it_with_its_cache() {
     assert_eq!(find("owner")["epochs"], serde_json::json!([1, 2]));
     assert_eq!((&find("writer")["epochs"], &find("writer")["state"]), (&serde_json::json!([1]), &"revoked".into()));
     program.run(["check", "--read-data"]).expect(0);
+    let record = program.run(["audit"]).expect(0).stdout;
+    for act in ["key-add", "key-revoke", "key-rotate", "attest"] {
+        assert!(record.contains(act), "{act} in {record}");
+    }
     // The storage goes back to what it was before the revocation.
     for region in ["one", "two"] {
         std::fs::remove_dir_all(program.path(region)).unwrap();

@@ -97,10 +97,10 @@ impl Collector {
     }
 }
 
-/// Sessions that are neither committed nor ended, nor fenced.
-fn open_sessions(region: &Region) -> Set {
+/// Sessions that have neither a commit among these nor an end, and aren't fenced.
+fn open_sessions(region: &Region, commits: Set) -> Set {
     (0..SESSIONS).filter(|at| region.sessions[*at].put && !region.sessions[*at].ended).fold(0, |set, at| set | one(at))
-        & !(region.commits | region.fenced() | region.collected())
+        & !(commits | region.fenced() | region.collected())
 }
 
 /// The chunks that the snapshots of these commits reach.
@@ -117,7 +117,7 @@ fn marked(scenario: &Scenario, region: &Region) -> Set {
         .filter(|commit| !has(forgotten, scenario.snapshot(*commit)))
         .fold(0, |set, commit| set | one(commit));
     let live = reached(scenario, commits);
-    let open = open_sessions(region);
+    let open = open_sessions(region, region.commits);
     let adopted = members(open).fold(0, |set, session| set | region.sessions[session].adopts);
     let spared = if scenario.keeps(Rule::SpareOpenSessions) { open } else { 0 }
         | if scenario.keeps(Rule::SpareAdopted) { adopted } else { 0 };
@@ -235,7 +235,7 @@ pub fn step(scenario: &Scenario, state: &State, number: usize, choice: u8) -> Op
         }
         Step::ReadSessions => {
             let page = page(scenario, &collector);
-            for session in members(open_sessions(region) & !collector.commits & page) {
+            for session in members(open_sessions(region, collector.commits) & page) {
                 if (region.sessions[session].observed as usize) < n {
                     collector.named |= one(session);
                 } else if !keeps(Rule::NeedsAfterFence) {
@@ -288,8 +288,8 @@ pub fn step(scenario: &Scenario, state: &State, number: usize, choice: u8) -> Op
         }
         Step::RelistSessions => {
             // Open as far as the commits tell that will be marked from, not by what is there by now.
-            let late = if keeps(Rule::SameCommits) { region.commits & !collector.commits } else { 0 };
-            let open = (open_sessions(region) | late) & page(scenario, &collector);
+            let commits = if keeps(Rule::SameCommits) { collector.commits } else { region.commits };
+            let open = open_sessions(region, commits) & page(scenario, &collector);
             let objects = |session: &usize| region.sessions[*session].observed as usize >= n;
             for session in members(open).filter(objects) {
                 collector.needs |= if keeps(Rule::NeedsAfterFence) { region.sessions[session].needs } else { 0 };

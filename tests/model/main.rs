@@ -183,7 +183,7 @@ fn stores_without_put_if_absent() {
     holds(scenarios::late_fence(), &[SUCCESS, REPEATED, DELETED, RESCUED]);
 }
 
-/// The larger bounds are explored by `make model` alone: minutes, and gigabytes for the largest.
+/// The larger bounds are explored by `make model` alone.
 fn hold_if_large(scenarios: Vec<Scenario>) {
     if !is_large() {
         println!("left out: KEEPSTONE_MODEL=large explores it");
@@ -197,11 +197,6 @@ fn hold_if_large(scenarios: Vec<Scenario>) {
 #[test]
 fn large_writers() {
     hold_if_large(scenarios::large_writers());
-}
-
-#[test]
-fn large_two_writers() {
-    hold_if_large(scenarios::large_two_writers());
 }
 
 #[test]

@@ -67,6 +67,7 @@ fn verdicts() {
     breaks(crate::scenarios::verdicts(), Rule::RelistVerdicts, PROMISE);
     breaks(crate::scenarios::verdicts(), Rule::KeepUnnamed, RESTORABLE);
     breaks(crate::scenarios::verdicts(), Rule::ListAfterUnforget, PROMISE);
+    breaks(replication_and_verdicts(), Rule::PromiseWhatCounts, PROMISE);
     breaks(verdicts_tie(), Rule::TiesKeep, PROMISE);
     breaks(verdicts_and_writer(), Rule::CommitsBeforeLog, SHOWN);
 }

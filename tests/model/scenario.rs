@@ -106,6 +106,8 @@ pub enum Rule {
     TiesKeep,
     /// The log is listed after an unforget (VERDICT-6).
     ListAfterUnforget,
+    /// An unforget promises only what counts: not what an open fence leaves in doubt (VERDICT-6, COUNT-2).
+    PromiseWhatCounts,
     /// A reader lists commits, and then the log (COUNT-5).
     CommitsBeforeLog,
 

@@ -307,7 +307,7 @@ pub fn replication_and_verdicts() -> Scenario {
         name: "replication and verdicts",
         reaches: [X, 0, 0],
         regions: [region(&[(0, X)], &[0]), region(&[(1, X)], &[0])],
-        generations: 1,
+        generations: 2,
         judges: vec![judge(0, true), judge(0, false)],
         attempts: 1,
         ..replication()
@@ -336,13 +336,14 @@ pub fn large_writers() -> Vec<Scenario> {
         ..two_writers()
     };
     let slow = Scenario { name: "slow listings, two attempts", attempts: 2, ..slow_lists() };
-    vec![late, races, slow]
-}
-
-/// The largest.
-pub fn large_two_writers() -> Vec<Scenario> {
-    let name = "two writers, two attempts, two generations";
-    vec![Scenario { name, generations: 2, late_deletes: false, ..two_writers() }]
+    let any = Scenario {
+        name: "two writers, anything condemned",
+        condemn: Condemn::Any,
+        attempts: 1,
+        late_deletes: false,
+        ..two_writers()
+    };
+    vec![late, races, slow, any]
 }
 
 pub fn large_collectors() -> Vec<Scenario> {
@@ -367,7 +368,7 @@ pub fn large_moves() -> Vec<Scenario> {
 
 pub fn large_verdicts() -> Vec<Scenario> {
     let name = "verdicts and a writer, two generations, anything condemned";
-    vec![Scenario { name, generations: 2, condemn: Condemn::Any, ..verdicts_and_writer() }]
+    vec![Scenario { name, generations: 2, attempts: 1, condemn: Condemn::Any, ..verdicts_and_writer() }]
 }
 
 pub fn large_successors_and_bases() -> Vec<Scenario> {
@@ -392,14 +393,11 @@ pub fn large_successors_and_bases() -> Vec<Scenario> {
 
 pub fn large_regions() -> Vec<Scenario> {
     let late = Scenario { name: "replication, late deletes of all", late_deletes: true, ..replication() };
-    let twice = Scenario { name: "two replications, two generations", generations: 2, ..two_replications() };
+    let twice =
+        Scenario { name: "two replications, two generations", generations: 2, attempts: 1, ..two_replications() };
     let forgotten =
         Scenario { name: "both directions, one forgotten", judges: vec![judge(0, true)], ..both_directions() };
-    let verdicts = Scenario {
-        name: "replication and verdicts, two generations",
-        generations: 2,
-        attempts: 2,
-        ..replication_and_verdicts()
-    };
+    let verdicts =
+        Scenario { name: "replication and verdicts, two sessions", attempts: 2, ..replication_and_verdicts() };
     vec![late, twice, forgotten, verdicts]
 }

@@ -159,6 +159,9 @@ fn exchanged(scenario: &Scenario, state: &State) -> State {
     if state.collectors[1] < state.collectors[0] && scenario.collectors.len() == 2 && scenario.moves.is_none() {
         state.collectors.swap(0, 1);
     }
+    for judge in &mut state.judges {
+        judge.commits = sessions(judge.commits);
+    }
     let region = &mut state.regions[scenario.writers[0].region];
     for at in 0..width {
         region.sessions.swap(at, at + width);

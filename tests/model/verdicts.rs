@@ -2,15 +2,16 @@
 
 use crate::scenario::{Rule, Scenario};
 use crate::state::State;
-use crate::store::{Region, SESSIONS, Set, has, members};
+use crate::store::{FENCE, FINAL, Region, SESSIONS, Set, has, members, one};
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Step {
     #[default]
     ReadVerdicts,
     PutVerdict,
+    ListCommits,
     ListLog,
-    /// A fence without a final names the snapshot.
+    /// A fence without a final names the snapshot, or all that commits it.
     AwaitFinal,
     /// Told that the snapshot is kept.
     Promised,
@@ -21,6 +22,8 @@ pub enum Step {
 pub struct Judge {
     pub step: Step,
     pub number: u8,
+    /// Commits of the snapshot.
+    pub commits: Set,
 }
 
 /// Commits of the snapshot that no final fenced or collected.
@@ -28,7 +31,7 @@ pub fn standing(scenario: &Scenario, region: &Region, snapshot: usize) -> Set {
     let void = region.fenced() | region.collected();
     members(region.commits & !void)
         .filter(|commit| scenario.snapshot(*commit) == snapshot)
-        .fold(0, |set, commit| set | crate::store::one(commit))
+        .fold(0, |set, commit| set | one(commit))
 }
 
 pub fn step(scenario: &Scenario, state: &State, number: usize) -> Option<State> {
@@ -50,30 +53,37 @@ pub fn step(scenario: &Scenario, state: &State, number: usize) -> Option<State> 
             judge.number = 0;
             match plan.forget {
                 true => Step::Over,
-                false if scenario.keeps(Rule::ListAfterUnforget) => Step::ListLog,
-                false => promise(scenario, region, plan.snapshot),
+                false => Step::ListCommits,
             }
         }
-        Step::ListLog | Step::AwaitFinal => {
-            let open = region.log.iter().filter(|g| g.is(crate::store::FENCE) && !g.is(crate::store::FINAL));
+        Step::ListCommits => {
+            judge.commits = standing(scenario, region, plan.snapshot);
+            match (judge.commits, scenario.keeps(Rule::ListAfterUnforget)) {
+                (0, _) => Step::Over,
+                (_, true) => Step::ListLog,
+                (_, false) => Step::Promised,
+            }
+        }
+        Step::ListLog => {
+            let open = region.log.iter().filter(|generation| generation.is(FENCE) && !generation.is(FINAL));
             let named = open.fold(0, |set, generation| set | generation.forgotten);
-            if has(named, plan.snapshot) {
-                if judge.step == Step::AwaitFinal {
-                    return None;
-                }
-                Step::AwaitFinal
-            } else {
-                promise(scenario, region, plan.snapshot)
+            let doubted = if scenario.keeps(Rule::PromiseWhatCounts) { region.in_doubt() } else { 0 };
+            let stands = judge.commits & !(region.fenced() | region.collected());
+            judge.commits = 0;
+            match (has(named, plan.snapshot), stands & !doubted, stands) {
+                (false, 0, 0) => Step::Over,
+                (true, _, _) | (_, 0, _) => Step::AwaitFinal,
+                (false, _, _) => Step::Promised,
             }
         }
+        Step::AwaitFinal if region.log.iter().any(|generation| generation.is(FENCE) && !generation.is(FINAL)) => {
+            return None;
+        }
+        Step::AwaitFinal => Step::ListCommits,
         Step::Promised | Step::Over => return None,
     };
     next.judges[number] = judge;
     Some(next)
-}
-
-fn promise(scenario: &Scenario, region: &Region, snapshot: usize) -> Step {
-    if standing(scenario, region, snapshot) != 0 { Step::Promised } else { Step::Over }
 }
 
 /// Lists the commits, and then the log.
@@ -104,7 +114,7 @@ pub fn read(scenario: &Scenario, state: &State) -> Option<State> {
                 && !has(reader.void, commit)
                 && region.verdicts[scenario.snapshot(commit)].number == 0
         };
-        reader.commits = (0..SESSIONS).filter(|at| shown(*at)).fold(0, |set, at| set | crate::store::one(at));
+        reader.commits = (0..SESSIONS).filter(|at| shown(*at)).fold(0, |set, at| set | one(at));
         reader.void = 0;
     }
     Some(next)

@@ -83,7 +83,7 @@ impl Writer {
 }
 
 /// Alternatives of a step, and the one that looks at the log before it.
-pub const CHOICES: u8 = 6;
+pub const CHOICES: u8 = 17;
 pub const WATCH: u8 = CHOICES - 1;
 
 /// The order of a run's steps.
@@ -266,6 +266,7 @@ pub fn step(scenario: &Scenario, state: &State, number: usize, choice: u8) -> Op
                 known &= region.packs;
             }
             let mut ways = choice;
+            let mut all = 1;
             let taken_over = members(writer.base).fold(0, |set, base| set | scenario.reaches[base]);
             let relied = members(writer.relied).fold(0, |set, pack| set | region.chunks[pack]);
             for chunk in members(scenario.reaches[plan.snapshot] & !taken_over & !relied) {
@@ -276,7 +277,9 @@ pub fn step(scenario: &Scenario, state: &State, number: usize, choice: u8) -> Op
                     None => writer.missing |= one(chunk),
                 }
                 ways /= count.max(1);
+                all *= count.max(1);
             }
+            assert!(all <= WATCH, "a scenario with that many ways to find its chunks");
             if ways != 0 {
                 return None;
             }
