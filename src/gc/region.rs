@@ -111,15 +111,19 @@ impl Run<'_> {
                 self.report.waiting_for.clear();
                 return Ok(true);
             }
+            let told = self.report.waiting_for.len();
             self.report.waiting_for = late.iter().map(|(id, _)| claims.describe(self.repository, id)).collect();
             if !self.options.now {
                 return Ok(false);
             }
-            self.monitor.notice(&format!(
-                "region '{}': waiting for {} open sessions to see that generation {number} was condemned",
-                self.region.name,
-                late.len()
-            ));
+            // Once, and whenever some of them have seen it.
+            if told != late.len() {
+                self.monitor.notice(&format!(
+                    "region '{}': waiting for {} open sessions to see that generation {number} was condemned",
+                    self.region.name,
+                    late.len()
+                ));
+            }
             self.repository.clock.sleep(POLL);
         }
     }
