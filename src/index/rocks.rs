@@ -33,6 +33,11 @@ const PACK_CACHE_ENTRIES: usize = 2048;
 /// down at 20.
 const LEVEL_0_FILES_MAX: u64 = 8;
 
+/// Takes a key and its value.
+type EachRecord<'a> = dyn FnMut(&[u8], &[u8]) -> Result<(), IndexError> + 'a;
+/// Takes a segment and what is known of it.
+type EachSegment<'a> = dyn FnMut(SegmentId, &[u8]) -> Result<(), IndexError> + 'a;
+
 /// A RocksDB database in a directory of its own.
 pub struct RocksIndex {
     path: PathBuf,
@@ -284,12 +289,7 @@ impl RocksIndex {
     }
 
     /// Each key of a family that begins so, with its value, in order.
-    fn each(
-        &self,
-        name: &str,
-        prefix: &[u8],
-        each: &mut dyn FnMut(&[u8], &[u8]) -> Result<(), IndexError>,
-    ) -> Result<(), IndexError> {
+    fn each(&self, name: &str, prefix: &[u8], each: &mut EachRecord<'_>) -> Result<(), IndexError> {
         let state = self.state.read().unwrap_or_else(PoisonError::into_inner);
         let db = state.db.as_ref().ok_or_else(|| self.fail("it is closed"))?;
         let from = rocksdb::IteratorMode::From(prefix, rocksdb::Direction::Forward);
@@ -304,11 +304,7 @@ impl RocksIndex {
     }
 
     /// The segments of a region with the ordinals that each lists.
-    fn each_segment(
-        &self,
-        region: RegionId,
-        each: &mut dyn FnMut(SegmentId, &[u8]) -> Result<(), IndexError>,
-    ) -> Result<(), IndexError> {
+    fn each_segment(&self, region: RegionId, each: &mut EachSegment<'_>) -> Result<(), IndexError> {
         self.each("segments", &region.0, &mut |key, value| {
             let id = key[region.0.len()..].try_into().map_err(|_| self.damaged("a segment's key"))?;
             each(SegmentId(id), value)

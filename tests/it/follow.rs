@@ -100,10 +100,13 @@ fn forget(world: &World, id: SnapshotId) {
     world.clock.sleep(Duration::from_secs(1));
 }
 
+/// Pack, listing, the regions that have it; frame, offset and length.
+type PlaceIn = (PackId, Digest, Vec<RegionId>, u32, u32, u32);
+
 /// What an index says, in words that hold for another one too.
 #[derive(Debug, PartialEq, Eq)]
 struct Said {
-    places: BTreeMap<ChunkId, BTreeSet<(PackId, Digest, Vec<RegionId>, u32, u32, u32)>>,
+    places: BTreeMap<ChunkId, BTreeSet<PlaceIn>>,
     packs: BTreeSet<(PackId, Digest, Vec<RegionId>)>,
     segments: BTreeMap<RegionId, BTreeSet<SegmentId>>,
     totals: (u64, u64),
