@@ -2,11 +2,10 @@
 """Thirty days of daily backups by two writers, with a maintainer and an owner who forget and collect while
 backups run; every snapshot kept is restored and compared with its day's source at every step.
 
-    thirty_days.py PROGRAM TREE [TREE…] [--days 30] [--keep 7] [--restic] [--work /dev/shm]
+    thirty_days.py PROGRAM TREE [TREE…] [--days 30] [--keep 7] [--work /dev/shm]
 
 The trees are the versions of one source, say dated releases of a kernel; the days walk through them and each day
-edits a few files besides. Prints what each role reclaimed, and what collecting took; with --restic, the same
-history through restic's forget and prune. Exits 1 when anything differs.
+edits a few files besides. Prints what each role reclaimed, and what collecting took. Exits 1 when anything differs.
 """
 
 import argparse
@@ -102,7 +101,6 @@ def main():
     parser.add_argument("trees", nargs="+")
     parser.add_argument("--days", type=int, default=30)
     parser.add_argument("--keep", type=int, default=7)
-    parser.add_argument("--restic", action="store_true")
     parser.add_argument("--work", default="/dev/shm")
     arguments = parser.parse_args()
     base = tempfile.mkdtemp(prefix="keepstone-days.", dir=arguments.work)
@@ -121,7 +119,6 @@ def days(arguments, base):
     reclaimed = {"maintainer": 0, "owner": 0}
     collecting = []
     restores = 0
-    reports = []
     current = None
     for day in range(arguments.days):
         version = arguments.trees[day * len(arguments.trees) // arguments.days]
@@ -144,9 +141,8 @@ def days(arguments, base):
                 slot.run("forget", "--keep-last", str(arguments.keep))
                 before = stored(base)
                 # Somebody else collecting at the same moment is no failure.
-                report = slot.run("gc", accepted=(0, 3))
+                slot.run("gc", accepted=(0, 3))
                 collecting.append((role, slot.seconds, max(0, before - stored(base))))
-                reports.append((day, role, report))
 
         backing_up = [threading.Thread(target=guarded, args=(lambda w=w: wanted.__setitem__(
             w.run("backup", sources[w.name], "--dataset", w.name)["snapshot"], manifest(sources[w.name])),)) for w in writers]
