@@ -173,14 +173,19 @@ impl Syncing<'_> {
                 }
             };
             match self.index.detach(region.info.region, vanished, &dead)? {
-                Detached::Taken(packs) => tracing::debug!(region = region.name, packs, "collected"),
+                Detached::Taken(0) => {}
+                // The collection may have ended after the segments were listed: what it moved shows in the next look.
+                Detached::Taken(packs) => {
+                    tracing::debug!(region = region.name, packs, "collected");
+                    moving = !last;
+                }
                 Detached::Unexplained(pack) => {
                     tracing::debug!(region = region.name, %pack, "no segment lists it any more, and no final deleted it");
                     return Ok(Look::Lost(region.name.clone()));
                 }
             }
         }
-        Ok(Look::Current)
+        Ok(if moving { Look::Moving } else { Look::Current })
     }
 
     /// Takes one segment in for the regions that list it. True when one of them has it no longer.
