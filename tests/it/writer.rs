@@ -301,8 +301,8 @@ fn a_log_that_cannot_be_listed_for_a_while_costs_nothing_and_at_the_end_the_comm
         stage.on(move |call| {
             let mine = call.region == 1 && !call.after && call.operation == "list" && call.name == "gc/";
             lists += u32::from(mine);
-            // Opening the repository's snapshots and the session come first.
-            match mine && lists > 2 && lists <= nth.saturating_add(2) {
+            // The index, the repository's snapshots and the session come first.
+            match mine && lists > 3 && lists <= nth.saturating_add(3) {
                 true => Answer::Fail,
                 false => Answer::Go,
             }
