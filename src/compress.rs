@@ -92,9 +92,23 @@ pub fn compress(bytes: &[u8], compression: Compression) -> Vec<u8> {
 /// # Errors
 /// `FRAME` rules.
 pub fn decompress(bytes: &[u8], raw_length: usize) -> Result<Vec<u8>, DecompressError> {
+    let mut out = Vec::new();
+    decompress_into(bytes, raw_length, &mut out)?;
+    Ok(out)
+}
+
+/// As [`decompress`], in place of what `out` held, so that one buffer serves many frames.
+///
+/// # Errors
+/// `FRAME` rules; what `out` then holds is undefined.
+pub fn decompress_into(bytes: &[u8], raw_length: usize, out: &mut Vec<u8>) -> Result<(), DecompressError> {
+    out.clear();
     let (codec, body) = bytes.split_first().ok_or(DecompressError::Codec(u8::MAX))?;
     match *codec {
-        CODEC_STORED if body.len() == raw_length => Ok(body.to_vec()),
+        CODEC_STORED if body.len() == raw_length => {
+            out.extend_from_slice(body);
+            Ok(())
+        }
         CODEC_STORED => Err(DecompressError::Length { expected: raw_length, actual: body.len() }),
         CODEC_ZSTD => DECOMPRESSOR.with_borrow_mut(|slot| {
             if slot.is_none() {
@@ -109,9 +123,10 @@ pub fn decompress(bytes: &[u8], raw_length: usize) -> Result<Vec<u8>, Decompress
                 }
                 Err(code) => return Err(DecompressError::Zstd(zstd::zstd_safe::get_error_name(code).to_owned())),
             }
-            let mut out = vec![0u8; raw_length];
-            match context.decompress_to_buffer(body, &mut out[..]) {
-                Ok(length) if length == raw_length => Ok(out),
+            // Not zeroed first: zstd says how much of the capacity, which may be larger, it has filled.
+            out.reserve_exact(raw_length);
+            match context.decompress_to_buffer(body, out) {
+                Ok(length) if length == raw_length => Ok(()),
                 Ok(length) => Err(DecompressError::Length { expected: raw_length, actual: length }),
                 Err(error) => Err(DecompressError::Zstd(error.to_string())),
             }
@@ -140,6 +155,12 @@ mod tests {
         assert!(matches!(decompress(&twice, 2 * text.len()), Err(DecompressError::Zstd(_))));
         assert_eq!(decompress(&[9, 1], 1), Err(DecompressError::Codec(9)));
         assert!(decompress(&[], 0).is_err());
+        // What the buffer held, and room that it has to spare, make no difference.
+        let mut out = vec![7u8; 3 * text.len()];
+        let packed = compress(&text, Compression::Default);
+        assert_eq!(decompress_into(&packed, text.len(), &mut out), Ok(()));
+        assert_eq!(out, text);
+        assert!(decompress_into(&packed, text.len() - 1, &mut out).is_err());
     }
 
     #[test]

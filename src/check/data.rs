@@ -160,7 +160,7 @@ struct Stream<'a> {
 }
 
 impl Stream<'_> {
-    fn take(&mut self, length: usize, run: &Run<'_>) -> Result<&[u8], Stop> {
+    fn take(&mut self, length: usize, run: &Run<'_>) -> Result<&mut [u8], Stop> {
         while self.buffer.len() - self.used < length {
             if run.findings.monitor.cancelled() {
                 return Err(Stop::Cancelled);
@@ -178,7 +178,7 @@ impl Stream<'_> {
         }
         let from = self.used;
         self.used += length;
-        Ok(&self.buffer[from..from + length])
+        Ok(&mut self.buffer[from..from + length])
     }
 }
 
@@ -292,11 +292,12 @@ impl<'a> PackReading<'a> {
             (Err(error), _) => return Err(self.header_broken(error)),
             (_, Err(error)) => return Err(self.header_broken(error)),
         };
+        let mut raw = Vec::new();
         for (position, frame) in pack.frames.iter().enumerate() {
-            let sealed = stream.take(frame.sealed_length as usize, run)?.to_vec();
+            let sealed = stream.take(frame.sealed_length as usize, run)?;
             let raw_length = frame.chunks.iter().map(|chunk| chunk.length).sum();
-            match reader.open_frame(position, frame.section, frame.number, raw_length, sealed) {
-                Ok(raw) => self.chunks(position, frame, &raw, hashers.get(frame.section as usize)),
+            match reader.open_frame(position, frame.section, frame.number, raw_length, sealed, &mut raw) {
+                Ok(()) => self.chunks(position, frame, &raw, hashers.get(frame.section as usize)),
                 Err(error) => {
                     self.damaged.extend(frame.chunks.iter().map(|chunk| chunk.id));
                     self.fault(error);

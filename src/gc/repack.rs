@@ -376,12 +376,14 @@ impl<'a, 'b> Work<'a, 'b> {
             Err(error) => return Ok(Some(error.to_string())),
         };
         let key = (pack.origin, pack.metadata);
+        let mut bytes = Vec::new();
         for (at, frame, sealed) in frames {
             let raw = frame.chunks.iter().map(|chunk| chunk.length).sum();
-            let bytes = match reader.open_frame(*at, frame.section, frame.number, raw, sealed.to_vec()) {
-                Ok(bytes) => bytes,
-                Err(error) => return Ok(Some(error.to_string())),
-            };
+            if let Err(error) =
+                reader.open_frame(*at, frame.section, frame.number, raw, &mut sealed.to_vec(), &mut bytes)
+            {
+                return Ok(Some(error.to_string()));
+            }
             let hasher =
                 repository.keyring.ids(header.sections[frame.section as usize].epoch).map_err(RepoError::from)?;
             let mut start = 0;

@@ -2,7 +2,7 @@
 //! Page: `format-spec/pack.md`.
 
 use super::PackError;
-use crate::compress::decompress;
+use crate::compress::decompress_into;
 use crate::crypto::keyring::{Keyring, SectionKey};
 use crate::format::envelope::{ObjectKind, TRAILER_BYTES, split_trailer};
 use crate::format::ids::PackId;
@@ -63,7 +63,7 @@ impl PackReader {
         Ok(PackReader { pack, header, sections: sections? })
     }
 
-    /// Opens one sealed frame; gives its plaintext.
+    /// Opens one sealed frame in place; its plaintext takes the place of what `out` held.
     ///
     /// # Errors
     /// When it was altered, is another one, or doesn't decompress to `raw_length` bytes.
@@ -73,19 +73,20 @@ impl PackReader {
         section: u32,
         number: u64,
         raw_length: u32,
-        mut sealed: Vec<u8>,
-    ) -> Result<Vec<u8>, PackError> {
+        sealed: &mut [u8],
+        out: &mut Vec<u8>,
+    ) -> Result<(), PackError> {
         let pack = self.pack;
         let key = self.sections.get(section as usize).ok_or_else(|| PackError::Decode {
             pack,
             source: DecodeError::new("SEG-3", format!("section {section} of {}", self.sections.len())),
         })?;
-        let length = key.open(number, raw_length, &mut sealed).map_err(|source| PackError::Frame {
+        let length = key.open(number, raw_length, sealed).map_err(|source| PackError::Frame {
             pack,
             frame: position,
             source,
         })?;
-        decompress(&sealed[..length], raw_length as usize).map_err(|source| PackError::Decompress {
+        decompress_into(&sealed[..length], raw_length as usize, out).map_err(|source| PackError::Decompress {
             pack,
             frame: position,
             source,

@@ -183,16 +183,17 @@ impl<'a> Fetcher<'a> {
         Ok(places.first().copied())
     }
 
-    /// Opens one frame out of bytes already fetched.
+    /// Opens one frame out of bytes already fetched, into `out`.
     fn open_frame(
         &self,
         region: usize,
         pack: &PackEntry,
         position: usize,
-        sealed: Vec<u8>,
-    ) -> Result<Vec<u8>, PackError> {
+        sealed: &mut [u8],
+        out: &mut Vec<u8>,
+    ) -> Result<(), PackError> {
         let frame = &pack.frames[position];
-        self.reader(region, pack.id)?.open_frame(position, frame.section, frame.number, frame.raw_length, sealed)
+        self.reader(region, pack.id)?.open_frame(position, frame.section, frame.number, frame.raw_length, sealed, out)
     }
 
     /// Checks a chunk's bytes against its id.
@@ -254,9 +255,10 @@ impl<'a> Fetcher<'a> {
         }
         for region in regions {
             let read = || -> Result<Vec<u8>, PackError> {
-                let sealed = self.read_range(region, pack.id, frame.offset, u64::from(frame.sealed_length))?;
-                let bytes = Arc::new(self.open_frame(region, pack, position, sealed)?);
-                let opened = OpenedFrame { bytes, epoch: self.epoch_of(region, pack, frame)? };
+                let mut sealed = self.read_range(region, pack.id, frame.offset, u64::from(frame.sealed_length))?;
+                let mut plain = Vec::new();
+                self.open_frame(region, pack, position, &mut sealed, &mut plain)?;
+                let opened = OpenedFrame { bytes: Arc::new(plain), epoch: self.epoch_of(region, pack, frame)? };
                 let bytes = self.take(&opened, pack.id, kind, id, place)?;
                 self.frames.lock().unwrap_or_else(PoisonError::into_inner).insert(key, opened);
                 Ok(bytes)
@@ -318,7 +320,7 @@ impl<'a> Fetcher<'a> {
         &self,
         pack: &PackEntry,
         positions: &[u32],
-        each: &mut dyn FnMut(u32, u64, Vec<u8>),
+        each: &mut dyn FnMut(u32, u64, &[u8]),
     ) -> Result<(), PackError> {
         let regions = self.regions_of(pack);
         let (Some(first), Some(last)) = (positions.first(), positions.last()) else { return Ok(()) };
@@ -327,13 +329,14 @@ impl<'a> Fetcher<'a> {
         };
         let length = last.offset + u64::from(last.sealed_length) - first.offset;
         let Some(region) = regions.first() else { return Ok(()) };
-        let bytes = self.read_range(*region, pack.id, first.offset, length)?;
+        let mut bytes = self.read_range(*region, pack.id, first.offset, length)?;
+        let mut plain = Vec::new();
         for position in positions {
             let Some(frame) = pack.frames.get(*position as usize) else { continue };
             let start = (frame.offset - first.offset) as usize;
-            let sealed = bytes[start..start + frame.sealed_length as usize].to_vec();
-            let opened = self.open_frame(*region, pack, *position as usize, sealed)?;
-            each(*position, self.epoch_of(*region, pack, frame)?, opened);
+            let sealed = &mut bytes[start..start + frame.sealed_length as usize];
+            self.open_frame(*region, pack, *position as usize, sealed, &mut plain)?;
+            each(*position, self.epoch_of(*region, pack, frame)?, &plain);
         }
         Ok(())
     }

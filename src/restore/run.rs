@@ -2,7 +2,7 @@
 
 use super::RestoreError;
 use super::target::{Decision, DirHandle, Linked, Room, Target, TargetError, TargetErrorKind};
-use super::window::{OpenFile, Outcome, Window};
+use super::window::{OpenFile, Outcome, Queue, Window};
 use crate::format::ids::{ChunkId, ChunkKind};
 use crate::format::node::{Content, Extent, Node, NodeKind};
 use crate::repo::fetch::{FetchError, Fetcher};
@@ -13,7 +13,8 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::sync::PoisonError;
 
-const WINDOW_BYTES: u64 = 64 << 20;
+/// Two windows are under way at a time: one being fetched, one being filled.
+const WINDOW_BYTES: u64 = 32 << 20;
 const WINDOW_CHUNKS: usize = 8192;
 const DIRECTORIES_WAITING_MAX: usize = 4096;
 
@@ -59,15 +60,16 @@ pub struct RestoreSummary {
     pub notices: Vec<String>,
 }
 
-struct Run<'a, 'f> {
+struct Run<'a> {
     target: &'a Target,
-    fetcher: &'a Fetcher<'f>,
+    fetcher: &'a Fetcher<'a>,
+    queue: &'a Queue<'a>,
     monitor: &'a dyn Monitor,
     options: &'a Restore,
     include: Option<Gitignore>,
     exclude: Option<Gitignore>,
     window: Window,
-    outcome: Outcome,
+    outcome: &'a Outcome,
     summary: RestoreSummary,
     /// Directories whose entries have all been asked for, children before parents.
     directories: Vec<(DirHandle, Node)>,
@@ -113,38 +115,28 @@ pub fn restore(
     monitor: &dyn Monitor,
     totals: (u64, u64),
 ) -> Result<RestoreSummary, RestoreError> {
-    let mut run = Run {
+    let outcome = Outcome::default();
+    let queue = Queue::new(target, fetcher, &outcome, options.threads);
+    let run = Run {
         target,
         fetcher,
+        queue: &queue,
         monitor,
         options,
         include: patterns(&options.include)?,
         exclude: patterns(&options.exclude)?,
         window: Window::default(),
-        outcome: Outcome::default(),
+        outcome: &outcome,
         summary: RestoreSummary::default(),
         directories: Vec::new(),
         links: Vec::new(),
         included: false,
         verify: Vec::new(),
     };
-    let (root, tree) = root_node(fetcher, root)?;
-    monitor.phase(Phase::Restore, Some(totals.0), Some(totals.1));
-    if options.paths.is_empty() {
-        run.directory(target.root(), root, tree, Vec::new())?;
-    } else {
-        run.paths(root)?;
-    }
-    run.flush()?;
-    run.read_back()?;
-    if !target.options().dry_run {
-        target.sync()?;
-    }
-    let nothing = run.include.is_some() && !run.included;
-    let mut summary = run.summary;
-    summary.files += run.outcome.files.get();
-    summary.bytes = run.outcome.bytes.get();
-    summary.issues.extend(run.outcome.issues.into_inner().unwrap_or_else(PoisonError::into_inner));
+    let (mut summary, nothing) = queue.beside(|| run.all(root, totals))?;
+    summary.files += outcome.files.get();
+    summary.bytes = outcome.bytes.get();
+    summary.issues.extend(outcome.issues.into_inner().unwrap_or_else(PoisonError::into_inner));
     summary.notices = target.notices();
     // Where something could not be read, it may have held what was wanted: the issues tell that.
     if nothing && summary.issues.is_empty() {
@@ -167,7 +159,25 @@ fn names_of(path: &[u8]) -> Vec<&[u8]> {
     path.split(|byte| *byte == b'/').filter(|name| !name.is_empty() && *name != b".").collect()
 }
 
-impl<'a, 'f> Run<'a, 'f> {
+impl Run<'_> {
+    /// Restores everything asked for; also says whether the patterns left nothing of it.
+    fn all(mut self, root: ChunkId, totals: (u64, u64)) -> Result<(RestoreSummary, bool), RestoreError> {
+        let (root, tree) = root_node(self.fetcher, root)?;
+        self.monitor.phase(Phase::Restore, Some(totals.0), Some(totals.1));
+        if self.options.paths.is_empty() {
+            self.directory(self.target.root(), root, tree, Vec::new())?;
+        } else {
+            self.paths(root)?;
+        }
+        self.flush()?;
+        self.read_back()?;
+        if !self.target.options().dry_run {
+            self.target.sync()?;
+        }
+        let nothing = self.include.is_some() && !self.included;
+        Ok((self.summary, nothing))
+    }
+
     /// Restores a directory and everything below it; an explicit stack, since depth is the source's.
     fn directory(&mut self, handle: DirHandle, node: Node, tree: ChunkId, path: Vec<u8>) -> Result<(), RestoreError> {
         let fetcher = self.fetcher;
@@ -407,7 +417,9 @@ impl<'a, 'f> Run<'a, 'f> {
                 }
                 [Extent::Chunk { id, length }] => {
                     let file = OpenFile::small(parent, node, path);
-                    return self.ask(&file, 0, *id, *length).map(|asked| self.close(&file, asked));
+                    self.ask(&file, 0, *id, *length)?;
+                    self.close(&file, true);
+                    return Ok(());
                 }
                 _ => {}
             }
@@ -422,6 +434,7 @@ impl<'a, 'f> Run<'a, 'f> {
             Ok(file) => file,
             Err(error) => return self.target_error(error),
         };
+        self.window.note_file();
         let mut extents = Extents::of(self.fetcher, content);
         let mut offset = 0;
         loop {
@@ -435,10 +448,7 @@ impl<'a, 'f> Run<'a, 'f> {
                     offset += length;
                 }
                 Ok(Some(Extent::Chunk { id, length })) => {
-                    if !self.ask(&file, offset, id, length)? {
-                        self.close(&file, false);
-                        return Ok(());
-                    }
+                    self.ask(&file, offset, id, length)?;
                     offset += u64::from(length);
                 }
                 Err(error) => {
@@ -454,51 +464,55 @@ impl<'a, 'f> Run<'a, 'f> {
         Ok(())
     }
 
-    /// True when the chunk was asked for; an unlisted one is an issue of its file.
+    /// Asks for a chunk; one that no segment lists is an issue of its file.
     fn ask(
         &mut self,
         file: &std::sync::Arc<OpenFile>,
         offset: u64,
         id: ChunkId,
         length: u32,
-    ) -> Result<bool, RestoreError> {
-        match self.window.want(self.fetcher, file, offset, id, length) {
-            Ok(()) => {}
-            Err(FetchError::Index(error)) => return Err(FetchError::Index(error).into()),
-            Err(error) => {
-                let subject = file.path.clone();
-                self.outcome.issue(Issue { kind: IssueKind::Missing, subject, detail: error.to_string() });
-                return Ok(false);
-            }
-        }
+    ) -> Result<(), RestoreError> {
+        self.window.want(file, offset, id, length);
         self.monitor.advance(0, u64::from(length));
-        if self.window.bytes() >= WINDOW_BYTES || self.window.len() >= WINDOW_CHUNKS {
+        let full = self.window.bytes() >= WINDOW_BYTES
+            || self.window.len() >= WINDOW_CHUNKS
+            || self.window.files() >= self.target.open_files_max();
+        if full {
             self.fetch()?;
         }
-        Ok(true)
+        Ok(())
     }
 
     fn close(&mut self, file: &std::sync::Arc<OpenFile>, whole: bool) {
         if !whole {
             self.window.abandon(file);
         }
-        self.window.complete(self.target, file, &self.outcome);
+        self.window.complete(self.target, file, self.outcome);
     }
 
+    /// Has fetched what was asked for, while more is asked for.
     fn fetch(&mut self) -> Result<(), RestoreError> {
         if self.monitor.cancelled() {
             return Err(RestoreError::Cancelled);
         }
-        self.window.flush(self.target, self.fetcher, self.options.threads, &self.outcome);
+        self.window.flush(self.queue)?;
         match self.outcome.fatal.lock().unwrap_or_else(PoisonError::into_inner).take() {
             Some(error) => Err(error.into()),
             None => Ok(()),
         }
     }
 
+    /// Returns when all that was asked for is written.
+    fn settle(&mut self) -> Result<(), RestoreError> {
+        self.fetch()?;
+        self.queue.drain();
+        // What failed meanwhile.
+        self.fetch()
+    }
+
     /// Fetches what was asked for, then links, then finishes directories, children before parents.
     fn flush(&mut self) -> Result<(), RestoreError> {
-        self.fetch()?;
+        self.settle()?;
         for (parent, node, path) in std::mem::take(&mut self.links) {
             match self.target.link(&parent, &node) {
                 Ok(Linked::Done | Linked::Already) => self.summary.links += 1,
@@ -510,7 +524,7 @@ impl<'a, 'f> Run<'a, 'f> {
                 Err(error) => self.target_error(error)?,
             }
         }
-        self.fetch()?;
+        self.settle()?;
         for (handle, node) in std::mem::take(&mut self.directories) {
             match self.target.finish_directory(&handle, &node) {
                 Ok(restored) => self.outcome.restored(restored),

@@ -216,6 +216,12 @@ impl Target {
         self.root.clone()
     }
 
+    /// How many files should be under way at once; with the directories held open they leave half of the
+    /// process's descriptors to others.
+    pub fn open_files_max(&self) -> usize {
+        self.open_directories.capacity() / 2
+    }
+
     /// How this target is written.
     pub fn options(&self) -> TargetOptions {
         self.options

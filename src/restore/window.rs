@@ -1,7 +1,8 @@
 //! The files whose content is being fetched: sorted by where it is, read in long stretches, written by
 //! several threads, each file completed by whoever writes its last byte.
 //!
-//! The window bounds memory: how much is asked for before it is fetched.
+//! The window bounds memory and open files: how much is asked for before it is fetched. While the workers
+//! fetch one window the walk fills the next.
 
 use super::target::{DirHandle, FileHandle, Restored, Room, Target, TargetError};
 use crate::format::ids::{ChunkId, ChunkKind};
@@ -9,9 +10,9 @@ use crate::format::node::Node;
 use crate::index::{PackEntry, Place};
 use crate::repo::fetch::{FetchError, Fetcher};
 use crate::report::{Issue, IssueKind};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 const STRETCH_BYTES_MAX: u64 = 4 << 20;
 const STRETCH_GAP_BYTES_MAX: u64 = 128 << 10;
@@ -21,15 +22,28 @@ pub struct OpenFile {
     pub node: Node,
     pub parent: DirHandle,
     pub path: Vec<u8>,
-    /// `None` while it is small enough to be written in one go.
-    handle: Mutex<Option<FileHandle>>,
+    state: Mutex<State>,
     /// Chunks asked for and not yet written, plus one until all are asked for.
     left: AtomicUsize,
     failed: AtomicBool,
 }
 
+enum State {
+    /// One chunk: written in one go.
+    Small,
+    /// Several chunks and no holes: made when the first of them comes, so that few are open at once.
+    Unmade,
+    /// Written in pieces.
+    Made(FileHandle),
+    /// Completed.
+    Done,
+}
+
 impl OpenFile {
-    /// A file written in pieces.
+    /// A file written in pieces. One with holes is made now, since its size must be set before they are known.
+    ///
+    /// # Errors
+    /// As [`Target::create_file`].
     pub fn begin(
         target: &Target,
         parent: &DirHandle,
@@ -37,31 +51,58 @@ impl OpenFile {
         path: Vec<u8>,
         room: Room,
     ) -> Result<Arc<Self>, TargetError> {
-        let handle = target.create_file(parent, node, room)?;
-        Ok(Self::new(parent, node, path, Some(handle)))
+        let state = match room {
+            Room::Sparse => State::Made(target.create_file(parent, node, room)?),
+            Room::Dense => State::Unmade,
+        };
+        Ok(Self::new(parent, node, path, state))
     }
 
     /// A file of one chunk.
     pub fn small(parent: &DirHandle, node: &Node, path: Vec<u8>) -> Arc<Self> {
-        Self::new(parent, node, path, None)
+        Self::new(parent, node, path, State::Small)
     }
 
-    fn new(parent: &DirHandle, node: &Node, path: Vec<u8>, handle: Option<FileHandle>) -> Arc<Self> {
+    fn new(parent: &DirHandle, node: &Node, path: Vec<u8>, state: State) -> Arc<Self> {
         Arc::new(OpenFile {
             node: node.clone(),
             parent: parent.clone(),
             path,
-            handle: Mutex::new(handle),
+            state: Mutex::new(state),
             left: AtomicUsize::new(1),
             failed: AtomicBool::new(false),
         })
     }
 
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Declares a hole.
+    ///
+    /// # Errors
+    /// As [`FileHandle::hole`].
     pub fn hole(&self, offset: u64, length: u64) -> Result<(), TargetError> {
-        match &*self.handle.lock().unwrap_or_else(PoisonError::into_inner) {
-            Some(handle) => handle.hole(offset, length),
-            None => Ok(()),
+        match &*self.state() {
+            State::Made(handle) => handle.hole(offset, length),
+            _ => Ok(()),
+        }
+    }
+
+    /// Writes a chunk where it belongs.
+    fn write(&self, target: &Target, bytes: &[u8], offset: u64, outcome: &Outcome) -> Result<(), TargetError> {
+        let mut state = self.state();
+        if let State::Small = *state {
+            let restored = target.write_small_file(&self.parent, &self.node, bytes)?;
+            outcome.restored(restored);
+            return Ok(());
+        }
+        if let State::Unmade = *state {
+            *state = State::Made(target.create_file(&self.parent, &self.node, Room::Dense)?);
+        }
+        match &*state {
+            State::Made(handle) => handle.write_at(bytes, offset),
+            _ => Ok(()),
         }
     }
 }
@@ -72,6 +113,13 @@ struct Want {
     file_offset: u64,
     id: ChunkId,
     place: Place,
+}
+
+/// A chunk whose place is not looked up yet.
+struct Wish {
+    file: Arc<OpenFile>,
+    file_offset: u64,
+    id: ChunkId,
 }
 
 /// What the threads of a window report.
@@ -111,33 +159,25 @@ impl Outcome {
     }
 }
 
-/// Collects wants, then fetches them.
+/// Collects what files wish for, then has it fetched.
 #[derive(Default)]
 pub struct Window {
-    wants: Vec<Want>,
+    wishes: Vec<Wish>,
     bytes: u64,
+    files: usize,
 }
 
 impl Window {
     /// Asks for a chunk of a file.
-    ///
-    /// # Errors
-    /// When no segment lists it.
-    pub fn want(
-        &mut self,
-        fetcher: &Fetcher<'_>,
-        file: &Arc<OpenFile>,
-        file_offset: u64,
-        id: ChunkId,
-        length: u32,
-    ) -> Result<(), FetchError> {
-        let places = fetcher.index.places(&[id])?.pop().unwrap_or_default();
-        // Any will do for the first try; a chunk whose place fails is looked for everywhere.
-        let place = fetcher.best_place(&places)?.ok_or(FetchError::Unlisted(id))?;
+    pub fn want(&mut self, file: &Arc<OpenFile>, file_offset: u64, id: ChunkId, length: u32) {
         file.left.fetch_add(1, Ordering::Relaxed);
         self.bytes += u64::from(length);
-        self.wants.push(Want { file: Arc::clone(file), file_offset, id, place });
-        Ok(())
+        self.wishes.push(Wish { file: Arc::clone(file), file_offset, id });
+    }
+
+    /// Notes that a file written in pieces waits for what was asked for.
+    pub fn note_file(&mut self) {
+        self.files += 1;
     }
 
     /// All chunks of the file have been asked for.
@@ -157,32 +197,134 @@ impl Window {
 
     /// How many chunks were asked for.
     pub fn len(&self) -> usize {
-        self.wants.len()
+        self.wishes.len()
     }
 
-    /// Fetches everything and writes it, with so many threads.
-    pub fn flush(&mut self, target: &Target, fetcher: &Fetcher<'_>, threads: usize, outcome: &Outcome) {
-        let mut wants = std::mem::take(&mut self.wants);
-        self.bytes = 0;
-        wants.sort_by_key(|want| (want.place.pack, want.place.frame, want.place.offset));
-        let mut stretches = self::stretches(wants, fetcher, outcome);
-        stretches.reverse();
-        let queue = Mutex::new(stretches);
-        let work = || {
-            loop {
-                let next = queue.lock().unwrap_or_else(PoisonError::into_inner).pop();
-                match next {
-                    Some(stretch) if !outcome.stopped() => stretch.run(target, fetcher, outcome),
-                    Some(_) => {}
-                    None => break,
+    /// How many files are written in pieces.
+    pub fn files(&self) -> usize {
+        self.files
+    }
+
+    /// Looks up what was asked for and gives it to the workers.
+    ///
+    /// # Errors
+    /// When the index can't be read.
+    pub fn flush(&mut self, queue: &Queue<'_>) -> Result<(), FetchError> {
+        let mut wishes = std::mem::take(&mut self.wishes);
+        (self.bytes, self.files) = (0, 0);
+        // In the order of their ids neighbours lie in one part of the index.
+        wishes.sort_unstable_by_key(|wish| wish.id);
+        let ids: Vec<ChunkId> = wishes.iter().map(|wish| wish.id).collect();
+        let places = queue.fetcher.index.places(&ids)?;
+        let mut wants = Vec::with_capacity(wishes.len());
+        for (Wish { file, file_offset, id }, places) in wishes.into_iter().zip(places) {
+            // Any will do for the first try; a chunk whose place fails is looked for everywhere.
+            match queue.fetcher.best_place(&places)? {
+                Some(place) => wants.push(Want { file, file_offset, id, place }),
+                None => {
+                    fail(&file, queue.outcome, IssueKind::Missing, &FetchError::Unlisted(id).to_string());
+                    release(queue.target, &file, queue.outcome);
                 }
             }
-        };
-        if threads <= 1 {
-            work();
-        } else {
-            std::thread::scope(|scope| (0..threads).for_each(|_| drop(scope.spawn(work))));
         }
+        wants.sort_unstable_by_key(|want| (want.place.pack, want.place.frame, want.place.offset));
+        queue.push(stretches(wants, queue));
+        Ok(())
+    }
+}
+
+/// What waits to be fetched, and the threads that do it. Without threads whoever pushes does it.
+pub struct Queue<'a> {
+    pub target: &'a Target,
+    pub fetcher: &'a Fetcher<'a>,
+    pub outcome: &'a Outcome,
+    threads: usize,
+    pending: Mutex<Pending>,
+    changed: Condvar,
+}
+
+#[derive(Default)]
+struct Pending {
+    stretches: VecDeque<Stretch>,
+    /// Stretches being fetched.
+    busy: usize,
+    closed: bool,
+}
+
+impl<'a> Queue<'a> {
+    /// For so many threads that call [`Queue::work`]; one or none stands for the caller's own.
+    pub fn new(target: &'a Target, fetcher: &'a Fetcher<'a>, outcome: &'a Outcome, threads: usize) -> Self {
+        Queue { target, fetcher, outcome, threads, pending: Mutex::default(), changed: Condvar::new() }
+    }
+
+    /// Runs `walk` here and the workers beside it; returns when both have ended.
+    pub fn beside<T>(&self, walk: impl FnOnce() -> T) -> T {
+        std::thread::scope(|scope| {
+            // Closed whatever happens, else the workers would wait for ever.
+            let _closing = Closing(self);
+            if self.threads > 1 {
+                (0..self.threads).for_each(|_| drop(scope.spawn(|| self.work())));
+            }
+            walk()
+        })
+    }
+
+    fn pending(&self) -> MutexGuard<'_, Pending> {
+        self.pending.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Waits until the workers are about to run out of work, then gives them more.
+    fn push(&self, stretches: Vec<Stretch>) {
+        if self.threads <= 1 {
+            stretches.into_iter().for_each(|stretch| stretch.run(self));
+            return;
+        }
+        let waiting = |pending: &mut Pending| pending.stretches.len() >= self.threads;
+        let held = self.changed.wait_while(self.pending(), waiting);
+        held.unwrap_or_else(PoisonError::into_inner).stretches.extend(stretches);
+        self.changed.notify_all();
+    }
+
+    /// Returns when everything pushed has been fetched.
+    pub fn drain(&self) {
+        let waiting = |pending: &mut Pending| pending.busy > 0 || !pending.stretches.is_empty();
+        drop(self.changed.wait_while(self.pending(), waiting));
+    }
+
+    fn work(&self) {
+        let idle = |pending: &mut Pending| pending.stretches.is_empty() && !pending.closed;
+        loop {
+            let mut pending = self.changed.wait_while(self.pending(), idle).unwrap_or_else(PoisonError::into_inner);
+            let Some(stretch) = pending.stretches.pop_front() else { return };
+            pending.busy += 1;
+            drop(pending);
+            let _busy = Busy(self);
+            self.changed.notify_all();
+            stretch.run(self);
+        }
+    }
+}
+
+struct Closing<'q, 'a>(&'q Queue<'a>);
+
+impl Drop for Closing<'_, '_> {
+    fn drop(&mut self) {
+        let mut pending = self.0.pending();
+        pending.closed = true;
+        // Only a run that ends early leaves something.
+        pending.stretches.clear();
+        drop(pending);
+        self.0.changed.notify_all();
+    }
+}
+
+/// A stretch being fetched.
+struct Busy<'q, 'a>(&'q Queue<'a>);
+
+impl Drop for Busy<'_, '_> {
+    fn drop(&mut self) {
+        self.0.pending().busy -= 1;
+        self.0.changed.notify_all();
     }
 }
 
@@ -192,7 +334,8 @@ struct Stretch {
     frames: BTreeMap<u32, Vec<Want>>,
 }
 
-fn stretches(wants: Vec<Want>, fetcher: &Fetcher<'_>, outcome: &Outcome) -> Vec<Stretch> {
+fn stretches(wants: Vec<Want>, queue: &Queue<'_>) -> Vec<Stretch> {
+    let Queue { target, fetcher, outcome, .. } = queue;
     let mut all: Vec<(u32, Stretch, u64, u64)> = Vec::new();
     for want in wants {
         let ordinal = want.place.pack;
@@ -212,13 +355,17 @@ fn stretches(wants: Vec<Want>, fetcher: &Fetcher<'_>, outcome: &Outcome) -> Vec<
             Ok(pack) => {
                 let Some(frame) = pack.frames.get(want.place.frame as usize).copied() else {
                     fail(&want.file, outcome, IssueKind::Damaged, "the index names a frame that its pack lacks");
+                    release(target, &want.file, outcome);
                     continue;
                 };
                 let frames = BTreeMap::from([(want.place.frame, vec![want])]);
                 let end = frame.offset + u64::from(frame.sealed_length);
                 all.push((ordinal, Stretch { pack, frames }, frame.offset, end));
             }
-            Err(error) => fail(&want.file, outcome, IssueKind::Missing, &error.to_string()),
+            Err(error) => {
+                fail(&want.file, outcome, IssueKind::Missing, &error.to_string());
+                release(target, &want.file, outcome);
+            }
         }
     }
     all.into_iter().map(|(_, stretch, ..)| stretch).collect()
@@ -232,7 +379,11 @@ fn fail(file: &OpenFile, outcome: &Outcome, kind: IssueKind, detail: &str) {
 }
 
 impl Stretch {
-    fn run(mut self, target: &Target, fetcher: &Fetcher<'_>, outcome: &Outcome) {
+    fn run(mut self, queue: &Queue<'_>) {
+        let Queue { target, fetcher, outcome, .. } = queue;
+        if outcome.stopped() {
+            return;
+        }
         let positions: Vec<u32> = self.frames.keys().copied().collect();
         let read = fetcher.frames(&self.pack, &positions, &mut |position, epoch, frame| {
             let Ok(hasher) = fetcher.repository.keyring.ids(epoch) else { return };
@@ -269,13 +420,7 @@ fn slow(target: &Target, fetcher: &Fetcher<'_>, want: &Want, outcome: &Outcome) 
 fn write(target: &Target, want: &Want, bytes: &[u8], outcome: &Outcome) {
     let file = &want.file;
     if !file.failed.load(Ordering::Relaxed) {
-        let held = file.handle.lock().unwrap_or_else(PoisonError::into_inner);
-        let written = match &*held {
-            Some(handle) => handle.write_at(bytes, want.file_offset),
-            None => target.write_small_file(&file.parent, &file.node, bytes).map(|restored| outcome.restored(restored)),
-        };
-        drop(held);
-        match written {
+        match file.write(target, bytes, want.file_offset, outcome) {
             Ok(()) => outcome.bytes.add(bytes.len() as u64),
             Err(error) => {
                 file.failed.store(true, Ordering::Relaxed);
@@ -288,15 +433,27 @@ fn write(target: &Target, want: &Want, bytes: &[u8], outcome: &Outcome) {
 
 /// One thing less to wait for; the last one completes the file.
 fn release(target: &Target, file: &Arc<OpenFile>, outcome: &Outcome) {
-    if file.left.fetch_sub(1, Ordering::AcqRel) != 1 || file.failed.load(Ordering::Relaxed) {
+    if file.left.fetch_sub(1, Ordering::AcqRel) != 1 {
         return;
     }
-    let handle = file.handle.lock().unwrap_or_else(PoisonError::into_inner).take();
-    if let Some(handle) = handle {
-        match target.finish_file(handle, &file.node) {
-            Ok(restored) => outcome.restored(restored),
-            Err(error) => return outcome.target_error(error),
-        }
+    // Dropped with the file's handle, what was written of a failed file goes.
+    let state = std::mem::replace(&mut *file.state(), State::Done);
+    if file.failed.load(Ordering::Relaxed) {
+        return;
     }
-    outcome.files.add(1);
+    let finished = match state {
+        State::Made(handle) => target.finish_file(handle, &file.node),
+        // Every byte of it would have made it: its node says more than its extents hold.
+        State::Unmade => target
+            .create_file(&file.parent, &file.node, Room::Dense)
+            .and_then(|handle| target.finish_file(handle, &file.node)),
+        State::Small | State::Done => Ok(Restored::default()),
+    };
+    match finished {
+        Ok(restored) => {
+            outcome.restored(restored);
+            outcome.files.add(1);
+        }
+        Err(error) => outcome.target_error(error),
+    }
 }

@@ -159,6 +159,11 @@ impl OpenDirectories {
         OpenDirectories { capacity, queue: Mutex::default() }
     }
 
+    /// How many are held open at most.
+    pub(super) fn capacity(&self) -> usize {
+        self.capacity
+    }
+
     /// Keeps `fd` for `directory` and closes others that were not used lately beyond the capacity.
     fn keep(&self, directory: &DirHandle, fd: Arc<OwnedFd>) {
         *directory.0.fd.lock().expect("no panic while holding a descriptor") = Some(fd);
