@@ -252,6 +252,18 @@ impl Keyring {
         self.rings.last_key_value().map_or(0, |(epoch, _)| *epoch)
     }
 
+    /// The newest epoch whose chunk ids are those of `epoch`: what is read out of a section of that epoch may be
+    /// sealed anew under this one, and not under a later one, for there its chunks would have other ids.
+    ///
+    /// # Errors
+    /// [`CryptoError::NotPermitted`] for a maintainer.
+    pub fn newest_with_ids_of(&self, epoch: u64) -> Result<u64, CryptoError> {
+        let lacks = CryptoError::NotPermitted { action: "compute chunk ids", epoch };
+        let id = self.ring(epoch)?.id.ok_or(lacks)?;
+        let same = self.rings.iter().filter(|(_, ring)| ring.id == Some(id)).map(|(epoch, _)| *epoch);
+        Ok(same.max().unwrap_or(epoch))
+    }
+
     /// All epochs with their secrets.
     pub fn rings(&self) -> &BTreeMap<u64, RingSecrets> {
         &self.rings
@@ -328,7 +340,18 @@ impl Keyring {
     /// # Errors
     /// [`CryptoError::NotPermitted`] for a maintainer.
     pub fn create_section(&self, random: &dyn Random) -> Result<(SectionRecord, SectionKey), CryptoError> {
-        let epoch = self.current_epoch();
+        self.create_section_under(self.current_epoch(), random)
+    }
+
+    /// As [`Keyring::create_section`], sealed to the payload key of any epoch.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn create_section_under(
+        &self,
+        epoch: u64,
+        random: &dyn Random,
+    ) -> Result<(SectionRecord, SectionKey), CryptoError> {
         let ring = self.ring(epoch)?;
         let public =
             ring.seal_public.as_deref().ok_or(CryptoError::NotPermitted { action: "store payloads", epoch })?;

@@ -1,8 +1,9 @@
 //! What of a region's packs is needed: every chunk that a root reaches keeps one copy that each slot that
-//! relies on it would trust, or all its copies where no such copy is known.
+//! relies on it would trust, or one copy of each origin where no such copy is known.
 //!
 //! A slot trusts what it wrote itself. So a chunk that slot A's and slot B's snapshots reach keeps a copy of
-//! origin A and one of origin B, where there are such: who wrote the one can't make the other go.
+//! origin A and one of origin B, where there are such: who wrote the one can't make the other go. Of one origin
+//! a single copy is enough, else what is taken out of a mostly dead pack would stay in it as well, for ever.
 
 use super::GcError;
 use super::claims::Root;
@@ -214,23 +215,31 @@ impl<'a> Tallies<'a> {
         }
     }
 
-    /// One copy of the slot's own, in the pack of which the largest share is reached; all of them where it has none.
+    /// One copy of the slot's own, in the pack of which the largest share is reached; where it has none, one such
+    /// copy of each origin.
     fn choose(&mut self, slot: SlotId, copies: &[ChunkCopy], avoid: &dyn Fn(u32) -> bool) {
-        let usable: Vec<&ChunkCopy> = copies.iter().filter(|copy| self.usable(copy)).collect();
         let row = |copy: &ChunkCopy| &self.holdings.packs[copy.pack as usize];
-        let own = usable.iter().filter(|copy| row(copy).origin == slot && !row(copy).disputed);
         let rank = |copy: &ChunkCopy| {
             // The densest: of a pack and of what was taken out of it the latter.
             let reached = u128::from(self.reached_bytes[copy.pack as usize]);
             let density = (reached << 32) / u128::from(row(copy).size.max(1));
             (!avoid(copy.pack), density, Reverse((copy.pack, copy.frame)))
         };
-        match own.max_by_key(|copy| rank(copy)).map(|copy| **copy) {
-            Some(home) => self.need(&home),
-            None => usable.iter().for_each(|copy| self.need(copy)),
+        let mut homes: BTreeMap<SlotId, ChunkCopy> = BTreeMap::new();
+        for copy in copies.iter().filter(|copy| self.usable(copy) && !row(copy).disputed) {
+            let home = homes.entry(row(copy).origin).or_insert(*copy);
+            if rank(copy) > rank(home) {
+                *home = *copy;
+            }
+        }
+        match homes.get(&slot) {
+            Some(own) => self.need(own),
+            None => homes.values().for_each(|copy| self.need(copy)),
         }
         // What segments disagree about may be needed for what any of them says.
-        usable.iter().filter(|copy| self.holdings.packs[copy.pack as usize].disputed).for_each(|copy| self.need(copy));
+        let disputed = |copy: &&ChunkCopy| self.usable(copy) && self.holdings.packs[copy.pack as usize].disputed;
+        let disputed: Vec<ChunkCopy> = copies.iter().filter(disputed).copied().collect();
+        disputed.iter().for_each(|copy| self.need(copy));
     }
 
     fn finish(self, marks: Marks, notices: Vec<String>) -> Needed {

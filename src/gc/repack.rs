@@ -1,8 +1,9 @@
 //! Takes what is needed out of packs that are mostly dead, so that these can go.
 //!
 //! Frames whose chunks are all or nearly all needed are moved as they are, which needs no payload key. An
-//! owner also opens thin frames, verifies the chunks that are reached and packs them anew; for a maintainer
-//! these stay whole. Both keep the slot that first wrote the frames as origin. A pack is read whole and
+//! owner also opens thin frames, verifies the chunks that are reached and packs them anew, each once and only if
+//! no copy stays elsewhere; for a maintainer these stay whole. Both keep the slot that first wrote the frames as
+//! origin. A pack is read whole and
 //! compared with its name and its directory first: damage must not get a digest that fits.
 
 use super::generation::{Run, View};
@@ -14,9 +15,10 @@ use crate::format::pack::{Directory, PackHeader};
 use crate::format::roster::Role;
 use crate::format::segment::{Reference, Segment, SegmentChunk, SegmentFrame, SegmentPack};
 use crate::format::sequence::{decode_chunk, references};
+use crate::index::graph::{ChunkCopy, Marks};
 use crate::index::segment::{build, prefix, seal, segment_name};
 use crate::limits::{PACK_BYTES_MAX, SEGMENT_CHUNKS_TARGET, SEGMENT_PACKS_TARGET};
-use crate::pack::reader::{decode_directory, pack_name};
+use crate::pack::reader::{decode_directory, pack_name, verify};
 use crate::pack::{FinishedPack, FrameBuilder, FrameMover, PackReader, PackWriter, PendingChunk};
 use crate::repo::{RepoError, Session};
 use crate::ship::put_with_retries;
@@ -149,7 +151,10 @@ struct Moving {
     listed: Vec<Vec<SegmentChunk>>,
 }
 
-/// Chunks of one origin and kind that are packed anew.
+/// Origin, whether of metadata, and epoch.
+type RewritingKey = (SlotId, bool, u64);
+
+/// Chunks of one origin, kind and epoch that are packed anew.
 struct Rewriting {
     writer: PackWriter,
     frame: FrameBuilder,
@@ -163,10 +168,15 @@ struct Work<'a, 'b> {
     session: SessionId,
     rewrites: bool,
     moving: BTreeMap<(SlotId, bool), Moving>,
-    rewriting: BTreeMap<(SlotId, bool), Rewriting>,
+    /// By origin, kind, and the epoch that they are sealed under.
+    rewriting: BTreeMap<RewritingKey, Rewriting>,
     /// Moved packs that are stored and not listed yet.
     unlisted: Vec<SegmentPack>,
     emptied: BTreeMap<PackId, u64>,
+    /// The packs to empty, by index into the holdings'.
+    chosen: BTreeSet<u32>,
+    /// By origin, the chunks that were packed anew.
+    rewritten: BTreeMap<SlotId, Marks>,
     written: u64,
     notices: Vec<String>,
 }
@@ -181,6 +191,8 @@ impl<'a, 'b> Work<'a, 'b> {
             rewriting: BTreeMap::new(),
             unlisted: Vec::new(),
             emptied: BTreeMap::new(),
+            chosen: BTreeSet::new(),
+            rewritten: BTreeMap::new(),
             written: 0,
             notices: Vec::new(),
         }
@@ -188,8 +200,8 @@ impl<'a, 'b> Work<'a, 'b> {
 
     fn run(&mut self, view: &View, chosen: &[u32]) -> Result<(), GcError> {
         // By the segment that lists them, so that each is read once.
-        let wanted: BTreeSet<u32> = chosen.iter().copied().collect();
-        let mut left = wanted.clone();
+        self.chosen = chosen.iter().copied().collect();
+        let mut left = self.chosen.clone();
         let mut by_segment: BTreeMap<SegmentId, BTreeSet<PackId>> = BTreeMap::new();
         for row in &view.holdings.segments {
             for pack in &row.packs {
@@ -375,7 +387,7 @@ impl<'a, 'b> Work<'a, 'b> {
             Ok(reader) => reader,
             Err(error) => return Ok(Some(error.to_string())),
         };
-        let key = (pack.origin, pack.metadata);
+        let keyring = &repository.keyring;
         let mut bytes = Vec::new();
         for (at, frame, sealed) in frames {
             let raw = frame.chunks.iter().map(|chunk| chunk.length).sum();
@@ -384,8 +396,10 @@ impl<'a, 'b> Work<'a, 'b> {
             {
                 return Ok(Some(error.to_string()));
             }
-            let hasher =
-                repository.keyring.ids(header.sections[frame.section as usize].epoch).map_err(RepoError::from)?;
+            let epoch = header.sections[frame.section as usize].epoch;
+            let hasher = keyring.ids(epoch).map_err(RepoError::from)?;
+            // Ids are an epoch's: under one with other ids the chunks would not be found to be themselves.
+            let key = (pack.origin, pack.metadata, keyring.newest_with_ids_of(epoch).map_err(RepoError::from)?);
             let mut start = 0;
             for chunk in &frame.chunks {
                 let content = &bytes[start..start + chunk.length as usize];
@@ -393,7 +407,7 @@ impl<'a, 'b> Work<'a, 'b> {
                 if hasher.id(chunk.kind, content) != chunk.id {
                     return Ok(Some(format!("CHUNK-1: it holds another chunk where {} is listed", chunk.id)));
                 }
-                if !view.holdings.graph.is_reached(&view.needed.marks, &chunk.id)? {
+                if !self.is_due(view, pack.origin, &chunk.id)? {
                     continue;
                 }
                 let refers = match chunk.kind.is_structural() {
@@ -404,19 +418,44 @@ impl<'a, 'b> Work<'a, 'b> {
                     },
                 };
                 let rewriting =
-                    self.rewriting.entry(key).or_insert_with(|| Rewriting::new(self.run, self.session, key.1));
+                    self.rewriting.entry(key).or_insert_with(|| Rewriting::new(self.run, self.session, key));
                 rewriting.frame.add(&rewriting.writer, chunk.id, chunk.kind, content, refers)?;
+                let graph = &view.holdings.graph;
+                let marks = self.rewritten.entry(pack.origin).or_insert_with(|| graph.marks());
+                graph.mark(marks, &[chunk.id])?;
             }
             self.put_rewritten(key)?;
         }
         Ok(None)
     }
 
+    /// True for a chunk that is reached, was not packed anew yet, and has no other copy of this origin in a pack
+    /// that stays: with a copy here and one there neither pack would ever be worth keeping or done with.
+    fn is_due(&self, view: &View, origin: SlotId, id: &ChunkId) -> Result<bool, GcError> {
+        let graph = &view.holdings.graph;
+        if !graph.is_reached(&view.needed.marks, id)? {
+            return Ok(false);
+        }
+        if let Some(rewritten) = self.rewritten.get(&origin)
+            && graph.is_reached(rewritten, id)?
+        {
+            return Ok(false);
+        }
+        let stays = |copy: &ChunkCopy| {
+            let pack = &view.holdings.packs[copy.pack as usize];
+            let there = copy.present && !pack.dead && !pack.disputed && view.needed.packs[copy.pack as usize];
+            there && pack.origin == origin && !self.chosen.contains(&copy.pack)
+        };
+        Ok(!graph.copies(id)?.iter().any(stays))
+    }
+
     /// Stores the packs that are complete, and lists them once there are enough.
-    fn put_rewritten(&mut self, key: (SlotId, bool)) -> Result<(), GcError> {
+    fn put_rewritten(&mut self, key: RewritingKey) -> Result<(), GcError> {
         let Some(mut rewriting) = self.rewriting.remove(&key) else { return Ok(()) };
         let finished = std::mem::take(&mut *rewriting.finished.lock().unwrap_or_else(PoisonError::into_inner));
         for mut pack in finished {
+            // What it takes the place of goes for good: it must read back now, as it will have to.
+            verify(&pack, &self.run.repository.keyring)?;
             self.put(&mut pack)?;
             rewriting.stored.push(pack);
         }
@@ -450,7 +489,7 @@ impl<'a, 'b> Work<'a, 'b> {
 }
 
 impl Rewriting {
-    fn new(run: &Run<'_>, session: SessionId, metadata: bool) -> Self {
+    fn new(run: &Run<'_>, session: SessionId, (_, metadata, epoch): RewritingKey) -> Self {
         let finished: Arc<Mutex<Vec<FinishedPack>>> = Arc::default();
         let sink = Arc::clone(&finished);
         let writer = PackWriter::new(
@@ -461,7 +500,8 @@ impl Rewriting {
             metadata,
             Compression::Default,
             Arc::new(move |pack| sink.lock().unwrap_or_else(PoisonError::into_inner).push(pack)),
-        );
+        )
+        .under_epoch(epoch);
         Rewriting { writer, frame: FrameBuilder::new(), finished, stored: Vec::new() }
     }
 }

@@ -1,9 +1,10 @@
 //! Reads packs: the header's sections, single frames by range, or a whole pack with its directory.
 //! Page: `format-spec/pack.md`.
 
-use super::PackError;
+use super::{FinishedPack, PackError};
 use crate::compress::decompress_into;
 use crate::crypto::keyring::{Keyring, SectionKey};
+use crate::crypto::object::check_digest;
 use crate::format::envelope::{ObjectKind, TRAILER_BYTES, split_trailer};
 use crate::format::ids::PackId;
 use crate::format::pack::{Directory, FOOTER_BYTES, Footer, PACK_HEADER_BYTES, PackHeader, SECTION_RECORD_BYTES};
@@ -92,6 +93,47 @@ impl PackReader {
             source,
         })
     }
+}
+
+/// Reads a finished pack back as its readers will: its digest, its directory, each frame, and the id of each
+/// chunk. For packs that are to take others' place; their packs can only be given up once this holds.
+///
+/// # Errors
+/// What a reader would say; `Spool` when its bytes can't be read.
+pub fn verify(pack: &FinishedPack, keyring: &Keyring) -> Result<(), PackError> {
+    let decode = |source| PackError::Decode { pack: pack.id, source };
+    let mut bytes = vec![0; usize::try_from(pack.size).unwrap_or(usize::MAX)];
+    let spool = |source| PackError::Spool { directory: "the cache directory".to_owned(), source };
+    pack.payload.read_exact_at(&mut bytes, 0).map_err(spool)?;
+    let digest = check_digest(&bytes).map_err(decode)?;
+    if digest.0 != pack.id.0 {
+        return Err(decode(DecodeError::new("OBJ-10", format!("its bytes are those of {digest}"))));
+    }
+    let (header, directory) = decode_directory(pack.id, &bytes, keyring)?;
+    let mut offset = PackHeader::length(header.sections.len());
+    let epochs: Vec<u64> = header.sections.iter().map(|section| section.epoch).collect();
+    let reader = PackReader::open(pack.id, header, keyring)?;
+    if directory.frames.len() != pack.frames.len() {
+        return Err(decode(DecodeError::new("PACK-5", "it has other frames than were written")));
+    }
+    let mut plain = Vec::new();
+    for (position, (entry, frame)) in directory.frames.iter().zip(&pack.frames).enumerate() {
+        let sealed = &mut bytes[offset..offset + entry.sealed_length as usize];
+        offset += sealed.len();
+        reader.open_frame(position, entry.section, entry.number, entry.raw_length, sealed, &mut plain)?;
+        let hasher = keyring.ids(epochs[entry.section as usize])?;
+        let mut start = 0;
+        for chunk in &frame.chunks {
+            let content = plain.get(start..start + chunk.length as usize);
+            let content = content.ok_or_else(|| decode(DecodeError::new("SEG-3", "a frame is too short")))?;
+            start += content.len();
+            let actual = hasher.id(chunk.kind, content);
+            if actual != chunk.id {
+                return Err(PackError::WrongChunk { pack: pack.id, expected: chunk.id, actual });
+            }
+        }
+    }
+    Ok(())
 }
 
 /// Decodes a whole pack's header and directory; its digest must be compared already. Needs `meta`, no

@@ -68,7 +68,7 @@ fn rule(world: &World, id: SnapshotId, number: u64, ruling: Ruling) {
     rule_at(&repository, id, number, ruling, decided_at);
 }
 
-fn rule_at(repository: &Repository, id: SnapshotId, number: u64, ruling: Ruling, decided_at: i64) {
+pub fn rule_at(repository: &Repository, id: SnapshotId, number: u64, ruling: Ruling, decided_at: i64) {
     let verdict = Verdict { snapshot: id, number, ruling, decided_at, reason: String::new(), until: None };
     let (bytes, digest) = build_sealed(
         ObjectKind::Verdict,

@@ -24,6 +24,7 @@ mod retention;
 mod roles;
 mod s3;
 mod serve;
+mod settle;
 mod stage;
 mod streams;
 mod thefts;

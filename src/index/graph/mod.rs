@@ -547,6 +547,24 @@ impl Graph {
         Ok(group.is_some_and(|group| marks.is_set(group.position)))
     }
 
+    /// Every listed copy of a chunk; none of one that isn't listed.
+    ///
+    /// # Errors
+    /// When what was put aside can't be read back.
+    pub fn copies(&self, id: &ChunkId) -> Result<Vec<ChunkCopy>, GraphError> {
+        let mut listed = self.listed.cursor();
+        let name = chunk_name(id);
+        listed.seek(key(id))?;
+        let mut copies = Vec::new();
+        while let Some(group) = group(&mut listed, &mut |copy| copies.push(*copy))?.filter(|group| group.name <= name) {
+            if group.name == name {
+                return Ok(copies);
+            }
+            copies.clear();
+        }
+        Ok(Vec::new())
+    }
+
     /// Marks listed chunks without walking what they refer to: for marks that are no walk's.
     ///
     /// # Errors
