@@ -9,7 +9,7 @@ use crate::crypto::object::build_sealed;
 use crate::format::envelope::ObjectKind;
 use crate::format::ids::SnapshotId;
 use crate::format::snapshot::{NotCaptured, NotCapturedList, Snapshot, SnapshotPrivate, SourceKind};
-use crate::repo::snapshots::{is_forgotten, seal_private, snapshot_name};
+use crate::repo::snapshots::{is_forgotten, is_from_the_future, seal_private, snapshot_name};
 use crate::repo::{RepoError, SnapshotInfo};
 use crate::report::{Issue, Phase};
 use crate::ship::ShipError;
@@ -53,6 +53,7 @@ impl Run<'_> {
         let last = earlier
             .iter()
             .rev()
+            .filter(|info| !is_from_the_future(info, finished_at))
             .find(|info| info.snapshot.dataset == options.dataset && info.snapshot.host == options.host);
         let same = last.filter(|info| info.snapshot.root == gathered.root && !info.snapshot.partial);
         let same = same.filter(|_| options.skip_if_unchanged && summary.counts.issues == 0);

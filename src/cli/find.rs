@@ -4,10 +4,10 @@ use super::args::{FindArgs, Global};
 use super::entry;
 use super::exit::{Class, CliError};
 use super::output::Output;
-use super::workspace::{Workspace, filtered, selector};
+use super::render;
+use super::workspace::{Workspace, filtered};
 use crate::find::{Pattern, find};
 use crate::repo::SnapshotInfo;
-use crate::repo::snapshots::select;
 use crate::report::{Issue, IssueKind, Monitor, Phase};
 use serde_json::{Value, json};
 
@@ -26,8 +26,7 @@ pub fn run(args: &FindArgs, global: &Global) -> Result<Class, CliError> {
     let (listing, mut class) = workspace.snapshots()?;
     let mut snapshots = filtered(listing.snapshots, &args.filter);
     if !args.snapshots.is_empty() {
-        let chosen =
-            args.snapshots.iter().map(|reference| select(&snapshots, &selector(reference)).map(|info| info.id));
+        let chosen = args.snapshots.iter().map(|reference| workspace.select(&snapshots, reference).map(|info| info.id));
         let chosen = chosen.collect::<Result<Vec<_>, _>>()?;
         snapshots.retain(|info| chosen.contains(&info.id));
     }
@@ -63,8 +62,7 @@ pub fn run(args: &FindArgs, global: &Global) -> Result<Class, CliError> {
     let printed = Output { json: global.json }.result(&document, |out| {
         for (path, version) in versions() {
             writeln!(out, "{}", entry::long_line(path, &version.node))?;
-            let ids: Vec<String> =
-                version.snapshots.iter().map(|at| snapshots[*at].id.to_string()[..12].to_owned()).collect();
+            let ids: Vec<String> = version.snapshots.iter().map(|at| render::short(&snapshots[*at].id)).collect();
             writeln!(out, "    in {}", ids.join(" "))?;
         }
         let count = |number: usize, noun| super::render::counted(number as u64, noun);

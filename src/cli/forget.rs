@@ -4,7 +4,7 @@ use super::args::{ForgetArgs, Global};
 use super::exit::{Class, CliError};
 use super::output::Output;
 use super::parse::IdPrefix;
-use super::render;
+use super::render::{self, short};
 use super::workspace::Workspace;
 use crate::format::ids::SnapshotId;
 use crate::format::verdict::Ruling;
@@ -93,10 +93,6 @@ pub fn run(args: &ForgetArgs, global: &Global) -> Result<Class, CliError> {
     })?;
     let pending = !args.dry_run && !forgotten.is_empty() && !workspace.absent.is_empty();
     Ok(if pending { Class::Pending.worse(read_class) } else { read_class })
-}
-
-fn short(id: &SnapshotId) -> String {
-    id.to_string()[..12].to_owned()
 }
 
 /// The rules to keep by: the options', or where there are none those of the file.

@@ -17,6 +17,7 @@ use std::time::Duration;
 use jiff::tz::TimeZone;
 use serde::Serialize;
 
+use crate::format::ids::SnapshotId;
 use crate::format::node::{NodeKind, Timestamp};
 
 /// Characters that a terminal acts on, or that change how the text around them is shown.
@@ -36,6 +37,11 @@ fn push_escaped(out: &mut String, c: char) {
         c if u32::from(c) < 0x80 => write!(out, "\\x{:02x}", u32::from(c)),
         c => write!(out, "\\u{{{:x}}}", u32::from(c)),
     };
+}
+
+/// The first digits of a snapshot's id, which name it as a rule.
+pub fn short(id: &SnapshotId) -> String {
+    id.to_string()[..12].to_owned()
 }
 
 /// Raw bytes (a path, a link target) as one line of text: control and formatting characters, bytes

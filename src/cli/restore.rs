@@ -5,9 +5,8 @@ use super::config::Settings;
 use super::exit::{Class, CliError};
 use super::output::Output;
 use super::render;
-use super::workspace::{Workspace, doubt, filtered, selector};
+use super::workspace::{Workspace, doubt, filtered};
 use crate::repo::fetch::Fetcher;
-use crate::repo::snapshots::select;
 use crate::report::Monitor;
 use crate::restore::target::{Overwrite as TargetOverwrite, Target, TargetOptions};
 use crate::restore::{Restore, restore};
@@ -56,7 +55,7 @@ pub fn run(args: &RestoreArgs, global: &Global) -> Result<Class, CliError> {
     let (index, _) = workspace.index()?;
     let (listing, listing_class) = workspace.snapshots()?;
     let snapshots = filtered(listing.snapshots, &args.filter);
-    let info = select(&snapshots, &selector(&selection.snapshot))?;
+    let info = workspace.select(&snapshots, &selection.snapshot)?;
     spare_own_directories(args, &selection, &workspace.settings)?;
     let target_options = TargetOptions {
         overwrite: match args.overwrite {

@@ -65,7 +65,7 @@ pub fn run(args: &SnapshotsArgs, global: &Global) -> Result<Class, CliError> {
             let held = if info.hold(workspace.repository.clock.now_ns()).is_some() { " HELD" } else { "" };
             let future = if is_future(info) { " FUTURE" } else { "" };
             table.row([
-                info.id.to_string()[..12].to_owned(),
+                render::short(&info.id),
                 render::local_time(info.snapshot.started_at),
                 render::printable(&info.snapshot.dataset).into_owned(),
                 render::printable(&info.snapshot.host).into_owned(),

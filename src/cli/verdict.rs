@@ -4,9 +4,8 @@ use super::args::{Filter, Global, HoldArgs, ReleaseArgs, UnforgetArgs};
 use super::exit::{Class, CliError};
 use super::output::Output;
 use super::parse::SnapshotRef;
-use super::render;
-use super::workspace::{Workspace, filtered, selector};
-use crate::format::ids::SnapshotId;
+use super::render::{self, short};
+use super::workspace::{Workspace, filtered};
 use crate::format::verdict::Ruling;
 use crate::policy::window;
 use crate::repo::open::DECIDERS;
@@ -15,10 +14,6 @@ use crate::repo::verdicts::{Decree, Unforgotten, put, stored, unforgotten};
 use crate::report::Monitor;
 use serde_json::json;
 use std::collections::BTreeSet;
-
-fn short(id: &SnapshotId) -> String {
-    id.to_string()[..12].to_owned()
-}
 
 /// Everything that counts or is forgotten; what is damaged is shown.
 fn all(workspace: &Workspace) -> Result<(Vec<SnapshotInfo>, Class), CliError> {
@@ -139,8 +134,8 @@ fn decide(references: &[SnapshotRef], decree: Decree, global: &Global) -> Result
     let counted = filtered(counted, &Filter::default());
     let mut ids = BTreeSet::new();
     for reference in references {
-        let info = snapshots::select(&counted, &selector(reference)).map_err(|error| {
-            let hidden = snapshots::select(&forgotten, &selector(reference)).ok();
+        let info = workspace.select(&counted, reference).map_err(|error| {
+            let hidden = workspace.select(&forgotten, reference).ok();
             match (hidden, reference) {
                 (Some(info), SnapshotRef::Prefix(_)) => {
                     CliError::new(Class::Missing, format!("snapshot {} is forgotten", short(&info.id)))

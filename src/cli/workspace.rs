@@ -248,8 +248,39 @@ impl Workspace {
     ) -> Result<(SnapshotInfo, Class), CliError> {
         let (listing, class) = self.snapshots()?;
         let snapshots = filtered(listing.snapshots, filter);
-        let info = snapshots::select(&snapshots, &selector(reference))?.clone();
+        let info = self.select(&snapshots, reference)?.clone();
         Ok((info, doubt(reference, class)))
+    }
+
+    /// The one of `snapshots` (oldest first) that the reference names; tells of those that `latest` passes by.
+    ///
+    /// # Errors
+    /// When none or several fit.
+    pub fn select<'a>(
+        &self,
+        snapshots: &'a [SnapshotInfo],
+        reference: &parse::SnapshotRef,
+    ) -> Result<&'a SnapshotInfo, RepoError> {
+        let now_ns = self.repository.clock.now_ns();
+        let wanted = match reference {
+            parse::SnapshotRef::Latest { back } => Selector::Latest { back: *back as usize, now_ns },
+            parse::SnapshotRef::Prefix(prefix) => Selector::Prefix(prefix.as_str().to_owned()),
+        };
+        let found = snapshots::select(snapshots, &wanted)?;
+        if let Selector::Latest { .. } = wanted {
+            let future = |info: &&SnapshotInfo| snapshots::is_from_the_future(info, now_ns);
+            if future(&found) {
+                let notice = "every snapshot claims to be from the future: is this host's clock right?";
+                self.progress.notice(notice);
+            } else if let Some(last) = snapshots.iter().rfind(future) {
+                self.progress.notice(&format!(
+                    "snapshot {} claims to be from the future and is not taken for the latest: a clock was wrong. \
+                     Its id restores it",
+                    super::render::short(&last.id)
+                ));
+            }
+        }
+        Ok(found)
     }
 
     /// As [`Workspace::open`], for a command that reads content or names: a slot that can't is refused before
@@ -305,13 +336,5 @@ pub fn doubt(reference: &parse::SnapshotRef, listing: Class) -> Class {
     match reference {
         parse::SnapshotRef::Latest { .. } => listing,
         parse::SnapshotRef::Prefix(_) => Class::Success,
-    }
-}
-
-/// The library's word for a snapshot argument.
-pub fn selector(reference: &parse::SnapshotRef) -> Selector {
-    match reference {
-        parse::SnapshotRef::Latest { back } => Selector::Latest(*back as usize),
-        parse::SnapshotRef::Prefix(prefix) => Selector::Prefix(prefix.as_str().to_owned()),
     }
 }

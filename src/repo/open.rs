@@ -683,6 +683,32 @@ impl Repository {
         Ok(())
     }
 
+    /// Refuses what this slot has just signed if the slot was revoked since the repository was opened and the
+    /// revocation doesn't accept it: it is stored, and counts nowhere.
+    ///
+    /// # Errors
+    /// [`CryptoError::Revoked`]; when the region's rosters can't be read.
+    pub(super) fn require_accepted(
+        &self,
+        region: &RegionHandle,
+        name: &str,
+        signed: &[Digest],
+    ) -> Result<(), RepoError> {
+        let slot = self.secrets.slot;
+        for (_, roster) in read_rosters(std::slice::from_ref(region), &self.config)? {
+            let revoked = roster.slot(slot).filter(|entry| entry.state == SlotState::Revoked);
+            let Some(entry) = revoked else { continue };
+            let accepted = AcceptedObjects::read(&self.regions, &self.config, &roster);
+            for digest in signed {
+                if !accepted.contains(slot, digest).map_err(|error| region.object_error(name, error))? {
+                    let source = CryptoError::Revoked { slot, label: entry.label.clone() };
+                    return Err(region.crypto_error(name, source));
+                }
+            }
+        }
+        Ok(())
+    }
+
     /// Checks the signature alone: whose the object is, not whether it counts.
     ///
     /// # Errors

@@ -12,7 +12,7 @@ use super::snapshots::{SnapshotInfo, is_forgotten};
 use crate::crypto::object::{self, build_signed};
 use crate::env::random_bytes;
 use crate::format::envelope::ObjectKind;
-use crate::format::ids::{PackId, SessionId, SnapshotId, number_from_name, number_name};
+use crate::format::ids::{Digest, PackId, SessionId, SnapshotId, number_from_name, number_name};
 use crate::format::session::{Commit, Session as SessionState, SessionEnd};
 use crate::format::wire::DecodeError;
 use crate::index::IndexError;
@@ -330,7 +330,8 @@ impl Session {
     /// (`ORDER-5`).
     ///
     /// # Errors
-    /// [`RepoError::Fenced`] when a collector fenced the session; then the snapshot doesn't count there.
+    /// [`RepoError::Fenced`] when a collector fenced the session, [`crate::crypto::CryptoError::Revoked`] when this slot was
+    /// revoked during the run; then the snapshot doesn't count there.
     pub fn commit(&mut self, repository: &Repository, at: usize, snapshot: SnapshotId) -> Result<(), RepoError> {
         let handle = &repository.regions[at];
         let Some(region) = self.regions.get_mut(&at) else {
@@ -340,11 +341,13 @@ impl Session {
         let observed = region.state.observed;
         let commit = Commit { session: self.id, region: handle.info.region, snapshot, observed };
         let signer = repository.signer();
-        let (bytes, _) = build_signed(ObjectKind::Commit, repository.config.repository, &signer, &commit.encode());
+        let (bytes, digest) = build_signed(ObjectKind::Commit, repository.config.repository, &signer, &commit.encode());
         // Tried is enough: a put whose acknowledgement was lost stands.
         region.committed = true;
-        put_with_retries(&*handle.store, &commit_name(self.id), &bytes.into()).map_err(|e| handle.error(e))?;
+        let name = commit_name(self.id);
+        put_with_retries(&*handle.store, &name, &bytes.into()).map_err(|e| handle.error(e))?;
         region.list(repository, handle)?;
+        repository.require_accepted(handle, &name, &[digest, Digest(snapshot.0)])?;
         match region.is_fenced(&self.id) {
             true => Err(RepoError::Fenced { region: handle.name.clone() }),
             false => Ok(()),

@@ -425,12 +425,27 @@ pub fn open_private(repository: &Repository, snapshot: &Snapshot) -> Result<Snap
 /// What names one snapshot.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Selector {
-    /// The newest but so many.
-    Latest(usize),
+    /// The newest but so many, as of `now_ns`, nanoseconds since the Unix epoch. A snapshot that claims to be from
+    /// the future was taken by a wrong clock and would be the newest for years: it counts only where all do, for
+    /// then it is this host's clock that is wrong.
+    Latest {
+        /// How many newer ones to pass by.
+        back: usize,
+        /// The present.
+        now_ns: i64,
+    },
     /// The first digits of an id.
     Prefix(String),
     /// The newest begun at or before this time, nanoseconds since the Unix epoch.
     At(i64),
+}
+
+/// How far hosts' clocks may differ, in nanoseconds: an hour.
+const CLOCKS_DIFFER_NS: i64 = 3_600_000_000_000;
+
+/// True for a snapshot that claims to have begun later than it is now.
+pub fn is_from_the_future(info: &SnapshotInfo, now_ns: i64) -> bool {
+    info.snapshot.started_at > now_ns.saturating_add(CLOCKS_DIFFER_NS)
 }
 
 /// Finds one snapshot among `snapshots` (oldest first).
@@ -439,8 +454,10 @@ pub enum Selector {
 /// [`RepoError::NoSnapshot`], [`RepoError::Ambiguous`].
 pub fn select<'a>(snapshots: &'a [SnapshotInfo], selector: &Selector) -> Result<&'a SnapshotInfo, RepoError> {
     match selector {
-        Selector::Latest(back) => {
-            snapshots.iter().rev().nth(*back).ok_or_else(|| RepoError::NoSnapshot {
+        Selector::Latest { back, now_ns } => {
+            let all_are = snapshots.iter().all(|info| is_from_the_future(info, *now_ns));
+            let mut counted = snapshots.iter().rev().filter(|info| all_are || !is_from_the_future(info, *now_ns));
+            counted.nth(*back).ok_or_else(|| RepoError::NoSnapshot {
                 wanted: format!("latest~{back}: there are {}", snapshots.len()),
             })
         }

@@ -159,6 +159,34 @@ fn with_a_region_out_of_reach_no_key_changes() {
     assert_eq!(world.stores[0].written(), Vec::<String>::new());
 }
 
+/// A run whose slot is revoked before any of its calls either failed, or what it reports counts.
+#[test]
+fn a_slot_that_is_revoked_during_its_backup_reports_no_success_that_does_not_count() {
+    let (base, source) = (World::new(2), source());
+    let (slot, identity) = base.add_slot(Role::Writer, "host");
+    let calls = {
+        let world = base.fork();
+        world.as_slot(&identity).calls_of(|| drop(world.as_slot(&identity).backup(&[0, 1], source.path(), 0).unwrap()))
+    };
+    let (mut reported, mut refused) = (0, 0);
+    for call in (2..=calls).step_by(3) {
+        let world = base.fork();
+        let (writer, owner) = (world.as_slot(&identity), world.beside());
+        writer.visit_at(call, move |_| drop(revoke(&owner, slot, &Acceptance::default()).unwrap()));
+        match writer.backup(&[0, 1], source.path(), 0) {
+            Err(_) => refused += 1,
+            Ok(summary) => {
+                reported += 1;
+                for (at, region) in summary.regions.iter().enumerate() {
+                    let counts = world.ids(&[at]).contains(&summary.snapshot.unwrap());
+                    assert!(counts || !region.committed, "revoked before call {call}: {region:?}");
+                }
+            }
+        }
+    }
+    assert!(refused > 3, "{refused} runs were refused and {reported} reported");
+}
+
 #[test]
 fn a_revoked_slots_objects_count_only_as_listed() {
     let (world, source) = (World::new(2), source());
@@ -220,7 +248,8 @@ fn a_revoked_slots_objects_count_only_as_listed() {
     write(source.path(), "after", &noise(99, 40_000));
     let walk = keepstone::source::Walk::new(&paths, Default::default()).unwrap();
     let options = crate::fixture::options(0);
-    keepstone::backup::backup_tree(&late, &index, &options, &paths, walk, &[], &Silent).unwrap();
+    let refused = keepstone::backup::backup_tree(&late, &index, &options, &paths, walk, &[], &Silent).unwrap_err();
+    assert!(refused.to_string().contains("was revoked"), "{refused}");
     assert_eq!(world.ids(&[0]).len(), 4);
     let fresh = keepstone::index::MemoryIndex::new();
     assert_eq!(keepstone::repo::sync::sync(&world.open(&[0]).unwrap(), &fresh, &Silent).unwrap(), []);

@@ -483,3 +483,25 @@ fn mistakes_in_the_configuration_are_told() {
     );
     program.run(["forget"]).expect(0);
 }
+
+/// A backup made with a wrong clock would be the latest for years.
+#[test]
+fn the_latest_is_none_from_the_future() {
+    use keepstone::env::Clock;
+    use keepstone::repo::snapshots::{Selector, select};
+    let (world, source) = (World::new(1), tempfile::tempdir().unwrap());
+    write(source.path(), "f", b"old");
+    let first = world.backup(&[0], source.path(), 0).unwrap().snapshot.unwrap();
+    let now_ns = world.clock.now_ns();
+    world.clock.sleep(std::time::Duration::from_secs(10 * 365 * 24 * 3600));
+    write(source.path(), "f", b"from a host with a wrong clock");
+    let second = world.backup(&[0], source.path(), 0).unwrap().snapshot.unwrap();
+    let listing = world.list(&[0]);
+    let latest = |snapshots, back, now_ns| select(snapshots, &Selector::Latest { back, now_ns }).map(|info| info.id);
+    assert_eq!(latest(&listing.snapshots, 0, now_ns).unwrap(), first);
+    assert!(latest(&listing.snapshots, 1, now_ns).is_err());
+    assert_eq!(latest(&listing.snapshots, 0, world.clock.now_ns()).unwrap(), second);
+    // A host whose clock is at its beginning must be able to restore all the same.
+    assert_eq!(latest(&listing.snapshots, 0, 0).unwrap(), second);
+    assert_eq!(latest(&listing.snapshots, 1, 0).unwrap(), first);
+}
