@@ -23,7 +23,7 @@ use crate::pack::{PackError, SpoolSpace};
 use crate::repo::open::RegionHandle;
 use crate::repo::session::Reliance;
 use crate::repo::snapshots::{self, SnapshotInfo, read_snapshot, snapshot_name};
-use crate::repo::sync::{list_segments, read_segment};
+use crate::repo::sync::{list_packs, list_segments, read_segment};
 use crate::repo::{RepoError, Repository, Session};
 use crate::report::{Issue, IssueKind, Monitor};
 use crate::ship::put_with_retries;
@@ -214,8 +214,7 @@ impl View {
         for (at, region) in repository.regions.iter().enumerate() {
             let dead = crate::repo::gclog::read(repository, region)?.dead;
             list_segments(region)?.into_iter().for_each(|id| segments.entry(id).or_default().push(at));
-            let packs = list_sorted(&*region.store, "packs/").map_err(|e| region.error(e))?;
-            let packs = packs.iter().filter_map(|listed| PackId::from_hex(listed.name.rsplit('/').next()?));
+            let packs = list_packs(region)?.into_iter().map(|(pack, _)| pack);
             there.push(packs.filter(|pack| !dead.contains(pack)).collect());
         }
         let mut builder = GraphBuilder::with_space(scratch, memory_bytes);

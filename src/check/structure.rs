@@ -12,7 +12,7 @@ use crate::pack::reader::pack_name;
 use crate::repo::gclog::{self, GcLog};
 use crate::repo::open::RegionHandle;
 use crate::repo::snapshots::{open_private, read_snapshot, snapshot_name};
-use crate::repo::sync::{list_segments, read_segment};
+use crate::repo::sync::{list_packs, list_segments, read_segment};
 use crate::report::{IssueKind, Phase};
 use std::collections::{BTreeSet, HashSet};
 use std::sync::{Mutex, PoisonError};
@@ -72,15 +72,7 @@ impl Run<'_> {
         // a backup going on meanwhile doesn't look like a loss.
         let mut ids: Vec<SegmentId> = list_segments(region)?.into_iter().collect();
         ids.sort_unstable();
-        let mut stored: Vec<(PackId, u64)> = Vec::new();
-        let list = region.store.list("packs/", &mut |listed| {
-            let id = listed.name.rsplit('/').next().and_then(PackId::from_hex);
-            if let Some(id) = id.filter(|id| pack_name(id) == listed.name) {
-                stored.push((id, listed.size));
-            }
-        });
-        list.map_err(|error| region.error(error))?;
-        stored.sort_unstable();
+        let stored = list_packs(region)?;
         // The log last: a collection that deleted packs meanwhile has written its final before.
         let log = gclog::read(self.repository, region)?;
 

@@ -2,7 +2,7 @@
 //! read, is `format-spec/gc.md`, "The collector".
 
 use super::claims::{Claims, Memory, Root};
-use super::holdings::{Holdings, list_packs};
+use super::holdings::Holdings;
 use super::mark::{Needed, mark};
 use super::rulings::Standing;
 use super::{GcError, GcOptions, Reason, RegionReport};
@@ -14,6 +14,7 @@ use crate::policy::window::{ends_at, is_over};
 use crate::repo::audit::{Act, record};
 use crate::repo::gclog::{self, Entry, GcLog, OpenGeneration};
 use crate::repo::open::{RegionHandle, Repository};
+use crate::repo::sync::list_packs;
 use crate::report::Monitor;
 use crate::store::StoreErrorKind;
 use std::collections::{BTreeMap, BTreeSet};

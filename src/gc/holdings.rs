@@ -10,12 +10,11 @@ use crate::format::roster::SlotState;
 use crate::format::segment::{Segment, SegmentPack};
 use crate::index::graph::{Graph, GraphBuilder};
 use crate::index::segment::{self, segment_name};
-use crate::pack::reader::pack_name;
 use crate::repo::RepoError;
 use crate::repo::gclog::GcLog;
 use crate::repo::open::{DECIDERS, RegionHandle, Repository, WRITERS};
 use crate::repo::sessions::is_forged;
-use crate::repo::sync::{list_segments, overstated, read_segment_bytes};
+use crate::repo::sync::{list_packs, list_segments, overstated, read_segment_bytes};
 use crate::report::{Monitor, Phase};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
@@ -89,23 +88,6 @@ pub struct Holdings {
     pub graph: Graph,
     /// What was passed over.
     pub notices: Vec<String>,
-}
-
-/// The packs that are there; names that are no pack's are none of ours and stay.
-///
-/// # Errors
-/// When the region can't be listed.
-pub fn list_packs(region: &RegionHandle) -> Result<Vec<(PackId, u64)>, RepoError> {
-    let mut stored: Vec<(PackId, u64)> = Vec::new();
-    let list = region.store.list("packs/", &mut |listed| {
-        let id = listed.name.rsplit('/').next().and_then(PackId::from_hex);
-        if let Some(id) = id.filter(|id| pack_name(id) == listed.name) {
-            stored.push((id, listed.size));
-        }
-    });
-    list.map_err(|error| region.error(error))?;
-    stored.sort_unstable();
-    Ok(stored)
 }
 
 /// What reading one segment came to.

@@ -4,7 +4,7 @@
 //! store that refuses to delete keeps nothing else from being done.
 
 use super::generation::{Run, View};
-use super::holdings::{ReadSegment, SegmentRow, list_packs, read_segment};
+use super::holdings::{ReadSegment, SegmentRow, read_segment};
 use super::{GcError, Tally};
 use crate::format::ids::{PackId, SegmentId};
 use crate::format::segment::{Segment, SegmentPack};
@@ -13,6 +13,7 @@ use crate::limits::{SEGMENT_CHUNKS_TARGET, SEGMENT_PACKS_TARGET};
 use crate::pack::reader::pack_name;
 use crate::repo::RepoError;
 use crate::repo::session::commit_name;
+use crate::repo::sync::list_packs;
 use crate::ship::put_with_retries;
 use crate::store::StoreErrorKind;
 use std::collections::{BTreeMap, BTreeSet, HashSet};

@@ -8,12 +8,13 @@
 use super::RepoError;
 use super::gclog;
 use super::open::{RegionHandle, Repository, WRITERS};
-use crate::format::ids::{RegionId, SegmentId};
+use crate::format::ids::{PackId, RegionId, SegmentId};
 use crate::format::roster::Role;
 use crate::format::wire::DecodeError;
 use crate::index::segment::{self, segment_name};
 use crate::index::{Detached, Index, IndexError};
 use crate::limits::SEGMENT_BYTES_MAX;
+use crate::pack::reader::pack_name;
 use crate::report::{Issue, IssueKind, Monitor, Phase};
 use crate::store::{StoreErrorKind, list_sorted};
 use std::collections::{BTreeMap, HashSet};
@@ -25,6 +26,23 @@ use std::collections::{BTreeMap, HashSet};
 pub fn list_segments(region: &RegionHandle) -> Result<HashSet<SegmentId>, RepoError> {
     let listed = list_sorted(&*region.store, "index/").map_err(|e| region.error(e))?;
     Ok(listed.iter().filter_map(|object| SegmentId::from_hex(object.name.strip_prefix("index/")?)).collect())
+}
+
+/// The packs that are there; names that are no pack's are none of ours and stay.
+///
+/// # Errors
+/// When the region can't be listed.
+pub fn list_packs(region: &RegionHandle) -> Result<Vec<(PackId, u64)>, RepoError> {
+    let mut stored: Vec<(PackId, u64)> = Vec::new();
+    let list = region.store.list("packs/", &mut |listed| {
+        let id = listed.name.rsplit('/').next().and_then(PackId::from_hex);
+        if let Some(id) = id.filter(|id| pack_name(id) == listed.name) {
+            stored.push((id, listed.size));
+        }
+    });
+    list.map_err(|error| region.error(error))?;
+    stored.sort_unstable();
+    Ok(stored)
 }
 
 /// A segment as it is stored.

@@ -380,3 +380,24 @@ fn nothing_new_is_no_success_while_a_region_is_away() {
     std::fs::rename(program.path("away"), program.path("two")).unwrap();
     program.backup_ending(0, &["--skip-if-unchanged"]);
 }
+
+/// Many files of several chunks each must not all be open at once.
+#[test]
+fn a_low_limit_of_open_files_is_enough() {
+    let program = Program::new();
+    for at in 0..400 {
+        program.write(&format!("{}/{at}", at % 7), &noise(at, 40_000));
+    }
+    let limited = |arguments: &[&str]| {
+        let inner = program.command(arguments);
+        let mut shell = std::process::Command::new("sh");
+        shell.args(["-c", "ulimit -n 128; exec \"$0\" \"$@\""]).arg(inner.get_program()).args(inner.get_args());
+        shell.envs(inner.get_envs().filter_map(|(name, value)| Some((name, value?))));
+        Ended::new(shell.output().unwrap())
+    };
+    let source = program.source();
+    limited(&["backup", "--chunk-size", "16KiB", source.to_str().unwrap()]).expect(0);
+    let out = program.path("out");
+    limited(&["restore", "latest", "--to", out.to_str().unwrap()]).expect(0);
+    assert_same(&source, &out);
+}
