@@ -14,9 +14,10 @@ use crate::policy::window::{ends_at, is_over};
 use crate::repo::audit::{Act, record};
 use crate::repo::gclog::{self, Entry, GcLog, OpenGeneration};
 use crate::repo::open::{RegionHandle, Repository};
+use crate::repo::retention::GENERATION;
 use crate::report::Monitor;
 use crate::store::StoreErrorKind;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 
 /// A run in one region.
 pub struct Run<'a> {
@@ -29,6 +30,8 @@ pub struct Run<'a> {
     /// What this run condemned; in a dry run the region doesn't have it.
     pub begun: Option<Condemn>,
     pub report: &'a mut RegionReport,
+    /// In a dry run: the objects that it told of already, which are still there when it looks again.
+    pub told: HashSet<String>,
 }
 
 /// What was read of a region at one moment, and what of it is needed.
@@ -216,7 +219,7 @@ impl Run<'_> {
         if !self.options.dry_run {
             let act = Act::new(Action::GcFinal)
                 .on(&self.region.info.region.0)
-                .figure("generation", number)
+                .figure(GENERATION, number)
                 .figure("packs-deleted", entry.deleted.len() as u64)
                 .figure("sessions-fenced", entry.fenced.len() as u64)
                 .figure("commits-collected", entry.collected.len() as u64);
@@ -348,6 +351,7 @@ impl Run<'_> {
         for pack in &entry.packs {
             if let Some((reason, size)) = candidates.get(pack) {
                 self.report.condemned.entry(*reason).or_default().add(*size);
+                self.report.condemned_packs.entry(*reason).or_default().push(*pack);
             }
         }
         Ok(Some(OpenGeneration { number, condemned: entry.packs.into_iter().collect(), fence: None }))

@@ -7,6 +7,7 @@ use crate::repo::designation;
 use crate::repo::gclog::{self, GcLog, OpenGeneration};
 use crate::repo::open::Repository;
 use crate::report::Monitor;
+use std::collections::HashSet;
 
 /// How often a run begins anew because another collector was at work.
 const ATTEMPTS: usize = 4;
@@ -51,7 +52,8 @@ fn attempt(
     log: GcLog,
 ) -> Result<(), GcError> {
     let region = &repository.regions[at];
-    let mut run = Run { repository, region, options, monitor, memory: Memory::default(), log, begun: None, report };
+    let (memory, told) = (Memory::default(), HashSet::new());
+    let mut run = Run { repository, region, options, monitor, memory, log, begun: None, report, told };
     let view = match run.log.open.clone() {
         Some(open) => {
             run.stay_open(open.number);
