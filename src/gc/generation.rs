@@ -30,6 +30,8 @@ pub struct Run<'a> {
     /// What this run condemned; in a dry run the region doesn't have it.
     pub begun: Option<Condemn>,
     pub report: &'a mut RegionReport,
+    /// What this run condemned since all that is needed of it was moved; in a dry run only as if.
+    pub emptied: BTreeSet<PackId>,
     /// In a dry run: the objects that it told of already, which are still there when it looks again.
     pub told: HashSet<String>,
 }
@@ -196,7 +198,10 @@ impl Run<'_> {
         let needed = mark(self.region, &holdings, &roots, &|pack| condemned.contains(&pack), self.monitor)?;
         let wanted: BTreeSet<PackId> = claims.needs(number).copied().collect();
         let is_rescued = |pack: &PackId| {
-            wanted.contains(pack) || holdings.ordinals.get(pack).is_some_and(|at| needed.packs[*at as usize])
+            // A dry run moves nothing, so that what it would have moved seems to be needed where it is.
+            let moved = self.options.dry_run && self.emptied.contains(pack);
+            let reached = holdings.ordinals.get(pack).is_some_and(|at| needed.packs[*at as usize]);
+            wanted.contains(pack) || (reached && !moved)
         };
         let (rescued, deleted): (Vec<PackId>, Vec<PackId>) = open.condemned.iter().partition(|pack| is_rescued(pack));
         let seen = claims
@@ -315,6 +320,7 @@ impl Run<'_> {
         let mut candidates = self.condemnable(view)?;
         for (pack, size) in emptied {
             candidates.insert(*pack, (Reason::Emptied, *size));
+            self.emptied.insert(*pack);
             self.report.kept.packs -= 1;
             self.report.kept.bytes -= size;
         }

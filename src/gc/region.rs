@@ -7,7 +7,7 @@ use crate::repo::designation;
 use crate::repo::gclog::{self, GcLog, OpenGeneration};
 use crate::repo::open::Repository;
 use crate::report::Monitor;
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 
 /// How often a run begins anew because another collector was at work.
 const ATTEMPTS: usize = 4;
@@ -52,8 +52,18 @@ fn attempt(
     log: GcLog,
 ) -> Result<(), GcError> {
     let region = &repository.regions[at];
-    let (memory, told) = (Memory::default(), HashSet::new());
-    let mut run = Run { repository, region, options, monitor, memory, log, begun: None, report, told };
+    let mut run = Run {
+        repository,
+        region,
+        options,
+        monitor,
+        memory: Memory::default(),
+        log,
+        begun: None,
+        report,
+        emptied: BTreeSet::new(),
+        told: HashSet::new(),
+    };
     let view = match run.log.open.clone() {
         Some(open) => {
             run.stay_open(open.number);
