@@ -392,7 +392,7 @@ fn a_low_limit_of_open_files_is_enough() {
         let inner = program.command(arguments);
         let mut shell = std::process::Command::new("sh");
         shell.args(["-c", "ulimit -n 128; exec \"$0\" \"$@\""]).arg(inner.get_program()).args(inner.get_args());
-        shell.envs(inner.get_envs().filter_map(|(name, value)| Some((name, value?))));
+        shell.current_dir(program.home.path()).envs(inner.get_envs().filter_map(|(name, value)| Some((name, value?))));
         Ended::new(shell.output().unwrap())
     };
     let source = program.source();
