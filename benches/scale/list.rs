@@ -40,7 +40,7 @@ impl ChunkSink for Sink {
 fn hasher() -> ChunkHasher {
     let secrets = Keyring::generate(&SeededRandom::new(2));
     let keyring = Keyring::new(RepositoryId([1; 16]), Suite::ChaCha20Poly1305, BTreeMap::from([(1, secrets)]));
-    keyring.and_then(|keyring| keyring.ids(1)).expect("a ring")
+    keyring.expect("a ring").ids(1).expect("it has ids")
 }
 
 /// Writes the whole list, as a backup does that has read the file; gives what came new and how long it took

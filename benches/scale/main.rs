@@ -2,7 +2,7 @@
 //! process of its own, and extrapolated to a billion by the growth of its last step.
 //!
 //! ```text
-//! scale [--steps N] [--memory MIB] [--dir DIRECTORY] [--tmpfs DIRECTORY] [PART…]
+//! scale [--steps N] [--memory MIB] [--dir DIRECTORY] [--tmpfs DIRECTORY] [--program FILE] [PART…]
 //! ```
 //!
 //! `--steps` is the largest power of ten; `make scale STEPS=8` goes to 10^8 chunks, for which the disk needs
@@ -44,7 +44,7 @@ const PARTS: [Part; 6] = [
     Part { name: "snapshots", counts: "snapshots", steps_max: 5, fewer: 3, measure: snapshots::measure },
 ];
 
-const USAGE: &str = "scale [--steps N] [--memory MIB] [--dir DIRECTORY] [--tmpfs DIRECTORY] [PART…]";
+const USAGE: &str = "scale [--steps N] [--memory MIB] [--dir DIRECTORY] [--tmpfs DIRECTORY] [--program FILE] [PART…]";
 /// The least power of ten of parts that count chunks.
 const STEPS_FROM: u32 = 4;
 
@@ -59,7 +59,8 @@ struct Arguments {
 fn arguments() -> Result<Arguments, String> {
     let memory = PathBuf::from("/dev/shm");
     let tmpfs = if memory.is_dir() { memory } else { std::env::temp_dir() };
-    let places = Places { memory_bytes: 256 << 20, disk: std::env::temp_dir(), tmpfs };
+    let program = PathBuf::from(env!("CARGO_BIN_EXE_keepstone"));
+    let places = Places { memory_bytes: 256 << 20, disk: std::env::temp_dir(), tmpfs, program };
     let mut arguments = Arguments { steps: STEPS_FROM, places, parts: Vec::new(), one: None };
     let mut given = std::env::args().skip(1);
     while let Some(argument) = given.next() {
@@ -72,6 +73,7 @@ fn arguments() -> Result<Arguments, String> {
             "--memory" => arguments.places.memory_bytes = (number(value()?)? as usize) << 20,
             "--dir" => arguments.places.disk = value()?.into(),
             "--tmpfs" => arguments.places.tmpfs = value()?.into(),
+            "--program" => arguments.places.program = value()?.into(),
             "--one" => arguments.one = Some(number(value()?)?),
             name => {
                 let known = PARTS.iter().find(|part| part.name == name);
@@ -90,7 +92,7 @@ fn apart(part: &Part, size: u64, places: &Places) -> Result<Vec<Figure>, String>
     let program = std::env::current_exe().map_err(|error| error.to_string())?;
     let mut command = Command::new(program);
     command.args([part.name, "--one", &size.to_string(), "--memory", &(places.memory_bytes >> 20).to_string()]);
-    command.arg("--dir").arg(&places.disk).arg("--tmpfs").arg(&places.tmpfs);
+    command.arg("--dir").arg(&places.disk).arg("--tmpfs").arg(&places.tmpfs).arg("--program").arg(&places.program);
     let output = command.stderr(std::process::Stdio::inherit()).output().map_err(|error| error.to_string())?;
     match output.status.success() {
         true => String::from_utf8_lossy(&output.stdout).lines().map(Figure::parse).collect(),

@@ -12,6 +12,8 @@ pub struct Places {
     pub disk: PathBuf,
     /// A directory in memory, for what consists of many small files.
     pub tmpfs: PathBuf,
+    /// The program; another build of it can be measured as well.
+    pub program: PathBuf,
 }
 
 /// A measured value.

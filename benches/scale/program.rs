@@ -20,6 +20,7 @@ pub struct Home {
     directory: TempDir,
     identity: Zeroizing<String>,
     memory_bytes: usize,
+    program: PathBuf,
 }
 
 /// How a run of the program went.
@@ -36,7 +37,7 @@ impl Home {
         let recipient = identity.to_public().to_string();
         let identity = Zeroizing::new(identity.to_string().expose_secret().to_owned());
         std::fs::write(directory.path().join("identity"), identity.as_bytes()).expect("written");
-        let home = Home { directory, identity, memory_bytes: places.memory_bytes };
+        let home = Home { directory, identity, memory_bytes: places.memory_bytes, program: places.program.clone() };
         let region = format!("--region=one={}", home.region().display());
         home.run(&["--quiet", &region, "init", "--recipient", &recipient]);
         // What was forgotten is reclaimed at once.
@@ -75,13 +76,13 @@ impl Home {
     pub fn run(&self, arguments: &[&str]) -> Run {
         let printed = self.path("printed");
         let out = std::fs::File::create(&printed).expect("a file");
-        let mut command = Command::new(env!("CARGO_BIN_EXE_keepstone"));
+        let mut command = Command::new(&self.program);
         command.args(arguments).env("KEEPSTONE_CONFIG", self.path("keepstone.toml"));
         command.env("KEEPSTONE_CACHE_DIR", self.path("cache")).env("KEEPSTONE_IDENTITY", self.path("identity"));
         command.env("KEEPSTONE_MEMORY", format!("{}MiB", self.memory_bytes >> 20));
         command.stdin(Stdio::null()).stdout(out).stderr(Stdio::inherit());
         let began = Instant::now();
-        let mut child = command.spawn().expect("the program was built");
+        let mut child = command.spawn().expect("the program is there");
         let mut peak_bytes = 0;
         let status = loop {
             peak_bytes = peak_of(child.id()).unwrap_or(0).max(peak_bytes);

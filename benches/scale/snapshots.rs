@@ -5,18 +5,20 @@ use super::program::{Home, Run};
 use keepstone::crypto::object::{build_sealed, build_signed};
 use keepstone::env::random_bytes;
 use keepstone::format::envelope::ObjectKind;
-use keepstone::format::ids::{SessionId, SnapshotId};
-use keepstone::format::session::Commit;
+use keepstone::format::ids::{SessionId, SnapshotId, number_name};
+use keepstone::format::session::{Commit, Session};
 use keepstone::repo::session::commit_name;
-use keepstone::repo::snapshots::{list, snapshot_name};
+use keepstone::repo::snapshots::{list, read_snapshot, snapshot_name};
 
 const HOUR_NS: i64 = 3_600_000_000_000;
 
-/// Puts copies of the one snapshot, each an hour older than the one before, until there are so many.
+/// Puts copies of the one snapshot, each an hour older than the one before, until there are so many; each with
+/// its session and its commit, as a writer leaves them.
 fn multiply(home: &Home, count: u64) {
     let repository = home.open();
-    let made = list(&repository).expect("read").snapshots.remove(0).snapshot;
     let region = &repository.regions[0];
+    let id = list(&repository).expect("read").snapshots[0].id;
+    let (made, _) = read_snapshot(&repository, region, id).expect("read");
     let put = |name: String, bytes: Vec<u8>| {
         let path = home.region().join(name);
         std::fs::create_dir_all(path.parent().expect("a directory")).expect("made");
@@ -33,9 +35,20 @@ fn multiply(home: &Home, count: u64) {
         let id = SnapshotId(digest.0);
         put(snapshot_name(&id), bytes);
         let session = SessionId(random_bytes(&*repository.random));
+        let state = Session {
+            session,
+            number: 0,
+            region: region.info.region,
+            observed: 0,
+            needs: Vec::new(),
+            adopts: Vec::new(),
+            started_at: snapshot.started_at,
+            bases: Vec::new(),
+        };
+        let (bytes, _) = build_signed(ObjectKind::Session, repository.config.repository, &signer, &state.encode());
+        put(format!("sessions/{session}/{}", number_name(0)), bytes);
         let commit = Commit { session, region: region.info.region, snapshot: id, observed: 0 };
-        let (bytes, _) =
-            build_signed(ObjectKind::Commit, repository.config.repository, &signer, &commit.encode());
+        let (bytes, _) = build_signed(ObjectKind::Commit, repository.config.repository, &signer, &commit.encode());
         put(commit_name(session), bytes);
     }
 }
