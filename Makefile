@@ -3,6 +3,7 @@
 PREFIX ?= /usr/local
 FUZZ_SECONDS ?= 30
 ROUNDS ?= 3
+STEPS ?= 6
 CARGO ?= cargo
 XDG_CACHE_HOME ?= $(HOME)/.cache
 # Outside the checkout: RocksDB takes long to compile, and a fresh clone shouldn't compile it again.
@@ -11,7 +12,7 @@ export CARGO CARGO_TARGET_DIR
 
 PROGRAM = $(CARGO_TARGET_DIR)/release/keepstone
 
-.PHONY: help build demo test lint model fuzz compare install clean
+.PHONY: help build demo test lint model fuzz compare scale install clean
 
 help:
 	@echo 'make demo [DIR=directory]     back a directory up into two regions, change it, restore it, check it'
@@ -20,6 +21,7 @@ help:
 	@echo 'make model                    explore the commit and collection protocol within larger bounds than `make test`'
 	@echo 'make fuzz [FUZZ_SECONDS=30]   fuzz every decoder, so many seconds each'
 	@echo 'make compare A=tree B=tree     time this program and others on two versions of a tree [ROUNDS=3]'
+	@echo 'make scale [STEPS=6]          what each cost does when a repository grows, to 10^STEPS chunks'
 	@echo 'make build                    the program: $(PROGRAM)'
 	@echo 'make install [PREFIX=/usr/local] [DESTDIR=]'
 	@echo 'make clean                    remove what was compiled'
@@ -56,6 +58,11 @@ fuzz:
 compare: build
 	@test -n '$(A)' -a -n '$(B)' || { echo 'make compare A=first-tree B=next-tree'; exit 2; }
 	@benches/compare.py --program $(PROGRAM) --rounds $(ROUNDS) $(COMPARE_OPTIONS) trees '$(A)' '$(B)'
+
+# In the profile of the tests, so that nothing but the measurement is compiled. STEPS=8 needs 15 GB of disk.
+scale:
+	@tests/setup.sh build
+	$(CARGO) test --release --locked --bench scale -- --steps $(STEPS) $(SCALE_OPTIONS)
 
 install: build
 	install -D -m 755 '$(PROGRAM)' '$(DESTDIR)$(PREFIX)/bin/keepstone'

@@ -8,10 +8,15 @@ turn, over several rounds; compares every restore with its source; prints median
     compare.py [options] random [GIB]           a file that doesn't compress
     compare.py [options] small [FILES]          files of 2 KiB, half of each random
     compare.py [options] sparse [GIB]           a disk image of which a tenth holds data
+    compare.py [options] daily [DAYS]           so many small snapshots of a tree that changes by 1% a day: all backups,
+                                                list, latest restore, forget to the last 30, reclaim
 
 Every program runs as its users run it: encryption on, zstd at level 3 where it can be chosen, durable writes
 and verification as they are by default. Nothing is downloaded. The repositories, the caches, the input once
 more and one restored copy lie below --work, by default in memory (/dev/shm).
+
+Nothing that `daily` has forgotten and reclaimed can be brought back, in any program: keepstone's forget window,
+7 days by default, is set to one second there.
 """
 
 import argparse
@@ -25,6 +30,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import zlib
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 COMPARE_TREES = os.path.join(HERE, "..", "tests", "real", "compare_trees.py")
@@ -79,6 +85,9 @@ class Tool:
         """Where `source` is below the directory that was restored into."""
         return target + source
 
+    def prepare_forget(self):
+        """What has to be set once for `forget` and `reclaim`."""
+
 
 class Keepstone(Tool):
     name = "keepstone"
@@ -104,6 +113,23 @@ class Keepstone(Tool):
 
     def restored(self, target, source):
         return os.path.join(target, "stream") if os.path.isfile(source) else target
+
+    def listing(self):
+        return [self.program, "--json", "--no-progress", "snapshots"]
+
+    def snapshots_in(self, printed):
+        return len(json.loads(printed))
+
+    def prepare_forget(self):
+        with open(self.env["KEEPSTONE_CONFIG"], "a") as file:
+            file.write('\n[retention]\nforget_window = "1 second"\n')
+
+    def forget(self, keep):
+        return [self.program, "--no-progress", "--quiet", "forget", "--keep-last", str(keep)]
+
+    def reclaim(self):
+        # What was forgotten goes once two generations have begun since.
+        return [[self.program, "--no-progress", "--quiet", "gc", "--now"]] * 3
 
     @property
     def check(self):
@@ -131,6 +157,18 @@ class Restic(Tool):
 
     def restored(self, target, source):
         return os.path.join(target, "stream") if os.path.isfile(source) else target + source
+
+    def listing(self):
+        return [self.program, "-q", "snapshots", "--json"]
+
+    def snapshots_in(self, printed):
+        return len(json.loads(printed))
+
+    def forget(self, keep):
+        return [self.program, "-q", "forget", "--keep-last", str(keep)]
+
+    def reclaim(self):
+        return [[self.program, "-q", "prune"]]
 
     @property
     def check(self):
@@ -162,6 +200,18 @@ class Borg(Tool):
     def restored(self, target, source):
         return os.path.join(target, "stream") if os.path.isfile(source) else target + source
 
+    def listing(self):
+        return [self.program, "list", "--json"]
+
+    def snapshots_in(self, printed):
+        return len(json.loads(printed)["archives"])
+
+    def forget(self, keep):
+        return [self.program, "prune", "--keep-last", str(keep)]
+
+    def reclaim(self):
+        return [[self.program, "compact"]]
+
     @property
     def check(self):
         return [self.program, "check", "--verify-data"]
@@ -188,6 +238,18 @@ class Rustic(Tool):
 
     def restored(self, target, source):
         return os.path.join(target, "stream") if os.path.isfile(source) else target
+
+    def listing(self):
+        return [self.program, "snapshots", "--json"]
+
+    def snapshots_in(self, printed):
+        return sum(len(group[1] if isinstance(group, list) else group["snapshots"]) for group in json.loads(printed))
+
+    def forget(self, keep):
+        return [self.program, "forget", "--keep-last", str(keep)]
+
+    def reclaim(self):
+        return [[self.program, "prune", "--instant-delete", "--keep-delete", "0s"]]
 
     @property
     def check(self):
@@ -222,6 +284,24 @@ class Bupstash(Tool):
         return os.path.join(target, "stream") if os.path.isfile(source) else target
 
 
+    def listing(self):
+        return [self.program, "list", "-q", "--format", "jsonl1"]
+
+    def snapshots_in(self, printed):
+        self.listed = [json.loads(line)["id"] for line in printed.splitlines()]
+        return len(self.listed)
+
+    def forget(self, keep):
+        # It has no rules of its own. What it lists comes oldest first.
+        ids = os.path.join(self.base, "ids")
+        with open(ids, "w") as file:
+            file.write("".join(f"{item}\n" for item in self.listed[:-keep]))
+        return ["sh", "-c", 'exec "$1" rm -q --ids-from-stdin <"$2"', "sh", self.program, ids]
+
+    def reclaim(self):
+        return [[self.program, "gc", "-q"]]
+
+
 class Kopia(Tool):
     name = "kopia"
     variables = {"KOPIA_PASSWORD": "for this comparison", "KOPIA_CONFIG_PATH": "{base}/config", "KOPIA_CACHE_DIRECTORY": "{base}/cache",
@@ -242,6 +322,23 @@ class Kopia(Tool):
 
     def restored(self, target, source):
         return os.path.join(target, "stream") if os.path.isfile(source) else target
+
+    def listing(self):
+        return [self.program, "snapshot", "list", "--all", "--json"]
+
+    def snapshots_in(self, printed):
+        return len(json.loads(printed))
+
+    def prepare_forget(self):
+        periods = ["hourly", "daily", "weekly", "monthly", "annual"]
+        self.call("policy", "set", "--global", "--keep-latest=30", *[f"--keep-{period}=0" for period in periods])
+
+    def forget(self, keep):
+        assert keep == 30
+        return [self.program, "snapshot", "expire", "--all", "--delete"]
+
+    def reclaim(self):
+        return [[self.program, "maintenance", "run", "--full", "--safety=none"]]
 
     @property
     def check(self):
@@ -277,7 +374,8 @@ def make_dump(path, gib, edited):
     with open(path, "wb", buffering=1 << 20) as file:
         for row in range(rows):
             version = 0
-            if edited and ((row // 5000) % 200 == 7 or (row * 2654435761) % 200 == 0):
+            # Scattered as by chance: at equal distances it would depend on the key where chunks end between them.
+            if edited and ((row // 5000) % 200 == 7 or zlib.crc32(row.to_bytes(8, "little")) % 200 == 0):
                 version = 1
             draw = random.Random(row * 2 + version)
             file.write(b"INSERT INTO events VALUES (%d,'%s','%s',%d,'%s');\n" % (
@@ -310,6 +408,41 @@ def make_sparse(path, gib):
                 file.write(os.urandom(MIB // 2) + b"row of a table " * (MIB // 30))
 
 
+def text(draw, length):
+    words = draw.choices([b"alpha", b"count", b"return", b"index", b"value", b"of", b"the", b"set", b"node", b"\n"], k=length // 5)
+    return b" ".join(words)[:length] + b"%d" % draw.randrange(10**12)
+
+
+def make_tree(path, files):
+    """A tree of small files, 1 to 64 KiB each."""
+    for number in range(files):
+        draw = random.Random(number)
+        directory = os.path.join(path, f"{number % 17}", f"{number % 5}")
+        os.makedirs(directory, exist_ok=True)
+        with open(os.path.join(directory, f"file-{number}"), "wb") as file:
+            file.write(text(draw, 1 << draw.randrange(10, 17)))
+
+
+def next_day(path, files, day):
+    """1% of the files otherwise; every tenth day one more, every twentieth one less."""
+    draw = random.Random(10**9 + day)
+
+    def place_of(number):
+        return os.path.join(path, f"{number % 17}", f"{number % 5}", f"file-{number}")
+
+    for number in draw.sample(range(files), max(1, files // 100)):
+        if os.path.exists(place_of(number)):
+            with open(place_of(number), "r+b") as file:
+                size = os.path.getsize(place_of(number))
+                file.seek(draw.randrange(size))
+                file.write(text(draw, 200))
+    if day % 10 == 0:
+        with open(os.path.join(path, f"new-{day}"), "wb") as file:
+            file.write(text(draw, 20_000))
+    if day % 20 == 0 and os.path.exists(place_of(day // 20)):
+        os.remove(place_of(day // 20))
+
+
 def inputs(arguments, work):
     """[(step, path of the source to place or None to leave it)]"""
     kind, rest = arguments.workload, arguments.arguments
@@ -333,25 +466,98 @@ def inputs(arguments, work):
     return [("first backup", made("made", make, number(default))), ("again, unchanged", None)]
 
 
-def one_round(number, tools, steps, work, results):
-    """All steps once, each by every tool before the next one."""
-    base = os.path.join(work, f"round-{number}")
-    source = os.path.join(work, "source")
-    opened = [tool(program, os.path.join(base, tool.name)) for tool, program in tools]
-    # Nobody is always first after the input was placed.
-    opened = opened[number % len(opened):] + opened[: number % len(opened)]
-    for tool in opened:
-        tool.create()
+class Round:
+    """One round: its repositories, and where its figures go."""
 
-    def note(tool, step, measured):
-        results.setdefault(step, {}).setdefault(tool.name, []).append(measured)
+    def __init__(self, number, tools, work, results):
+        self.results, self.work = results, work
+        self.base = os.path.join(work, f"round-{number}")
+        self.source = os.path.join(work, "source")
+        opened = [tool(program, os.path.join(self.base, tool.name)) for tool, program in tools]
+        # Nobody is always first after the input was placed.
+        self.opened = opened[number % len(opened):] + opened[: number % len(opened)]
+        for tool in self.opened:
+            tool.create()
 
-    def measure(tool, step, argv, **options):
-        wall, cpu, peak, printed = run(argv, tool.env, **options)
-        note(tool, step, {"wall_s": wall, "cpu_s": cpu, "peak_bytes": peak})
+    def note(self, tool, step, measured):
+        self.results.setdefault(step, {}).setdefault(tool.name, []).append(measured)
+
+    def told(self, tool, step, wall, cpu, peak):
+        self.note(tool, step, {"wall_s": wall, "cpu_s": cpu, "peak_bytes": peak})
         print(f"  {step:<20} {tool.name:<10} {wall:8.2f} s {cpu:8.2f} s cpu {peak / MIB:7.0f} MiB", flush=True)
+
+    def measure(self, tool, step, argv, **options):
+        wall, cpu, peak, printed = run(argv, tool.env, **options)
+        self.told(tool, step, wall, cpu, peak)
         return printed
 
+    def restore(self, tool, step):
+        """Restores the newest snapshot and compares it with the source."""
+        target = os.path.join(self.work, "restored")
+        argv = tool.restore(target)
+        self.measure(tool, step, argv, cwd=target if isinstance(tool, Borg) else None)
+        back = tool.restored(target, self.source)
+        comparison = ["cmp", self.source, back] if os.path.isfile(self.source) else [sys.executable, COMPARE_TREES, self.source, back]
+        same = subprocess.run(comparison, capture_output=True, text=True)
+        self.note(tool, "restore differs", {"differs": same.returncode != 0, "how": same.stdout[-500:] + same.stderr[-500:]})
+        if same.returncode != 0:
+            print(f"  {tool.name}: the restore differs: {same.stdout.strip().splitlines()[:3]}")
+        shutil.rmtree(target)
+
+    def size(self, tool, step):
+        self.note(tool, f"repository, {step}", {"bytes": size_of(tool.repository)})
+
+
+KEPT = 30
+DAILY_FILES = 300
+
+
+def daily_round(number, tools, days, work, results):
+    """Many small snapshots; then what one does with many of them."""
+    turn = Round(number, tools, work, results)
+    if os.path.exists(turn.source):
+        shutil.rmtree(turn.source)
+    make_tree(turn.source, DAILY_FILES)
+    tenth = max(1, days // 10)
+    spent = {tool.name: [] for tool in turn.opened}
+    for day in range(days):
+        if day:
+            next_day(turn.source, DAILY_FILES, day)
+        for tool in turn.opened:
+            wall, cpu, peak, tool.printed = run(tool.backup(turn.source), tool.env)
+            spent[tool.name].append((wall, cpu, peak))
+    for step, part in ((f"{days} backups", slice(None)), (f"first {tenth} of them", slice(0, tenth)), (f"last {tenth} of them", slice(-tenth, None))):
+        for tool in turn.opened:
+            walls, cpus, peaks = zip(*spent[tool.name][part])
+            turn.told(tool, step, sum(walls), sum(cpus), max(peaks))
+    for tool in turn.opened:
+        turn.size(tool, f"{days} snapshots")
+        listed = tool.snapshots_in(turn.measure(tool, "list", tool.listing()))
+        if listed != days:
+            raise Failed(f"{tool.name} lists {listed} snapshots of {days}")
+    for tool in turn.opened:
+        turn.restore(tool, "latest restore")
+    for tool in turn.opened:
+        tool.prepare_forget()
+        turn.measure(tool, f"forget to {KEPT}", tool.forget(KEPT))
+        left = tool.snapshots_in(run(tool.listing(), tool.env)[3])
+        if left != min(KEPT, days):
+            raise Failed(f"{tool.name} lists {left} snapshots after all but {KEPT} were forgotten")
+    for tool in turn.opened:
+        runs = [run(argv, tool.env)[:3] for argv in tool.reclaim()]
+        walls, cpus, peaks = zip(*runs)
+        turn.told(tool, "reclaim", sum(walls), sum(cpus), max(peaks))
+        turn.size(tool, "reclaimed")
+    for tool in turn.opened:
+        turn.measure(tool, f"list of {KEPT}", tool.listing())
+        turn.restore(tool, "restore after")
+    shutil.rmtree(turn.base)
+
+
+def one_round(number, tools, steps, work, results):
+    """All steps once, each by every tool before the next one."""
+    turn = Round(number, tools, work, results)
+    source, opened, measure = turn.source, turn.opened, turn.measure
     for step, path in steps:
         if path:
             place(path, source)
@@ -359,22 +565,13 @@ def one_round(number, tools, steps, work, results):
         for tool in opened:
             argv = tool.backup_stream() if stream else tool.backup(source)
             tool.printed = measure(tool, step, argv, stdin=source if stream else None)
-            note(tool, f"repository, {step}", {"bytes": size_of(tool.repository)})
-    target = os.path.join(work, "restored")
+            turn.size(tool, step)
     for tool in opened:
-        argv = tool.restore(target)
-        measure(tool, "full restore", argv, cwd=target if isinstance(tool, Borg) else None)
-        back = tool.restored(target, source)
-        comparison = ["cmp", source, back] if os.path.isfile(source) else [sys.executable, COMPARE_TREES, source, back]
-        same = subprocess.run(comparison, capture_output=True, text=True)
-        note(tool, "restore differs", {"differs": same.returncode != 0, "how": same.stdout[-500:] + same.stderr[-500:]})
-        if same.returncode != 0:
-            print(f"  {tool.name}: the restore differs: {same.stdout.strip().splitlines()[:3]}")
-        shutil.rmtree(target)
+        turn.restore(tool, "full restore")
     for tool in opened:
         if tool.check:
             measure(tool, "check, all bytes", tool.check)
-    shutil.rmtree(base)
+    shutil.rmtree(turn.base)
 
 
 def summarize(results, tools):
@@ -396,7 +593,7 @@ def summarize(results, tools):
         elif step != "restore differs":
             row(step, "s", step, "wall_s", 1)
     for step in results:
-        if not step.startswith("re") or step == "full restore":
+        if not step.startswith("repository") and step != "restore differs":
             row(f"{step}: processor", "s", step, "cpu_s", 1)
     for step in results:
         if not step.startswith("repository") and step != "restore differs":
@@ -452,7 +649,7 @@ def machine():
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("workload", choices=["trees", "stream", "dump", "random", "small", "sparse"])
+    parser.add_argument("workload", choices=["trees", "stream", "dump", "random", "small", "sparse", "daily"])
     parser.add_argument("arguments", nargs="*")
     parser.add_argument("--program", default="keepstone", help="the keepstone to measure")
     parser.add_argument("--rounds", type=int, default=3)
@@ -481,12 +678,17 @@ def main():
         versions = ", ".join(probe.version() for probe in probes)
         title = f"{arguments.workload}, {arguments.rounds} rounds, {time.strftime('%Y-%m-%d')}, {machine()}"
         print(f"{title}\n{versions}")
-        steps = inputs(arguments, work)
+        daily = arguments.workload == "daily"
+        steps = None if daily else inputs(arguments, work)
+        days = int(arguments.arguments[0]) if daily and arguments.arguments else 1000
         results = {}
         for number in range(arguments.rounds):
             print(f"round {number + 1}")
             try:
-                one_round(number, tools, steps, work, results)
+                if daily:
+                    daily_round(number, tools, days, work, results)
+                else:
+                    one_round(number, tools, steps, work, results)
             except Failed as error:
                 sys.exit(f"stopped: {error}")
     names = [tool.name for tool, _ in tools]

@@ -15,7 +15,7 @@ use crate::repo::verdicts::{Decree, put};
 use crate::repo::{RepoError, retention};
 use crate::report::Monitor;
 use serde_json::{Value, json};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::io::{IsTerminal, Write};
 
 /// Runs the command.
@@ -62,6 +62,7 @@ pub fn run(args: &ForgetArgs, global: &Global) -> Result<Class, CliError> {
         put(&workspace.repository, &forgotten, &decree)?;
     }
     let until = window::ends_at(now, &workspace.settings.retention.window());
+    let begun: Begun = candidates.iter().map(|candidate| (candidate.id, candidate.started_at)).collect();
     let shown = shown(&groups);
     let set_aside = shown.iter().flat_map(|(_, decisions)| decisions).filter(|at| at.standing.is_set_aside()).count();
     let document = json!({
@@ -71,11 +72,11 @@ pub fn run(args: &ForgetArgs, global: &Global) -> Result<Class, CliError> {
         "floors_broken": broken.iter()
             .map(|(id, floor)| json!({ "id": id.to_string(), "floor": reason_name(floor) })).collect::<Vec<_>>(),
         "unforget_until": render::json_time(until),
-        "groups": shown.iter().map(|group| group_document(group, &candidates)).collect::<Vec<_>>(),
+        "groups": shown.iter().map(|group| group_document(group, &begun)).collect::<Vec<_>>(),
     });
     Output { json: global.json }.result(&document, |out| {
         for group in &shown {
-            write_group(out, &workspace, group, &candidates)?;
+            write_group(out, &workspace, group, &begun)?;
         }
         for (id, floor) in &broken {
             writeln!(out, "Snapshot {}: floor {} overridden", short(id), reason_name(floor))?;
@@ -291,17 +292,20 @@ fn reason_name(reason: &Reason) -> String {
     }
 }
 
-fn started_at(id: &SnapshotId, candidates: &[Candidate]) -> i64 {
-    candidates.iter().find(|candidate| candidate.id == *id).map_or(0, |candidate| candidate.started_at)
+/// When each began.
+type Begun = HashMap<SnapshotId, i64>;
+
+fn started_at(id: &SnapshotId, begun: &Begun) -> i64 {
+    begun.get(id).copied().unwrap_or(0)
 }
 
-fn group_document((key, decisions): &Shown<'_>, candidates: &[Candidate]) -> Value {
+fn group_document((key, decisions): &Shown<'_>, begun: &Begun) -> Value {
     let snapshots: Vec<Value> = decisions
         .iter()
         .map(|decision| {
             json!({
                 "id": decision.id.to_string(),
-                "started_at": render::json_time(started_at(&decision.id, candidates)),
+                "started_at": render::json_time(started_at(&decision.id, begun)),
                 "stays": decision.stays(), "standing": decision.standing.name(), "detail": decision.standing.detail(),
                 "reasons": decision.reasons.iter().map(reason_name).collect::<Vec<_>>(),
                 "broken": decision.broken.iter().map(reason_name).collect::<Vec<_>>(),
@@ -318,7 +322,7 @@ fn write_group(
     out: &mut dyn Write,
     workspace: &Workspace,
     (key, decisions): &Shown<'_>,
-    candidates: &[Candidate],
+    begun: &Begun,
 ) -> std::io::Result<()> {
     let mut parts = Vec::new();
     parts.extend(key.dataset.as_ref().map(|dataset| format!("dataset {}", render::printable(dataset))));
@@ -339,7 +343,7 @@ fn write_group(
             (false, "") => format!("; {}", decision.standing.name()),
             (false, detail) => format!("; {}: {detail}", decision.standing.name()),
         };
-        let at = render::local_time(started_at(&decision.id, candidates));
+        let at = render::local_time(started_at(&decision.id, begun));
         writeln!(out, "  {verb} {} {at}  {}{standing}", short(&decision.id), render::printable(&why))?;
     }
     writeln!(out)

@@ -8,7 +8,7 @@ use super::workspace::{Workspace, filtered};
 use crate::env::{Clock, SystemClock};
 use crate::format::snapshot::{NotCaptured, SnapshotPrivate};
 use crate::repo::SnapshotInfo;
-use crate::repo::snapshots::open_private;
+use crate::repo::snapshots;
 use serde_json::{Value, json};
 use std::collections::HashMap;
 
@@ -34,7 +34,7 @@ pub fn run(args: &SnapshotsArgs, global: &Global) -> Result<Class, CliError> {
     workspace.progress.finish();
     let mut details = Vec::new();
     for info in snapshots.iter().filter(|_| args.details) {
-        details.push(open_private(&workspace.repository, &info.snapshot)?);
+        details.push(snapshots::details(&workspace.repository, info)?);
     }
     let documents: Vec<Value> = snapshots
         .iter()

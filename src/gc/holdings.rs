@@ -14,7 +14,7 @@ use crate::repo::RepoError;
 use crate::repo::gclog::GcLog;
 use crate::repo::open::{DECIDERS, RegionHandle, Repository, WRITERS};
 use crate::repo::sessions::is_forged;
-use crate::repo::sync::{list_packs, list_segments, overstated, read_segment_bytes};
+use crate::repo::sync::{list_segments, overstated, read_segment_bytes};
 use crate::report::{Monitor, Phase};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 

@@ -2,6 +2,7 @@
 //! Page: `format-spec/gc.md`.
 
 use super::RepoError;
+use super::at_once::at_once;
 use super::open::{DECIDERS, RegionHandle, Repository};
 use crate::crypto::object::{self, build_signed};
 use crate::format::envelope::ObjectKind;
@@ -257,12 +258,16 @@ pub fn update(repository: &Repository, region: &RegionHandle, log: &mut GcLog) -
         return Ok(false);
     }
     let mut next = log.clone();
+    let ended: Vec<u64> =
+        generations.range(first..).filter(|(_, parts)| parts.contains("final")).map(|(n, _)| *n).collect();
+    let finals: Vec<Final> = at_once(&ended, |number| read_entry(repository, region, *number))?;
+    let mut finals = finals.into_iter();
     for (number, parts) in generations.range(first..) {
         let number = *number;
         next.newest = number;
         let known = next.open.take().filter(|open| open.number == number);
         if parts.contains("final") {
-            next.close(read_entry(repository, region, number)?);
+            finals.next().into_iter().for_each(|entry| next.close(entry));
             continue;
         }
         let (condemned, fence) = match known {

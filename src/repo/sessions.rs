@@ -5,6 +5,7 @@
 //! by whom it claims, or copied from elsewhere, counts for nobody and is left out (`SESSION-2`, `COUNT-3`).
 
 use super::RepoError;
+use super::at_once::at_once;
 use super::open::{RegionHandle, Repository, WRITERS};
 use crate::crypto::CryptoError;
 use crate::crypto::object;
@@ -108,13 +109,9 @@ pub fn read(repository: &Repository, region: &RegionHandle) -> Result<BTreeMap<S
             _ => {}
         }
     }
-    let mut sessions = BTreeMap::new();
-    for (id, names) in listed {
-        if let Some(record) = read_session(repository, region, id, &names)? {
-            sessions.insert(id, record);
-        }
-    }
-    Ok(sessions)
+    let listed: Vec<(SessionId, Names)> = listed.into_iter().collect();
+    let records = at_once(&listed, |(id, names)| read_session(repository, region, *id, names))?;
+    Ok(listed.iter().zip(records).filter_map(|((id, _), record)| Some((*id, record?))).collect())
 }
 
 fn read_session(
@@ -224,7 +221,7 @@ pub fn read_commits(
     known: &mut BTreeMap<SessionId, (Commit, SlotId)>,
     skip: &dyn Fn(&SessionId) -> bool,
 ) -> Result<Commits, RepoError> {
-    let mut commits = Commits::default();
+    let (mut commits, mut unread) = (Commits::default(), Vec::new());
     for object in list_sorted(&*region.store, "commits/").map_err(|e| region.error(e))? {
         let id = object.name.strip_prefix("commits/").and_then(SessionId::from_hex);
         let Some(id) = id else { continue };
@@ -232,18 +229,23 @@ pub fn read_commits(
             commits.skipped.push(id);
             continue;
         }
-        if let Some(commit) = known.get(&id) {
-            commits.live.insert(id, *commit);
-            continue;
+        match known.get(&id) {
+            Some(commit) => drop(commits.live.insert(id, *commit)),
+            None => unread.push((id, object.name)),
         }
-        let fits = |commit: &Commit| commit.session == id && commit.region == region.info.region;
-        match read_object(repository, region, &object.name, ObjectKind::Commit, Commit::decode, fits)? {
-            Read::Valid(signer, commit) => {
-                known.insert(id, (commit, signer));
-                commits.live.insert(id, (commit, signer));
-            }
-            Read::Nothing => {}
-            Read::Damaged(error) => return Err(error),
+    }
+    let read = at_once(&unread, |(id, name)| {
+        let fits = |commit: &Commit| commit.session == *id && commit.region == region.info.region;
+        match read_object(repository, region, name, ObjectKind::Commit, Commit::decode, fits)? {
+            Read::Valid(signer, commit) => Ok(Some((commit, signer))),
+            Read::Nothing => Ok(None),
+            Read::Damaged(error) => Err(error),
+        }
+    })?;
+    for ((id, _), commit) in unread.into_iter().zip(read) {
+        if let Some(commit) = commit {
+            known.insert(id, commit);
+            commits.live.insert(id, commit);
         }
     }
     Ok(commits)

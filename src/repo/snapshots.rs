@@ -4,6 +4,7 @@
 //! verdict isn't forget (`COUNT-1`). A commit that an open fence names is shown to nobody (`COUNT-2`).
 
 use super::RepoError;
+use super::at_once::at_once;
 use super::audit::{Act, record};
 use super::gclog;
 use super::open::{AUTHORS, DECIDERS, RegionHandle, Repository, WRITERS};
@@ -29,7 +30,8 @@ use std::collections::{BTreeMap, BTreeSet};
 pub struct SnapshotInfo {
     /// Its id.
     pub id: SnapshotId,
-    /// What every role sees.
+    /// What every role sees. Its private part is left out, since a listing may hold 100,000 of them; [`details`]
+    /// reads it.
     pub snapshot: Snapshot,
     /// The slot that signed it.
     pub slot: SlotId,
@@ -77,6 +79,16 @@ pub(super) fn note(
         _ => return Err(error),
     }
     Ok(())
+}
+
+/// As [`note`]: `None` for what was noted.
+fn noted<T>(
+    read: Result<T, RepoError>,
+    region: &RegionHandle,
+    name: &str,
+    issues: &mut Vec<Issue>,
+) -> Result<Option<T>, RepoError> {
+    read.map(Some).or_else(|error| note(error, region, name, issues).map(|()| None))
 }
 
 /// Reads a commit and checks that it speaks for this region and name.
@@ -152,35 +164,45 @@ pub fn list_all(repository: &Repository) -> Result<Listing, RepoError> {
         // Commits first, then the log: a commit that a later final fences is seen as fenced.
         let commits = list_sorted(&*region.store, "commits/").map_err(|e| region.error(e))?;
         let log = gclog::read(repository, region)?;
-        for listed in commits {
-            let sid = listed.name.strip_prefix("commits/").and_then(SessionId::from_hex);
-            let Some(sid) = sid else { continue };
-            if log.is_dead_session(&sid) || log.is_doubtful_session(&sid) {
-                continue;
-            }
-            match read_commit(repository, region, &listed.name) {
-                Ok(commit) => counted.entry(commit.snapshot).or_default().push((at, sid)),
-                Err(error) => note(error, region, &listed.name, &mut issues)?,
+        let counting: Vec<(SessionId, String)> = commits
+            .into_iter()
+            .filter_map(|listed| {
+                let sid = listed.name.strip_prefix("commits/").and_then(SessionId::from_hex)?;
+                let counts = !log.is_dead_session(&sid) && !log.is_doubtful_session(&sid);
+                counts.then_some((sid, listed.name))
+            })
+            .collect();
+        let read = at_once(&counting, |(_, name)| {
+            let mut issues = Vec::new();
+            let commit = noted(read_commit(repository, region, name), region, name, &mut issues)?;
+            Ok((commit, issues))
+        })?;
+        for ((sid, _), (commit, noted)) in counting.iter().zip(read) {
+            issues.extend(noted);
+            if let Some(commit) = commit {
+                counted.entry(commit.snapshot).or_default().push((at, *sid));
             }
         }
     }
     let decisions = read_decisions(repository, "", &mut issues)?;
-    let mut snapshots = Vec::new();
-    for (id, commits) in counted {
-        let mut regions: Vec<usize> = commits.iter().map(|(at, _)| *at).collect();
-        regions.dedup();
+    let counted: Vec<(SnapshotId, Vec<(usize, SessionId)>)> = counted.into_iter().collect();
+    let read = at_once(&counted, |(id, commits)| {
         // Any region's copy will do; one that is damaged is reported and the next one is read.
-        let mut found = None;
-        for at in &regions {
-            let region = &repository.regions[*at];
-            match read_snapshot(repository, region, id) {
-                Ok(read) => {
-                    found = Some(read);
-                    break;
-                }
-                Err(error) => note(error, region, &snapshot_name(&id), &mut issues)?,
+        let (mut found, mut issues) = (None, Vec::new());
+        for at in regions_of(commits) {
+            let region = &repository.regions[at];
+            found = noted(read_snapshot(repository, region, *id), region, &snapshot_name(id), &mut issues)?;
+            if let Some((snapshot, _)) = &mut found {
+                snapshot.private = Vec::new();
+                break;
             }
         }
+        Ok((found, issues))
+    })?;
+    let mut snapshots = Vec::new();
+    for ((id, commits), (found, noted)) in counted.into_iter().zip(read) {
+        issues.extend(noted);
+        let regions = regions_of(&commits);
         if let Some((snapshot, slot)) = found {
             let tags = match decisions.get(&id).and_then(|decision| decision.tags.as_ref()) {
                 Some((_, tags)) => tags.iter().cloned().collect(),
@@ -192,6 +214,13 @@ pub fn list_all(repository: &Repository) -> Result<Listing, RepoError> {
     }
     snapshots.sort_by_key(|info| (info.snapshot.started_at, info.id));
     Ok(Listing { snapshots, issues })
+}
+
+/// The regions of these commits.
+fn regions_of(commits: &[(usize, SessionId)]) -> Vec<usize> {
+    let mut regions: Vec<usize> = commits.iter().map(|(at, _)| *at).collect();
+    regions.dedup();
+    regions
 }
 
 /// What was said of a snapshot after it was written.
@@ -242,24 +271,26 @@ pub(super) fn read_decisions(
     for region in &repository.regions {
         for (prefix, kind) in [("verdicts/", ObjectKind::Verdict), ("tags/", ObjectKind::Tags)] {
             let listing = list_sorted(&*region.store, &format!("{prefix}{under}")).map_err(|e| region.error(e))?;
-            for listed in listing {
-                let Some((id, number, digest)) = parse_numbered(&listed.name, prefix) else { continue };
-                if !seen.insert(listed.name.clone()) {
-                    continue;
-                }
-                let (payload, signer) = match read_numbered(repository, region, &listed.name, kind, digest) {
-                    Ok(read) => read,
-                    Err(error) => {
-                        // The same name in another region holds the same bytes: it may be whole there.
-                        seen.remove(&listed.name);
-                        note(error, region, &listed.name, issues)?;
-                        continue;
-                    }
-                };
+            let unread: Vec<(String, (SnapshotId, u64, Digest))> = listing
+                .into_iter()
+                .filter_map(|listed| Some((parse_numbered(&listed.name, prefix)?, listed.name)))
+                .filter(|(_, name)| !seen.contains(name))
+                .map(|(parsed, name)| (name, parsed))
+                .collect();
+            let read = at_once(&unread, |(name, (_, _, digest))| {
+                let mut issues = Vec::new();
+                let read = read_numbered(repository, region, name, kind, *digest);
+                Ok((noted(read, region, name, &mut issues)?, issues))
+            })?;
+            for ((name, (id, number, _)), (read, noted)) in unread.into_iter().zip(read) {
+                issues.extend(noted);
+                // The same name in another region holds the same bytes: what is damaged here may be whole there.
+                let Some((payload, signer)) = read else { continue };
                 let outcome = decisions.entry(id).or_default().take(kind, id, number, &payload, signer);
                 if let Err(source) = outcome {
-                    note(region.object_error(&listed.name, source), region, &listed.name, issues)?;
+                    note(region.object_error(&name, source), region, &name, issues)?;
                 }
+                seen.insert(name);
             }
         }
     }
@@ -444,6 +475,21 @@ pub fn open_private(repository: &Repository, snapshot: &Snapshot) -> Result<Snap
     let plain = decompress(&sealed[..length], raw_length as usize)
         .map_err(|error| DecodeError::new("SNAPSHOT-2", error.to_string()))?;
     Ok(SnapshotPrivate::decode(&plain)?)
+}
+
+/// The private part of a listed snapshot, out of the first of its regions whose copy is whole.
+///
+/// # Errors
+/// When no copy is; as [`open_private`].
+pub fn details(repository: &Repository, info: &SnapshotInfo) -> Result<SnapshotPrivate, RepoError> {
+    let mut failure = None;
+    for region in info.regions.iter().map(|at| &repository.regions[*at]) {
+        match read_snapshot(repository, region, info.id) {
+            Ok((snapshot, _)) => return Ok(open_private(repository, &snapshot)?),
+            Err(error) => failure = failure.or(Some(error)),
+        }
+    }
+    Err(failure.unwrap_or(RepoError::NoRegions))
 }
 
 /// What names one snapshot.

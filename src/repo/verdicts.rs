@@ -5,6 +5,7 @@
 //! verdict's number is above every one that is seen (`VERDICT-2`); what is on hold isn't forgotten
 //! (`VERDICT-4`).
 
+use super::at_once::at_once;
 use super::audit::{Act, record};
 use super::open::{DECIDERS, Repository};
 use super::snapshots::{parse_numbered, read_decisions};
@@ -127,13 +128,14 @@ pub fn put(repository: &Repository, ids: &BTreeSet<SnapshotId>, decree: &Decree)
         record(repository, &acted(Action::BreakFloor, &decree.below_floors))?;
     }
     record(repository, &acted(action_of(decree.ruling), ids))?;
+    let mut numbered = Vec::with_capacity(ids.len());
     for id in ids {
         // Numbers begin at 1; one that somebody put at the very end leaves no room above it.
         let number = highest.get(id).copied().unwrap_or(0).checked_add(1);
         let number = number.ok_or_else(|| RepoError::Verdict(format!("snapshot {id} has no verdict number left")))?;
-        put_one(repository, *id, number, decree, now)?;
+        numbered.push((*id, number));
     }
-    Ok(())
+    at_once(&numbered, |(id, number)| put_one(repository, *id, *number, decree, now)).map(drop)
 }
 
 fn put_one(

@@ -626,3 +626,32 @@ fn the_latest_is_none_from_the_future() {
     assert_eq!(latest(&listing.snapshots, 0, 0).unwrap(), second);
     assert_eq!(latest(&listing.snapshots, 1, 0).unwrap(), first);
 }
+
+/// More than are read one after the other: what is damaged is told, and everything else is there in order.
+#[test]
+fn many_snapshots_are_listed_forgotten_and_collected_as_few_are() {
+    let (world, ids) = world(2, 70);
+    assert_eq!(world.ids(&world.all()), ids);
+    let snapshot = |id: &SnapshotId| format!("snapshots/{id}");
+    let commits = list_sorted(&*world.stores[1], "commits/").unwrap();
+    for (store, name) in [(0, snapshot(&ids[7])), (0, snapshot(&ids[50])), (1, snapshot(&ids[50]))] {
+        let mut bytes = world.stores[store].get(&name, u64::MAX).unwrap();
+        bytes[100] ^= 1;
+        world.stores[store].heal(&name, &bytes.into()).unwrap();
+    }
+    world.stores[1].heal(&commits[9].name, &b"no commit".to_vec().into()).unwrap();
+    let listing = list(&open(&world)).unwrap();
+    let mut whole = ids.clone();
+    whole.remove(50);
+    assert_eq!(listing.snapshots.iter().map(|info| info.id).collect::<Vec<_>>(), whole);
+    let told: Vec<String> =
+        listing.issues.iter().map(|issue| String::from_utf8_lossy(&issue.subject).into_owned()).collect();
+    assert_eq!(told.len(), 4, "{told:?}");
+    assert!(told.iter().filter(|subject| subject.contains(&ids[50].to_string())).count() == 2, "{told:?}");
+    assert!(told.iter().any(|subject| subject.ends_with(&commits[9].name)), "{told:?}");
+
+    put(&open(&world), &whole[..66].iter().copied().collect(), &Decree::new(Ruling::Forget, "a test")).unwrap();
+    let left = list(&open(&world)).unwrap().snapshots;
+    assert_eq!(left.iter().map(|info| info.id).collect::<Vec<_>>(), whole[66..]);
+    assert!(whole[..66].iter().all(|id| verdicts(&world, *id) == [1]));
+}

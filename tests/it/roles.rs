@@ -3,7 +3,7 @@
 use crate::fixture::{World, noise, write};
 use crate::program::Program;
 use keepstone::format::roster::Role;
-use keepstone::repo::snapshots::{open_private, set_tags};
+use keepstone::repo::snapshots::{details, set_tags};
 
 #[test]
 fn a_ring_holds_what_its_role_may_have() {
@@ -36,7 +36,7 @@ fn a_writer_saves_what_it_cannot_read_again() {
     let repository = writer.open(&[0]).unwrap();
     let listing = writer.list(&[0]);
     assert_eq!((listing.snapshots[0].id, listing.snapshots[0].slot), (id, slot));
-    let refused = open_private(&repository, &listing.snapshots[0].snapshot).unwrap_err();
+    let refused = details(&repository, &listing.snapshots[0]).unwrap_err();
     assert!(refused.to_string().contains("this key slot can't read payloads"), "{refused}");
     let refused = set_tags(&repository, id, &Default::default(), Default::default()).unwrap_err();
     assert!(
