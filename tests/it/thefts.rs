@@ -491,7 +491,7 @@ fn a_writer_needs_neither_delete_nor_a_byte_of_a_pack() {
         // It dies after the segments are there and before the commit, and goes on from what it stored.
         let rehearsal = writer.fork();
         let calls = rehearsal.calls_of(|| drop(rehearsal.backup(&[0], source, 0).unwrap()));
-        writer.die_after(calls - 3);
+        writer.die_after(calls - 5);
         writer.backup(&[0], source, 0).unwrap_err();
         writer.live_again();
         assert_eq!(writer.ids(&[0]).len(), 2, "nothing of it counts");
