@@ -578,7 +578,8 @@ fn forged_dates_evict_no_good_one() {
     // By default no slot's snapshots are judged with another's at all (RETAIN-6).
     configure(&program, "keep_last = 1");
     let told = program.run(["--json", "forget", "-n"]).expect(0).json();
-    assert_eq!((told["groups"].as_array().unwrap().len(), &told["forgotten"][0]), (2, &first.into()), "{told}");
+    let own = told["forgotten"].as_array().unwrap().contains(&first.into());
+    assert_eq!((told["groups"].as_array().unwrap().len(), own), (2, true), "{told}");
 }
 
 #[test]
