@@ -8,7 +8,7 @@ use super::workspace::Workspace;
 use crate::format::audit::Action;
 use crate::format::ids::SlotId;
 use crate::repo::audit::{self, Chains, Finding, Recorded};
-use crate::repo::verdicts::unrecorded;
+use crate::repo::unrecorded::unrecorded;
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
 
@@ -142,8 +142,9 @@ fn entry_document(workspace: &Workspace, recorded: &Recorded) -> Value {
 /// What an action's subjects are.
 fn subject_kind(action: Action) -> &'static str {
     match action {
-        Action::Forget | Action::Unforget | Action::Hold | Action::Release | Action::BreakFloor => "snapshot",
-        Action::GcFinal | Action::RegionAdd => "region",
+        Action::Forget | Action::Unforget | Action::Hold | Action::Release => "snapshot",
+        Action::BreakFloor | Action::Tag => "snapshot",
+        Action::GcFinal | Action::RegionAdd | Action::Designate => "region",
         Action::Init | Action::KeyAdd | Action::KeyRemove | Action::KeyRevoke => "slot",
         Action::KeyRotate | Action::KeyRewrap => "slot",
         Action::RosterMerge => "roster",

@@ -6,7 +6,7 @@ use super::output::Output;
 use super::render;
 use super::workspace::Workspace;
 use crate::env::host_name;
-use crate::format::ids::RegionId;
+use crate::format::ids::{PackId, RegionId};
 use crate::gc::{GcError, GcOptions, GcReport, MAX_UNUSED_DEFAULT, OpenSession, RegionReport, Tally, gc};
 use crate::pack::SpoolSpace;
 use crate::repo::designation::designate;
@@ -109,6 +109,10 @@ fn tally(tally: &Tally) -> Value {
     json!({ "packs": tally.packs, "bytes": tally.bytes })
 }
 
+fn ids(packs: &[PackId]) -> Value {
+    packs.iter().map(ToString::to_string).collect()
+}
+
 fn session(session: &OpenSession) -> Value {
     json!({
         "session": session.id.to_string(),
@@ -121,6 +125,8 @@ fn session(session: &OpenSession) -> Value {
 fn region_document(region: &RegionReport) -> Value {
     let condemned: Map<String, Value> =
         region.condemned.iter().map(|(reason, packs)| (reason.name().to_owned(), tally(packs))).collect();
+    let condemned_packs: Map<String, Value> =
+        region.condemned_packs.iter().map(|(reason, packs)| (reason.name().to_owned(), ids(packs))).collect();
     let collected: Vec<String> = region.snapshots_collected.iter().map(ToString::to_string).collect();
     let windows: Vec<Value> = region
         .windows
@@ -131,6 +137,7 @@ fn region_document(region: &RegionReport) -> Value {
         "name": region.name, "finished": region.finished, "open": region.open,
         "waiting_for": region.waiting_for.iter().map(session).collect::<Vec<_>>(),
         "condemned": condemned, "rescued": region.rescued, "repacked_bytes": region.repacked_bytes, "deleted": tally(&region.deleted),
+        "condemned_packs": condemned_packs, "deleted_packs": ids(&region.deleted_packs),
         "deferred": tally(&region.deferred), "deferred_objects": region.deferred_objects,
         "deferred_reason": region.deferred_reason, "sessions_fenced": region.sessions_fenced,
         "snapshots_collected": collected, "segments_written": region.segments_written,

@@ -29,7 +29,7 @@ pub fn run(args: &TagArgs, global: &Global) -> Result<Class, CliError> {
     }
     let changed = tags != before;
     if changed {
-        set_tags(&workspace.repository, info.id, tags.clone())?;
+        set_tags(&workspace.repository, info.id, &before, tags.clone())?;
     }
     workspace.progress.finish();
     let document = json!({ "snapshot": info.id.to_string(), "tags": tags, "tags_before": before, "changed": changed });

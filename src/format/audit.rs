@@ -47,15 +47,19 @@ pub enum Action {
     RosterMerge = 12,
     /// Damaged or missing objects were replaced. Subjects: their digests.
     Repair = 13,
-    /// Packs of others were vouched for. Subjects: the packs.
+    /// Packs of others were vouched for. No subjects: the attestation lists them.
     Attest = 14,
     /// A region was made in an empty store. Subject: the region.
     RegionAdd = 15,
+    /// Somebody was designated to collect in a region. Subject: the region.
+    Designate = 16,
+    /// A snapshot's tags were changed, by which a policy may keep it. Subject: the snapshot.
+    Tag = 17,
 }
 
 impl Action {
     /// All of them, by code.
-    pub const ALL: [Action; 16] = [
+    pub const ALL: [Action; 18] = [
         Action::Init,
         Action::Forget,
         Action::Unforget,
@@ -72,6 +76,8 @@ impl Action {
         Action::Repair,
         Action::Attest,
         Action::RegionAdd,
+        Action::Designate,
+        Action::Tag,
     ];
 
     /// The action's name in output and in the spec.
@@ -93,6 +99,8 @@ impl Action {
             Action::Repair => "repair",
             Action::Attest => "attest",
             Action::RegionAdd => "region-add",
+            Action::Designate => "designate",
+            Action::Tag => "tag",
         }
     }
 }

@@ -14,9 +14,10 @@ use crate::policy::window::{ends_at, is_over};
 use crate::repo::audit::{Act, record};
 use crate::repo::gclog::{self, Entry, GcLog, OpenGeneration};
 use crate::repo::open::{RegionHandle, Repository};
+use crate::repo::retention::GENERATION;
 use crate::report::Monitor;
 use crate::store::StoreErrorKind;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 
 /// A run in one region.
 pub struct Run<'a> {
@@ -29,6 +30,10 @@ pub struct Run<'a> {
     /// What this run condemned; in a dry run the region doesn't have it.
     pub begun: Option<Condemn>,
     pub report: &'a mut RegionReport,
+    /// What this run condemned since all that is needed of it was moved; in a dry run only as if.
+    pub emptied: BTreeSet<PackId>,
+    /// In a dry run: the objects that it told of already, which are still there when it looks again.
+    pub told: HashSet<String>,
 }
 
 /// What was read of a region at one moment, and what of it is needed.
@@ -193,7 +198,10 @@ impl Run<'_> {
         let needed = mark(self.region, &holdings, &roots, &|pack| condemned.contains(&pack), self.monitor)?;
         let wanted: BTreeSet<PackId> = claims.needs(number).copied().collect();
         let is_rescued = |pack: &PackId| {
-            wanted.contains(pack) || holdings.ordinals.get(pack).is_some_and(|at| needed.packs[*at as usize])
+            // A dry run moves nothing, so that what it would have moved seems to be needed where it is.
+            let moved = self.options.dry_run && self.emptied.contains(pack);
+            let reached = holdings.ordinals.get(pack).is_some_and(|at| needed.packs[*at as usize]);
+            wanted.contains(pack) || (reached && !moved)
         };
         let (rescued, deleted): (Vec<PackId>, Vec<PackId>) = open.condemned.iter().partition(|pack| is_rescued(pack));
         let seen = claims
@@ -216,7 +224,7 @@ impl Run<'_> {
         if !self.options.dry_run {
             let act = Act::new(Action::GcFinal)
                 .on(&self.region.info.region.0)
-                .figure("generation", number)
+                .figure(GENERATION, number)
                 .figure("packs-deleted", entry.deleted.len() as u64)
                 .figure("sessions-fenced", entry.fenced.len() as u64)
                 .figure("commits-collected", entry.collected.len() as u64);
@@ -312,6 +320,7 @@ impl Run<'_> {
         let mut candidates = self.condemnable(view)?;
         for (pack, size) in emptied {
             candidates.insert(*pack, (Reason::Emptied, *size));
+            self.emptied.insert(*pack);
             self.report.kept.packs -= 1;
             self.report.kept.bytes -= size;
         }
@@ -348,6 +357,7 @@ impl Run<'_> {
         for pack in &entry.packs {
             if let Some((reason, size)) = candidates.get(pack) {
                 self.report.condemned.entry(*reason).or_default().add(*size);
+                self.report.condemned_packs.entry(*reason).or_default().push(*pack);
             }
         }
         Ok(Some(OpenGeneration { number, condemned: entry.packs.into_iter().collect(), fence: None }))

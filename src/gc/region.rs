@@ -7,6 +7,7 @@ use crate::repo::designation;
 use crate::repo::gclog::{self, GcLog, OpenGeneration};
 use crate::repo::open::Repository;
 use crate::report::Monitor;
+use std::collections::{BTreeSet, HashSet};
 
 /// How often a run begins anew because another collector was at work.
 const ATTEMPTS: usize = 4;
@@ -51,7 +52,18 @@ fn attempt(
     log: GcLog,
 ) -> Result<(), GcError> {
     let region = &repository.regions[at];
-    let mut run = Run { repository, region, options, monitor, memory: Memory::default(), log, begun: None, report };
+    let mut run = Run {
+        repository,
+        region,
+        options,
+        monitor,
+        memory: Memory::default(),
+        log,
+        begun: None,
+        report,
+        emptied: BTreeSet::new(),
+        told: HashSet::new(),
+    };
     let view = match run.log.open.clone() {
         Some(open) => {
             run.stay_open(open.number);

@@ -1,7 +1,7 @@
 //! What a collection came to, as data.
 
 use super::GcError;
-use crate::format::ids::{RegionId, SessionId, SlotId, SnapshotId};
+use crate::format::ids::{PackId, RegionId, SessionId, SlotId, SnapshotId};
 use std::collections::BTreeMap;
 
 /// What a run came to.
@@ -83,12 +83,16 @@ pub struct RegionReport {
     pub noticed: Option<(RegionId, u64, i64)>,
     /// Packs condemned now, by reason.
     pub condemned: BTreeMap<Reason, Tally>,
+    /// Which these are, in the order of their names.
+    pub condemned_packs: BTreeMap<Reason, Vec<PackId>>,
     /// Bytes written to take what is needed out of packs that are mostly dead.
     pub repacked_bytes: u64,
     /// Condemned packs that turned out to be needed.
     pub rescued: u64,
     /// Packs deleted, or in a dry run to be deleted.
     pub deleted: Tally,
+    /// Which these are.
+    pub deleted_packs: Vec<PackId>,
     /// Sessions fenced off for good.
     pub sessions_fenced: u64,
     /// Forgotten snapshots that are gone for good now.

@@ -34,7 +34,15 @@ impl Run<'_> {
         }
     }
 
+    /// True when this is a dry run that told of the object already.
+    fn is_told(&mut self, name: &str) -> bool {
+        self.options.dry_run && !self.told.insert(name.to_owned())
+    }
+
     fn delete_small(&mut self, name: &str) -> Result<bool, GcError> {
+        if self.is_told(name) {
+            return Ok(true);
+        }
         let gone = self.delete(name)?;
         match gone {
             true => self.report.objects_deleted += 1,
@@ -62,12 +70,16 @@ impl Run<'_> {
 
     fn delete_packs(&mut self, stored: &[(PackId, u64)]) -> Result<(), GcError> {
         for (pack, size) in stored {
-            if !self.log.dead.contains(pack) {
+            let name = pack_name(pack);
+            if !self.log.dead.contains(pack) || self.is_told(&name) {
                 continue;
             }
             self.stop_if_cancelled()?;
-            match self.delete(&pack_name(pack))? {
-                true => self.report.deleted.add(*size),
+            match self.delete(&name)? {
+                true => {
+                    self.report.deleted.add(*size);
+                    self.report.deleted_packs.push(*pack);
+                }
                 false => self.report.deferred.add(*size),
             }
         }
@@ -147,7 +159,11 @@ impl Run<'_> {
 
     fn delete_segment(&mut self, id: SegmentId) -> Result<(), GcError> {
         self.stop_if_cancelled()?;
-        match self.delete(&segment_name(&id))? {
+        let name = segment_name(&id);
+        if self.is_told(&name) {
+            return Ok(());
+        }
+        match self.delete(&name)? {
             true => self.report.segments_deleted += 1,
             false => self.report.deferred_objects += 1,
         }
@@ -162,8 +178,7 @@ impl Run<'_> {
         self.stop_if_cancelled()?;
         if self.options.dry_run {
             self.report.segments_written += 1;
-            self.report.segments_deleted += rows.len() as u64;
-            return Ok(());
+            return rows.iter().try_for_each(|row| self.delete_segment(row.id));
         }
         let mut segments: Vec<(SegmentId, Segment)> = Vec::new();
         for row in rows {

@@ -2,8 +2,11 @@
 //! collectors there could overwrite each other's log. Page: `format-spec/gc.md`.
 
 use super::RepoError;
+use super::audit::{Act, record};
 use super::open::{RegionHandle, Repository};
+use super::snapshots::note;
 use crate::crypto::object::{self, build_signed};
+use crate::format::audit::Action;
 use crate::format::designation::Designation;
 use crate::format::envelope::ObjectKind;
 use crate::format::ids::{Digest, SlotId, number_from_name, number_name};
@@ -32,6 +35,30 @@ fn newest(region: &RegionHandle) -> Result<Newest, RepoError> {
     Ok(newest)
 }
 
+/// Every designation that a region holds and an owner signed, whether it counts still, with who.
+///
+/// # Errors
+/// When the region can't be listed or read. What isn't one has no effect, and is left out.
+pub(super) fn signed(repository: &Repository, region: &RegionHandle) -> Result<Vec<(String, SlotId)>, RepoError> {
+    let mut found = Vec::new();
+    for listed in list_sorted(&*region.store, PREFIX).map_err(|e| region.error(e))? {
+        let bytes = match region.get(&listed.name) {
+            Ok(bytes) => bytes,
+            Err(error) => {
+                note(error, region, &listed.name, &mut Vec::new())?;
+                continue;
+            }
+        };
+        let Ok(signed) = object::decode(ObjectKind::Designation, repository.config.repository, &bytes) else {
+            continue;
+        };
+        if repository.verify_slot(&signed, &[Role::Owner]).is_ok() {
+            found.push((listed.name, signed.envelope.signer));
+        }
+    }
+    Ok(found)
+}
+
 /// Who is designated in a region; `None` before anybody was.
 ///
 /// # Errors
@@ -56,7 +83,7 @@ pub fn read(repository: &Repository, region: &RegionHandle) -> Result<Option<Des
     }
 }
 
-/// Designates a slot on a host in a region. Whoever was designated before must not be collecting any more.
+/// Records in the audit chain that a slot on a host is about to be designated in a region, then does it. Whoever was designated before must not be collecting any more.
 ///
 /// # Errors
 /// When this slot is no owner's, or the region can't be written.
@@ -74,6 +101,8 @@ pub fn designate(repository: &Repository, region: &RegionHandle, slot: SlotId, h
     let (bytes, digest) =
         build_signed(ObjectKind::Designation, repository.config.repository, &signer, &designation.encode());
     let name = format!("{PREFIX}{}-{digest}", number_name(number));
+    let who = format!("slot {slot} on host '{host}'");
+    record(repository, &Act::new(Action::Designate).on(&region.info.region.0).because(&who))?;
     put_with_retries(&*region.store, &name, &bytes.into()).map_err(|e| region.error(e))
 }
 

@@ -6,7 +6,7 @@ use super::open::{DECIDERS, RegionHandle, Repository};
 use crate::crypto::object::{self, build_signed};
 use crate::format::envelope::ObjectKind;
 use crate::format::gc::{Condemn, Fence, Final};
-use crate::format::ids::{PackId, RegionId, SessionId, SnapshotId, number_from_name, number_name};
+use crate::format::ids::{PackId, RegionId, SessionId, SlotId, SnapshotId, number_from_name, number_name};
 use crate::format::wire::DecodeError;
 use crate::ship::put_with_retries;
 use crate::store::{StoreErrorKind, list_sorted};
@@ -135,6 +135,15 @@ entry!(Final, "final");
 /// # Errors
 /// When it is absent, damaged, misplaced, or no maintainer's.
 pub fn read_entry<E: Entry>(repository: &Repository, region: &RegionHandle, number: u64) -> Result<E, RepoError> {
+    read_signed(repository, region, number).map(|(entry, _)| entry)
+}
+
+/// As [`read_entry`], with who signed it.
+pub(super) fn read_signed<E: Entry>(
+    repository: &Repository,
+    region: &RegionHandle,
+    number: u64,
+) -> Result<(E, SlotId), RepoError> {
     let name = entry_name(number, E::PART);
     let bytes = region.get(&name)?;
     let broken = |source| region.object_error(&name, source);
@@ -142,7 +151,7 @@ pub fn read_entry<E: Entry>(repository: &Repository, region: &RegionHandle, numb
     repository.verify_slot(&signed, &DECIDERS).map_err(|source| region.crypto_error(&name, source))?;
     let entry = E::decode(signed.envelope.payload).map_err(broken)?;
     match entry.place() == (number, region.info.region) {
-        true => Ok(entry),
+        true => Ok((entry, signed.envelope.signer)),
         false => Err(broken(DecodeError::new("GC-2", "it speaks for another region or generation"))),
     }
 }
@@ -176,6 +185,15 @@ pub fn read(repository: &Repository, region: &RegionHandle) -> Result<GcLog, Rep
     let mut log = GcLog::default();
     update(repository, region, &mut log)?;
     Ok(log)
+}
+
+/// The generations of a region that have a final.
+///
+/// # Errors
+/// When the region can't be listed.
+pub(super) fn finals(region: &RegionHandle) -> Result<Vec<u64>, RepoError> {
+    let ended = list(region)?.into_iter().filter(|(_, parts)| parts.contains(Final::PART));
+    Ok(ended.map(|(number, _)| number).collect())
 }
 
 /// A generation's parts, by its number.

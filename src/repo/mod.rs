@@ -20,6 +20,7 @@ pub mod session;
 pub mod sessions;
 pub mod snapshots;
 pub mod sync;
+pub mod unrecorded;
 pub mod verdicts;
 pub mod walk;
 

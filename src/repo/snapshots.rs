@@ -4,12 +4,14 @@
 //! verdict isn't forget (`COUNT-1`). A commit that an open fence names is shown to nobody (`COUNT-2`).
 
 use super::RepoError;
+use super::audit::{Act, record};
 use super::gclog;
 use super::open::{AUTHORS, DECIDERS, RegionHandle, Repository, WRITERS};
 use super::verdicts::Effective;
 use crate::compress::{Compression, compress, decompress};
 use crate::crypto::CryptoError;
 use crate::crypto::object;
+use crate::format::audit::{Action, REASON_BYTES_MAX};
 use crate::format::envelope::ObjectKind;
 use crate::format::ids::{Digest, SessionId, SlotId, SnapshotId, number_from_name, number_name};
 use crate::format::pack::SectionRecord;
@@ -352,11 +354,17 @@ pub(crate) fn read_numbered(
     Ok((payload.map_err(|source| region.crypto_error(name, source))?, signed.envelope.signer))
 }
 
-/// Replaces a snapshot's tags, in every reached region.
+/// Records in the audit chain what is about to be added and removed, then replaces a snapshot's tags, in every
+/// reached region. `before` are those that it has.
 ///
 /// # Errors
 /// When this slot may not decide, or a region can't be written.
-pub fn set_tags(repository: &Repository, id: SnapshotId, tags: BTreeSet<String>) -> Result<(), RepoError> {
+pub fn set_tags(
+    repository: &Repository,
+    id: SnapshotId,
+    before: &BTreeSet<String>,
+    tags: BTreeSet<String>,
+) -> Result<(), RepoError> {
     repository.require(&DECIDERS, "change tags")?;
     let mut number = 0;
     for region in &repository.regions {
@@ -367,6 +375,8 @@ pub fn set_tags(repository: &Repository, id: SnapshotId, tags: BTreeSet<String>)
             }
         }
     }
+    let reason = tags_changed(before, &tags);
+    record(repository, &Act::new(Action::Tag).on(&id.0).because(&reason))?;
     let tags = Tags { snapshot: id, number, tags: tags.into_iter().collect() };
     let (bytes, digest) = object::build_sealed(
         ObjectKind::Tags,
@@ -380,6 +390,20 @@ pub fn set_tags(repository: &Repository, id: SnapshotId, tags: BTreeSet<String>)
         crate::ship::put_with_retries(&*region.store, &name, &bytes.clone().into()).map_err(|e| region.error(e))?;
     }
     Ok(())
+}
+
+/// What becomes of a snapshot's tags, for people; as much of it as a reason holds.
+fn tags_changed(before: &BTreeSet<String>, after: &BTreeSet<String>) -> String {
+    let list = |verb: &str, tags: Vec<&String>| match tags.is_empty() {
+        true => None,
+        false => Some(format!("{verb} {}", tags.iter().map(|tag| format!("'{tag}'")).collect::<Vec<_>>().join(", "))),
+    };
+    // What is removed may be all that kept the snapshot, so it comes first.
+    let removed = list("removed", before.difference(after).collect());
+    let added = list("added", after.difference(before).collect());
+    let mut text = removed.into_iter().chain(added).collect::<Vec<_>>().join("; ");
+    text.truncate(text.floor_char_boundary(REASON_BYTES_MAX));
+    text
 }
 
 /// Seals a snapshot's private part like payload.

@@ -5,9 +5,9 @@
 //! verdict's number is above every one that is seen (`VERDICT-2`); what is on hold isn't forgotten
 //! (`VERDICT-4`).
 
-use super::audit::{Act, Chains, Finding, FindingKind, record};
+use super::audit::{Act, record};
 use super::open::{DECIDERS, Repository};
-use super::snapshots::{note, parse_numbered, read_decisions, read_numbered};
+use super::snapshots::{parse_numbered, read_decisions};
 use super::{RepoError, gclog};
 use crate::crypto::object;
 use crate::format::audit::Action;
@@ -168,7 +168,7 @@ fn time_text(at: i64) -> String {
     jiff::Timestamp::from_nanosecond(i128::from(at)).map_or_else(|_| format!("{at} ns"), |at| at.to_string())
 }
 
-fn action_of(ruling: Ruling) -> Action {
+pub(super) fn action_of(ruling: Ruling) -> Action {
     match ruling {
         Ruling::Forget => Action::Forget,
         Ruling::Unforget => Action::Unforget,
@@ -222,46 +222,4 @@ pub fn stored(repository: &Repository) -> Result<BTreeSet<SnapshotId>, RepoError
         }
     }
     Ok(ids)
-}
-
-/// Verdicts that their signer's chain doesn't tell of (`AUDIT-10`).
-///
-/// # Errors
-/// When a region can't be listed or read.
-pub fn unrecorded(repository: &Repository, chains: &Chains) -> Result<Vec<Finding>, RepoError> {
-    let mut told: BTreeSet<(SlotId, Action, &[u8])> = BTreeSet::new();
-    for recorded in &chains.timeline {
-        let entry = &recorded.entry;
-        told.extend(entry.subjects.iter().map(|subject| (entry.slot, entry.action, subject.as_slice())));
-    }
-    let mut findings = Vec::new();
-    let mut seen = BTreeSet::new();
-    for region in &repository.regions {
-        for listed in list_sorted(&*region.store, "verdicts/").map_err(|e| region.error(e))? {
-            let Some((_, _, digest)) = parse_numbered(&listed.name, "verdicts/") else { continue };
-            if seen.contains(&listed.name) {
-                continue;
-            }
-            let read = read_numbered(repository, region, &listed.name, ObjectKind::Verdict, digest);
-            let (payload, slot) = match read {
-                Ok(read) => read,
-                // What isn't a verdict decides nothing; `check` reports it.
-                Err(error) => {
-                    note(error, region, &listed.name, &mut Vec::new())?;
-                    continue;
-                }
-            };
-            let Ok(verdict) = Verdict::decode(&payload) else { continue };
-            seen.insert(listed.name.clone());
-            if !told.contains(&(slot, action_of(verdict.ruling), &verdict.snapshot.0)) {
-                findings.push(Finding {
-                    kind: FindingKind::Unrecorded,
-                    slot: Some(slot),
-                    number: 0,
-                    detail: format!("{} ({}) has no entry", listed.name, verdict.ruling.name()),
-                });
-            }
-        }
-    }
-    Ok(findings)
 }

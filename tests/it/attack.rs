@@ -227,7 +227,7 @@ fn an_earlier_snapshot_that_a_region_cannot_get_is_pending() {
 }
 
 /// Has a region of somebody who isn't root take no packs any more, or take them again.
-fn set_packs_mode(program: &Program, region: &str, mode: u32) {
+pub fn set_packs_mode(program: &Program, region: &str, mode: u32) {
     use std::os::unix::fs::PermissionsExt;
     let packs = program.path(region).join("packs");
     let below = std::fs::read_dir(&packs).unwrap().map(|entry| entry.unwrap().path()).filter(|path| path.is_dir());

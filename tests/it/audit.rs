@@ -13,6 +13,9 @@ use keepstone::format::verdict::Ruling;
 use keepstone::gc::{GcError, GcOptions, gc};
 use keepstone::repo::accepted::Acceptance;
 use keepstone::repo::audit::{Act, Chains, FindingKind, entry_name, merge, read, record};
+use keepstone::repo::designation::designate;
+use keepstone::repo::snapshots::set_tags;
+use keepstone::repo::unrecorded::unrecorded;
 use keepstone::repo::verdicts::{self, Decree};
 use keepstone::repo::{RegionSpec, RepoError, Repository, attest};
 use keepstone::report::Silent;
@@ -280,6 +283,7 @@ fn what_cannot_be_recorded_is_not_done() {
     let source = tempfile::tempdir().unwrap();
     write(source.path(), "a", &noise(1, 10_000));
     let snapshot = BTreeSet::from([world.backup(&[0, 1], source.path(), 0).unwrap().snapshot.unwrap()]);
+    let one = *snapshot.first().unwrap();
     let (other, _) = world.add_slot(Role::Writer, "other");
     let options = GcOptions::default();
     let condemned = gc(&world.open(&[0, 1]).unwrap(), &options, &Silent).unwrap();
@@ -287,7 +291,7 @@ fn what_cannot_be_recorded_is_not_done() {
     let recipient = || Wrapping::Recipient(identity().1);
     let everything = Acceptance { none: false, before: None, except: BTreeSet::new() };
     type Change<'a> = &'a dyn Fn(&mut Repository) -> Result<(), RepoError>;
-    let changes: [(&str, Change<'_>); 10] = [
+    let changes: [(&str, Change<'_>); 15] = [
         ("key add", &|repository| repository.add_slot(Role::Writer, "new", &recipient()).map(drop)),
         ("key remove", &|repository| repository.remove_slot(other).map(drop)),
         ("key revoke", &|repository| repository.revoke_slot(other, &everything, &Silent).map(drop)),
@@ -295,6 +299,17 @@ fn what_cannot_be_recorded_is_not_done() {
         ("key passwd", &|repository| repository.rewrap(&recipient()).map(drop)),
         ("forget", &|repository| verdicts::put(repository, &snapshot, &Decree::new(Ruling::Forget, ""))),
         ("hold", &|repository| verdicts::put(repository, &snapshot, &Decree::new(Ruling::Hold, ""))),
+        ("unforget", &|repository| verdicts::put(repository, &snapshot, &Decree::new(Ruling::Unforget, ""))),
+        ("release", &|repository| verdicts::put(repository, &snapshot, &Decree::new(Ruling::Release, ""))),
+        ("break floor", &|repository| {
+            let decree = Decree { below_floors: snapshot.clone(), ..Decree::new(Ruling::Forget, "") };
+            verdicts::put(repository, &snapshot, &decree)
+        }),
+        ("tag", &|repository| set_tags(repository, one, &BTreeSet::new(), BTreeSet::from(["kept".to_owned()]))),
+        ("designate", &|repository| {
+            let region = &repository.regions[0];
+            designate(repository, region, repository.secrets.slot, "host")
+        }),
         ("attest", &|repository| attest::publish(repository, &[Digest([1; 32])]).map(drop)),
         ("gc", &|repository| {
             let report = gc(repository, &options, &Silent).expect("it begins");
@@ -328,12 +343,59 @@ fn what_cannot_be_recorded_is_not_done() {
             }
             let done = change(&mut repository);
             assert_eq!(done.is_err(), deny, "{name}: {:?}", done.err());
-            let regions = if name == "region add" { 1 } else { 2 };
+            // A designation is one region's, and so is a region.
+            let regions = if ["region add", "designate"].contains(&name) { 1 } else { 2 };
             for (at, before) in before.iter().enumerate().take(regions) {
                 assert_eq!(held(at) == *before, deny, "{name}, region {at}");
             }
         }
     }
+}
+
+/// AUDIT-10: a final, tags and a designation that their signer's chain doesn't tell of are told, by name; what the
+/// library itself does is recorded.
+#[test]
+fn what_was_done_without_an_entry_is_told() {
+    let world = World::new(1);
+    let source = tempfile::tempdir().unwrap();
+    write(source.path(), "a", &noise(1, 10_000));
+    let id = world.backup(&[0], source.path(), 0).unwrap().snapshot.unwrap();
+    let (slot, identity) = world.add_slot(Role::Maintainer, "keeper");
+    let found = |world: &World| {
+        let repository = world.open(&[0]).unwrap();
+        unrecorded(&repository, &read(&repository).unwrap()).unwrap()
+    };
+    let act = |world: &World| {
+        let repository = world.open(&[0]).unwrap();
+        let tags = |tag: &str| BTreeSet::from([tag.to_owned()]);
+        set_tags(&repository, id, &tags("old"), tags("new")).unwrap();
+        let report = gc(&repository, &GcOptions { now: true, ..GcOptions::default() }, &Silent).unwrap();
+        assert_eq!(report.regions[0].finished.len(), 1, "{:?}", report.regions[0].failure);
+    };
+    let keeper = world.as_slot(&identity);
+    act(&keeper);
+    let repository = world.open(&[0]).unwrap();
+    designate(&repository, &repository.regions[0], slot, "there").unwrap();
+    assert_eq!(found(&world), []);
+    let told = read(&repository).unwrap().timeline;
+    let reason = |action| told.iter().find(|at| at.entry.action == action).unwrap().entry.reason.clone();
+    assert_eq!(reason(Action::Tag), "removed 'old'; added 'new'");
+    assert_eq!(reason(Action::Designate), format!("slot {slot} on host 'there'"));
+    // The end of the maintainer's chain is cut off.
+    let entries: Vec<String> = names(&world, 0).into_iter().filter(|name| name.contains(&slot.to_string())).collect();
+    assert_eq!(entries.len(), 2, "{entries:?}");
+    entries.iter().for_each(|name| memory(&world, 0).delete(name).unwrap());
+    let told = found(&world);
+    assert!(told.iter().all(|finding| finding.kind == FindingKind::Unrecorded && finding.slot == Some(slot)));
+    let details: Vec<&str> = told.iter().map(|finding| finding.detail.as_str()).collect();
+    assert!(details.len() == 2 && details[0].starts_with("tags/") && details[1].starts_with("gc/"), "{details:?}");
+    // And the owner's.
+    let owner = repository.secrets.slot;
+    let last = names(&world, 0).into_iter().rfind(|name| name.contains(&owner.to_string())).unwrap();
+    memory(&world, 0).delete(&last).unwrap();
+    let told = found(&world);
+    assert_eq!(told.len(), 3, "{told:?}");
+    assert!(told[2].detail.starts_with("collector/") && told[2].slot == Some(owner), "AUDIT-10: {told:?}");
 }
 
 /// AUDIT-9: a store that overwrites loses no entry, since every entry there has a name of its own.

@@ -27,7 +27,7 @@ use tempfile::TempDir;
 
 const DAY: Duration = Duration::from_secs(24 * 3600);
 
-fn tree(seed: u64) -> TempDir {
+pub fn tree(seed: u64) -> TempDir {
     let directory = tempfile::tempdir().unwrap();
     for at in 0..12 {
         write(directory.path(), &format!("{}/{at}", at % 3), &noise(seed * 1000 + at, 3000));
@@ -35,20 +35,20 @@ fn tree(seed: u64) -> TempDir {
     directory
 }
 
-fn backup(world: &World, source: &Path) -> SnapshotId {
+pub fn backup(world: &World, source: &Path) -> SnapshotId {
     world.backup(&world.all(), source, 0).unwrap().snapshot.unwrap()
 }
 
-fn quick() -> GcOptions {
+pub fn quick() -> GcOptions {
     GcOptions { forget_window: Span::new(), ..GcOptions::default() }
 }
 
-fn at_once() -> GcOptions {
+pub fn at_once() -> GcOptions {
     GcOptions { now: true, ..quick() }
 }
 
 /// Collects in every region; a region that fails fails the test.
-fn collect(world: &World, options: &GcOptions) -> GcReport {
+pub fn collect(world: &World, options: &GcOptions) -> GcReport {
     let report = gc(&world.open(&world.all()).unwrap(), options, &Silent).unwrap();
     for region in &report.regions {
         assert!(region.failure.is_none(), "{:?}", region.failure);
@@ -62,7 +62,7 @@ fn refused(world: &World, options: &GcOptions) -> GcError {
     report.regions.remove(0).failure.expect("the collection stops")
 }
 
-fn rule(world: &World, id: SnapshotId, number: u64, ruling: Ruling) {
+pub fn rule(world: &World, id: SnapshotId, number: u64, ruling: Ruling) {
     let repository = world.open(&world.all()).unwrap();
     let decided_at = repository.clock.now_ns();
     rule_at(&repository, id, number, ruling, decided_at);
@@ -90,7 +90,7 @@ fn sign(repository: &Repository, kind: ObjectKind, payload: &[u8]) -> Vec<u8> {
     build_signed(kind, repository.config.repository, &repository.signer(), payload).0
 }
 
-fn state(repository: &Repository, session: SessionId, number: u64, observed: u64) -> Session {
+pub fn state(repository: &Repository, session: SessionId, number: u64, observed: u64) -> Session {
     Session {
         session,
         number,
@@ -103,20 +103,20 @@ fn state(repository: &Repository, session: SessionId, number: u64, observed: u64
     }
 }
 
-fn put_state(repository: &Repository, state: &Session) {
+pub fn put_state(repository: &Repository, state: &Session) {
     let bytes = sign(repository, ObjectKind::Session, &state.encode());
     let name = format!("sessions/{}/{}", state.session, number_name(state.number));
     repository.regions[0].store.put_new(&name, &bytes.into()).unwrap();
 }
 
-fn open_session(world: &World, observed: u64) -> SessionId {
+pub fn open_session(world: &World, observed: u64) -> SessionId {
     let repository = world.open(&[0]).unwrap();
     let id = SessionId(random_bytes(&*repository.random));
     put_state(&repository, &state(&repository, id, 0, observed));
     id
 }
 
-fn end_session(world: &World, session: SessionId) {
+pub fn end_session(world: &World, session: SessionId) {
     let repository = world.open(&[0]).unwrap();
     let end = SessionEnd { session, region: repository.regions[0].info.region };
     let bytes = sign(&repository, ObjectKind::SessionEnd, &end.encode());
@@ -130,22 +130,22 @@ fn put_commit(world: &World, session: SessionId, snapshot: SnapshotId) {
     repository.regions[0].store.put_new(&format!("commits/{session}"), &bytes.into()).unwrap();
 }
 
-fn names(world: &World, prefix: &str) -> Vec<String> {
+pub fn names(world: &World, prefix: &str) -> Vec<String> {
     list_sorted(&world.stores[0].inner().memory, prefix).unwrap().into_iter().map(|listed| listed.name).collect()
 }
 
-fn log(world: &World) -> GcLog {
+pub fn log(world: &World) -> GcLog {
     let repository = world.open(&[0]).unwrap();
     gclog::read(&repository, &repository.regions[0]).unwrap()
 }
 
-fn packs(world: &World) -> BTreeSet<PackId> {
+pub fn packs(world: &World) -> BTreeSet<PackId> {
     let id = |name: &String| PackId::from_hex(name.rsplit('/').next().unwrap()).unwrap();
     names(world, "packs/").iter().map(id).collect()
 }
 
 /// The packs that segments list, by session.
-fn listed(world: &World) -> BTreeMap<SessionId, BTreeSet<PackId>> {
+pub fn listed(world: &World) -> BTreeMap<SessionId, BTreeSet<PackId>> {
     let repository = world.open(&[0]).unwrap();
     let region = &repository.regions[0];
     let mut listed: BTreeMap<SessionId, BTreeSet<PackId>> = BTreeMap::new();
@@ -158,7 +158,7 @@ fn listed(world: &World) -> BTreeMap<SessionId, BTreeSet<PackId>> {
 }
 
 /// Every snapshot restores as its source, and a check finds nothing missing.
-fn assert_whole(world: &World, kept: &[(SnapshotId, &Path)]) {
+pub fn assert_whole(world: &World, kept: &[(SnapshotId, &Path)]) {
     let repository = world.open(&[0]).unwrap();
     let report = check(&repository, None, &check::Options::default(), &Silent).unwrap();
     assert!(report.is_sound(), "{:?}", report.issues);
@@ -170,14 +170,14 @@ fn assert_whole(world: &World, kept: &[(SnapshotId, &Path)]) {
 }
 
 /// Nothing is left but what the snapshots need.
-fn assert_clean(world: &World, snapshots: &[SnapshotId]) {
+pub fn assert_clean(world: &World, snapshots: &[SnapshotId]) {
     assert_eq!(names(world, "sessions/"), [] as [String; 0], "sessions are cleaned away");
     assert_eq!(names(world, "commits/").len(), snapshots.len());
     let all: BTreeSet<PackId> = listed(world).into_values().flatten().collect();
     assert_eq!(all, packs(world), "segments list what is there and nothing else");
 }
 
-fn quiet(world: &World) {
+pub fn quiet(world: &World) {
     for _ in 0..3 {
         collect(world, &at_once());
     }
@@ -218,14 +218,21 @@ fn packs_of_a_run_that_broke_off_are_reclaimed_and_those_of_an_open_one_are_not(
             backup(&fork, lost.path());
         })
     };
-    let mut broken = 0;
-    for number in (0..calls).step_by(3) {
+    let (mut broken, mut saved) = (0, 0);
+    for number in 0..calls {
         let world = world.fork();
         world.die_after(number);
         let _ = world.backup(&[0], lost.path(), 0);
         world.live_again();
         let stored = packs(&world);
-        if world.ids(&[0]).len() > 1 {
+        let ids = world.ids(&[0]);
+        if let Some(second) = ids.iter().find(|listed| **listed != id) {
+            // It died behind its commit: what it saved stays.
+            saved += 1;
+            quiet(&world);
+            assert_eq!(packs(&world), stored, "died at {number}");
+            assert_clean(&world, &ids);
+            assert_whole(&world, &[(id, kept.path()), (*second, lost.path())]);
             continue;
         }
         // Not yet: it may be at work still.
@@ -238,7 +245,7 @@ fn packs_of_a_run_that_broke_off_are_reclaimed_and_those_of_an_open_one_are_not(
         assert_clean(&world, &[id]);
         assert_whole(&world, &[(id, kept.path())]);
     }
-    assert!(broken > 0);
+    assert!(broken > 0 && saved > 0);
 }
 
 #[test]
@@ -311,7 +318,7 @@ fn region_id(repository: &Repository) -> keepstone::format::ids::RegionId {
 }
 
 /// Condemns by hand, as a collector may with any packs (safety doesn't rest on which).
-fn condemn(world: &World, packs: impl IntoIterator<Item = PackId>) {
+pub fn condemn(world: &World, packs: impl IntoIterator<Item = PackId>) {
     let repository = world.open(&[0]).unwrap();
     let generation = log(world).newest + 1;
     let packs: BTreeSet<PackId> = packs.into_iter().collect();
@@ -320,7 +327,7 @@ fn condemn(world: &World, packs: impl IntoIterator<Item = PackId>) {
     assert_eq!(publish(&repository, &repository.regions[0], &entry).unwrap(), entry);
 }
 
-fn fence(world: &World, sessions: &[SessionId], snapshots: &[SnapshotId]) {
+pub fn fence(world: &World, sessions: &[SessionId], snapshots: &[SnapshotId]) {
     let repository = world.open(&[0]).unwrap();
     let generation = log(world).newest;
     let (mut sessions, mut snapshots) = (sessions.to_vec(), snapshots.to_vec());
@@ -585,7 +592,7 @@ fn damage(world: &World, name: &str) {
 }
 
 /// A world with something to delete in every step: a forgotten snapshot, an orphan's session, a condemned pack.
-fn busy() -> (World, TempDir, TempDir, SnapshotId, SnapshotId) {
+pub fn busy() -> (World, TempDir, TempDir, SnapshotId, SnapshotId) {
     let (old, new) = (tree(1), tree(2));
     let world = World::new(1);
     let first = backup(&world, old.path());
@@ -730,7 +737,8 @@ fn whenever_a_collector_dies_another_one_finishes() {
     }
 }
 
-/// The second collector does its whole work in the middle of the first one's, after each of its calls.
+/// GC-5, COLLECT-16: the second collector does its whole work in the middle of the first one's, after each of its
+/// calls; neither takes what the other one did for damage.
 #[test]
 fn two_collectors_do_each_other_no_harm() {
     let (world, _, new, _, second) = busy();
@@ -777,17 +785,110 @@ fn a_refused_delete_is_put_off_and_tried_again() {
     assert_whole(&world, &[(second, new.path()), (third, new.path())]);
 }
 
+/// What a dry run says, compared with what the same run then does, until there is nothing left to do.
+fn told_and_done(world: &World, options: &GcOptions) -> BTreeSet<Reason> {
+    let mut reasons = BTreeSet::new();
+    for round in 0..8 {
+        let before = names(world, "");
+        let told = collect(world, &GcOptions { dry_run: true, ..options.clone() });
+        assert_eq!(names(world, ""), before, "round {round}: it wrote something");
+        let done = collect(world, options);
+        assert!(told.dry_run && !done.dry_run);
+        let (told, done) = (&told.regions[0], &done.regions[0]);
+        assert_eq!(told.condemned_packs, done.condemned_packs, "round {round}");
+        assert_eq!((told.condemned.clone(), told.rescued), (done.condemned.clone(), done.rescued), "round {round}");
+        assert_eq!((told.deleted, &told.deleted_packs), (done.deleted, &done.deleted_packs), "round {round}");
+        assert_eq!(told.snapshots_collected, done.snapshots_collected, "round {round}");
+        assert_eq!(told.sessions_fenced, done.sessions_fenced, "round {round}");
+        // And what it says is what is gone, by name.
+        let after = names(world, "");
+        let gone: BTreeSet<&String> = before.iter().filter(|name| !after.contains(name)).collect();
+        let packs: BTreeSet<String> = told.deleted_packs.iter().map(pack_name).collect();
+        let gone_packs: BTreeSet<String> =
+            gone.iter().filter(|name| name.starts_with("packs/")).map(ToString::to_string).collect();
+        // What this run moved and then deleted as well was never there before.
+        assert_eq!(packs, gone_packs, "round {round}");
+        assert_eq!(told.segments_deleted, gone.iter().filter(|name| name.starts_with("index/")).count() as u64);
+        let small = gone.iter().filter(|name| name.starts_with("commits/") || name.starts_with("sessions/")).count();
+        assert_eq!(told.objects_deleted, small as u64, "round {round}");
+        let named: usize = told.condemned_packs.values().map(Vec::len).sum();
+        assert_eq!(named as u64, told.condemned.values().map(|tally| tally.packs).sum::<u64>());
+        reasons.extend(told.condemned_packs.keys());
+        if done.finished.is_empty() && done.open.is_none() && gone.is_empty() {
+            return reasons;
+        }
+    }
+    panic!("it never comes to an end");
+}
+
 #[test]
-fn a_dry_run_writes_nothing_and_says_what_would_go() {
+fn a_dry_run_writes_nothing_and_says_exactly_what_would_go() {
     let (world, ..) = busy();
-    let before = names(&world, "");
-    let told = collect(&world, &GcOptions { dry_run: true, ..at_once() });
-    assert_eq!(names(&world, ""), before);
-    let done = collect(&world, &at_once());
-    let (told, done) = (&told.regions[0], &done.regions[0]);
-    assert!(done.deleted.packs > 0);
-    assert_eq!((told.deleted, told.rescued, &told.condemned), (done.deleted, done.rescued, &done.condemned));
-    assert_eq!(told.snapshots_collected, done.snapshots_collected);
+    assert!(told_and_done(&world, &at_once()).contains(&Reason::Unreached));
+    // From the beginning, in as many runs as it takes.
+    let (old, new, lost) = (tree(1), tree(2), tree(3));
+    let world = World::new(1);
+    let first = backup(&world, old.path());
+    backup(&world, new.path());
+    rule(&world, first, 1, Ruling::Forget);
+    let calls = {
+        let fork = world.fork();
+        fork.calls_of(|| _ = backup(&fork, lost.path()))
+    };
+    // One that died after its packs and before its segment.
+    world.stores[0].inject(Trigger::on(Operation::Put).under("index/"), Fault::Fail(StoreErrorKind::Other));
+    world.die_after(calls - 6);
+    let _ = world.backup(&[0], lost.path(), 0);
+    world.live_again();
+    world.stores[0].revive();
+    let reasons = told_and_done(&world, &at_once());
+    assert!(reasons.contains(&Reason::Unreached) && reasons.contains(&Reason::Orphan), "{reasons:?}");
+    let (world, ..) = mostly_dead();
+    assert!(told_and_done(&world, &thorough()).contains(&Reason::Emptied));
+}
+
+/// What stays though no snapshot needs it is told with the reason, and is all that stays.
+#[test]
+fn what_is_pinned_is_told_with_the_reason() {
+    let (old, new, running) = (tree(1), tree(2), tree(3));
+    let world = World::new(1);
+    let week = GcOptions { forget_window: Span::new().days(7), ..at_once() };
+    let first = backup(&world, old.path());
+    let second = backup(&world, new.path());
+    rule(&world, first, 1, Ruling::Forget);
+    rule(&world, second, 1, Ruling::Hold);
+    collect(&world, &week);
+    let before = packs(&world);
+    // A backup that has stored packs and goes on.
+    world.stores[0].inject(Trigger::on(Operation::Put).under("snapshots/"), Fault::Crash);
+    let _ = world.backup(&[0], running.path(), 0);
+    world.stores[0].revive();
+    let running: BTreeSet<PackId> = packs(&world).difference(&before).copied().collect();
+    assert!(!running.is_empty());
+    let open = listed(&world).into_iter().find(|(_, packs)| packs.iter().any(|pack| running.contains(pack)));
+    let open = open.expect("its segment is there").0;
+    let region = collect(&world, &GcOptions { now: false, ..week }).regions.remove(0);
+    assert_eq!((region.session_packs.packs, region.kept.packs), (running.len() as u64, packs(&world).len() as u64));
+    let session = &region.sessions_open[0];
+    assert_eq!((session.id, session.slot.as_ref().map(|(_, label)| label.as_str())), (open, Some("test")));
+    assert_eq!((region.held, region.windows.len(), region.windows[0].0), (1, 1, first));
+    let ends = region.windows[0].1 - world.clock.now_ns();
+    assert!(ends > 6 * 86_400_000_000_000 && ends <= 7 * 86_400_000_000_000, "{ends} ns");
+    // What shares a frame with live chunks stays for that: see mostly_dead().
+    let (world, ..) = mostly_dead();
+    let region = collect(&world, &GcOptions { max_unused: MaxUnused::Bytes(u64::MAX), ..at_once() }).regions.remove(0);
+    assert!(region.dead_bytes > region.dead_in_live_frames_bytes && region.dead_in_live_frames_bytes > 0);
+    let dead = {
+        let repository = world.open(&[0]).unwrap();
+        let mut raw = 0;
+        for id in list_segments(&repository.regions[0]).unwrap() {
+            let opened = read_segment(&repository, &repository.regions[0], id).unwrap();
+            let frames = opened.segment.packs.iter().flat_map(|pack| &pack.frames);
+            raw += frames.flat_map(|frame| &frame.chunks).map(|chunk| u64::from(chunk.length)).sum::<u64>();
+        }
+        raw - region.live_bytes
+    };
+    assert_eq!(region.dead_bytes, dead, "live and dead is all there is");
 }
 
 #[test]
@@ -899,7 +1000,7 @@ fn stored_bytes(world: &World) -> u64 {
 }
 
 /// Some large files, of which the first snapshot alone has most: they are forgotten.
-fn mostly_dead() -> (World, TempDir, SnapshotId) {
+pub fn mostly_dead() -> (World, TempDir, SnapshotId) {
     let source = tempfile::tempdir().unwrap();
     for at in 0..6 {
         write(source.path(), &format!("large/{at}"), &noise(100 + at, 2 << 20));
@@ -922,7 +1023,7 @@ fn mostly_dead() -> (World, TempDir, SnapshotId) {
     (world, source, second)
 }
 
-fn thorough() -> GcOptions {
+pub fn thorough() -> GcOptions {
     GcOptions { max_unused: MaxUnused::Permyriad(0), ..at_once() }
 }
 
@@ -985,6 +1086,7 @@ fn an_owner_takes_single_chunks_out_of_thin_frames() {
     assert!(report.is_sound(), "{:?}", report.issues);
 }
 
+/// COLLECT-12: damage in a pack is left where it is.
 #[test]
 fn a_damaged_pack_is_not_moved() {
     let (world, source, second) = mostly_dead();
@@ -1009,7 +1111,7 @@ fn whenever_a_move_breaks_off_nothing_is_lost() {
             collect(&world, &thorough());
         })
     };
-    for number in (0..calls).step_by(2) {
+    for number in 0..calls {
         let world = world.fork();
         world.die_after(number);
         let _ = world.open(&[0]).map(|repository| gc(&repository, &thorough(), &Silent).map(|_| ()));

@@ -150,7 +150,7 @@ fn verdicts_and_tags_merge_both_ways_and_go_first() {
         .collect();
     stage.collector.rule(0, ids[0], 0, Ruling::Forget);
     stage.collector.rule(1, ids[1], 0, Ruling::Hold);
-    set_tags(&stage.collector.repository, ids[1], BTreeSet::from(["kept".to_owned()])).unwrap();
+    set_tags(&stage.collector.repository, ids[1], &BTreeSet::new(), BTreeSet::from(["kept".to_owned()])).unwrap();
     let tags = stage.collector.names(0, "tags/");
     stage.collector.memories[0].delete(&tags[0]).unwrap();
     write(source.path(), "changing", &noise(70, 3000));

@@ -1,22 +1,32 @@
 //! Forgetting, holding and bringing back: verdicts in the repository, and the commands that give them.
 //! Rules: `format-spec/verdict.md`, `format-spec/retention.md`; the policy itself is tested in `src/policy`.
 
-use crate::fixture::{World, write};
+use crate::fixture::{World, options, write};
 use crate::program::{Program, id};
+use keepstone::backup::backup_tree;
 use keepstone::crypto::object::{build_sealed, build_signed};
+use keepstone::crypto::slot::Unlock;
+use keepstone::env::{StepClock, SystemRandom};
 use keepstone::format::audit::Action;
 use keepstone::format::envelope::ObjectKind;
 use keepstone::format::gc::{Condemn, Fence, Final};
 use keepstone::format::ids::{SessionId, SnapshotId, number_name};
 use keepstone::format::roster::Role;
 use keepstone::format::verdict::{Ruling, Verdict};
+use keepstone::index::MemoryIndex;
 use keepstone::policy::{Keep, Policy, plan};
 use keepstone::repo::audit::{Act, FindingKind, read, record};
 use keepstone::repo::snapshots::{SnapshotInfo, list, list_all};
-use keepstone::repo::verdicts::{Decree, Unforgotten, put, unforgotten, unrecorded};
-use keepstone::repo::{RepoError, Repository, retention};
+use keepstone::repo::sync::sync;
+use keepstone::repo::unrecorded::unrecorded;
+use keepstone::repo::verdicts::{Decree, Unforgotten, put, unforgotten};
+use keepstone::repo::{Located, RegionSpec, RepoError, Repository, retention};
+use keepstone::report::Silent;
+use keepstone::store::local::LocalStore;
 use keepstone::store::{Store, list_sorted};
 use std::collections::BTreeSet;
+use std::os::unix::fs::PermissionsExt;
+use std::sync::Arc;
 
 /// A repository with so many snapshots, oldest first.
 fn world(regions: usize, snapshots: usize) -> (World, Vec<SnapshotId>) {
@@ -458,6 +468,117 @@ fn a_failing_backup_evicts_no_good_one() {
     let done = program.run(["--json", "forget", "--keep-last", "1", "--accept", &small[0]]).expect(0).json();
     assert_eq!(done["forgotten"].as_array().unwrap().len(), 3, "{done}");
     assert_eq!(listed(&program), small[2..]);
+}
+
+/// RETAIN-2: partial snapshots, such as have few files, such as one region lacks, and backups that failed push
+/// nothing out, and it is told of each why.
+#[test]
+fn what_lacks_something_evicts_no_good_one() {
+    let program = Program::nobody();
+    for at in 0..4 {
+        program.write(&format!("{at}"), b"content");
+    }
+    let good = id(&program.backup(&[]));
+    let configured = "keep_last = 1\nleast_files = 3";
+    configure(&program, configured);
+    let judged = |program: &Program, of: &str| {
+        let told = program.run(["--json", "forget", "-n"]).expect(0).json();
+        let all = told["groups"][0]["snapshots"].as_array().unwrap().clone();
+        let text = |name: &str, at: &serde_json::Value| at[name].as_str().unwrap().to_owned();
+        let found = all.iter().find(|at| at["id"] == of).unwrap();
+        let kept = all.iter().find(|at| at["id"] == *good).unwrap();
+        assert_eq!((&kept["stays"], &kept["reasons"]), (&true.into(), &serde_json::json!(["last"])), "{told}");
+        (text("standing", found), text("detail", found), found["stays"].as_bool().unwrap())
+    };
+    // Not everything could be read.
+    let secret = program.write("0", b"changed");
+    std::fs::set_permissions(&secret, PermissionsExt::from_mode(0)).unwrap();
+    let partial = id(&program.backup_ending(4, &[]));
+    assert_eq!(judged(&program, &partial), ("partial".into(), String::new(), true));
+    std::fs::remove_file(&secret).unwrap();
+    // Most of it is gone.
+    let few: Vec<String> = (1..3)
+        .map(|at| {
+            std::fs::remove_file(program.source().join(at.to_string())).unwrap();
+            id(&program.backup(&[]))
+        })
+        .collect();
+    assert_eq!(judged(&program, &few[0]).0, "small");
+    assert_eq!(judged(&program, &few[1]), ("small".into(), "1 files, and 3 are the least".into(), true));
+    // Nothing at all.
+    let before = program.snapshots(&[]).len();
+    program.run(["backup", "/nonexistent/source"]).expect(12);
+    assert_eq!(program.snapshots(&[]).len(), before);
+    // Whole, and not everywhere yet.
+    for at in 0..4 {
+        program.write(&format!("{at}"), b"new content");
+    }
+    std::fs::rename(program.path("two"), program.path("away")).unwrap();
+    let pending = id(&program.backup_ending(3, &[]));
+    std::fs::rename(program.path("away"), program.path("two")).unwrap();
+    assert_eq!(judged(&program, &pending), ("pending".into(), "it counts in 1 of 2 regions".into(), true));
+    // What goes is of those that lack something, and each of them counts among its like.
+    let done = program.run(["--json", "forget"]).expect(0).json();
+    let gone: BTreeSet<&str> = done["forgotten"].as_array().unwrap().iter().map(|id| id.as_str().unwrap()).collect();
+    assert_eq!((gone, &done["set_aside"]), (BTreeSet::from([partial.as_str(), few[0].as_str()]), &1.into()));
+    program.restore("out", &[&good]).expect(0);
+    // Once it is everywhere, it is what is kept.
+    program.run(["replicate"]).expect(0);
+    let done = program.run(["--json", "forget"]).expect(0).json();
+    assert_eq!(done["forgotten"], serde_json::json!([good]), "{done}");
+}
+
+/// RETAIN-3: neither dates ahead nor dates back push a good snapshot out, also where slots share a group.
+#[test]
+fn forged_dates_evict_no_good_one() {
+    let program = Program::new();
+    program.write("file", b"one");
+    let first = id(&program.backup(&["--host", "host"]));
+    program.write("file", b"two");
+    let second = id(&program.backup(&["--host", "host"]));
+    program.run(["gc", "--now"]).expect(0);
+    program.add_slot("writer");
+    let specs = ["one", "two"].map(|name| RegionSpec {
+        name: name.to_owned(),
+        store: Arc::new(LocalStore::open(&program.path(name)).unwrap()),
+    });
+    let forged: Vec<String> = [7_000_000_000u64, 7_100_000_000, 1_000_000_000, 1_100_000_000]
+        .iter()
+        .map(|seconds| {
+            let identity = std::fs::read_to_string(program.path("writer")).unwrap();
+            let unlock = Unlock::Identities(zeroize::Zeroizing::new(identity));
+            let clock = Arc::new(StepClock::starting_at(*seconds));
+            let repository = Located::open(&specs, None).unwrap().unlock(&unlock, clock, Arc::new(SystemRandom));
+            let (repository, index) = (repository.unwrap(), MemoryIndex::new());
+            sync(&repository, &index, &Silent).unwrap();
+            program.write("file", format!("forged {seconds}").as_bytes());
+            let paths = [program.source()];
+            let walk = keepstone::source::Walk::new(&paths, Default::default()).unwrap();
+            let saved = backup_tree(&repository, &index, &options(0), &paths, walk, &[], &Silent).unwrap();
+            saved.snapshot.unwrap().to_string()
+        })
+        .collect();
+    configure(&program, "keep_last = 1\ngroup_by = 'dataset,host'");
+    for collected in [false, true] {
+        let told = program.run(["--json", "forget", "-n"]).expect(0).json();
+        assert_eq!(told["forgotten"], serde_json::json!([first]), "RETAIN-3: {told}");
+        let all = told["groups"][0]["snapshots"].as_array().unwrap();
+        assert_eq!((all.len(), told["groups"].as_array().unwrap().len()), (6, 1));
+        for at in all {
+            let forged = forged.iter().any(|id| at["id"] == **id);
+            assert_eq!(at["standing"] == "suspect", forged, "{at}");
+            assert!(!forged || (at["stays"] == true && !at["detail"].as_str().unwrap().is_empty()), "{at}");
+            assert!(at["id"] != *second || at["reasons"] == serde_json::json!(["last"]), "{at}");
+        }
+        // A collection that has seen the forged ones makes them no better.
+        if !collected {
+            program.run(["gc", "--now"]).expect(0);
+        }
+    }
+    // By default no slot's snapshots are judged with another's at all (RETAIN-6).
+    configure(&program, "keep_last = 1");
+    let told = program.run(["--json", "forget", "-n"]).expect(0).json();
+    assert_eq!((told["groups"].as_array().unwrap().len(), &told["forgotten"][0]), (2, &first.into()), "{told}");
 }
 
 #[test]

@@ -38,7 +38,7 @@ fn a_writer_saves_what_it_cannot_read_again() {
     assert_eq!((listing.snapshots[0].id, listing.snapshots[0].slot), (id, slot));
     let refused = open_private(&repository, &listing.snapshots[0].snapshot).unwrap_err();
     assert!(refused.to_string().contains("this key slot can't read payloads"), "{refused}");
-    let refused = set_tags(&repository, id, Default::default()).unwrap_err();
+    let refused = set_tags(&repository, id, &Default::default(), Default::default()).unwrap_err();
     assert!(
         refused.to_string().contains("a writer slot may not change tags: use the key of an owner or a maintainer"),
         "{refused}"

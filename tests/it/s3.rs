@@ -8,13 +8,16 @@ use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, Stdio};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::fixture::{assert_same, noise};
-use crate::program::Program;
-use keepstone::env::SystemRandom;
+use crate::program::{Program, id};
+use keepstone::crypto::slot::Unlock;
+use keepstone::env::{StepClock, SystemRandom};
+use keepstone::repo::designation::designate;
+use keepstone::repo::{Located, RegionSpec};
 use keepstone::store::contract::check_contract;
 use keepstone::store::open::open_store;
 use keepstone::store::probe::probe;
@@ -62,14 +65,65 @@ impl Server {
         Some(server)
     }
 
-    /// An unsigned request, which moto accepts.
     fn request(&self, method: &str, path: &str) {
+        let answer = self.ask(method, path, "", "");
+        assert!(answer.starts_with("HTTP/1.1 2"), "{method} {path}: {answer}");
+    }
+
+    /// An unsigned request, which moto accepts; gives the answer with its head. Each header ends with a line's end.
+    fn ask(&self, method: &str, path: &str, headers: &str, body: &str) -> String {
         let mut stream = TcpStream::connect(("127.0.0.1", self.port)).expect("connect");
-        write!(stream, "{method} {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
-            .expect("request");
+        let length = body.len();
+        write!(
+            stream,
+            "{method} {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: {length}\r\nConnection: close\r\n{headers}\r\n{body}"
+        )
+        .expect("request");
         let mut answer = String::new();
         stream.read_to_string(&mut answer).expect("answer");
-        assert!(answer.starts_with("HTTP/1.1 2"), "{method} {path}: {answer}");
+        answer
+    }
+
+    /// Passes what comes to this port on to the server, and keeps what clients say.
+    fn listen_in(&self) -> (u16, Arc<Mutex<Vec<u8>>>) {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+        let (port, to) = (listener.local_addr().expect("address").port(), self.port);
+        let heard = Arc::new(Mutex::new(Vec::new()));
+        let keep = Arc::clone(&heard);
+        thread::spawn(move || {
+            for client in listener.incoming() {
+                let (Ok(client), Ok(server)) = (client, TcpStream::connect(("127.0.0.1", to))) else { return };
+                let (mut answers, mut back) = (server.try_clone().expect("clone"), client.try_clone().expect("clone"));
+                thread::spawn(move || std::io::copy(&mut answers, &mut back));
+                let (keep, mut client, mut server) = (Arc::clone(&keep), client, server);
+                thread::spawn(move || {
+                    let mut buffer = [0; 16384];
+                    while let Ok(length @ 1..) = client.read(&mut buffer) {
+                        keep.lock().unwrap().extend_from_slice(&buffer[..length]);
+                        if server.write_all(&buffer[..length]).is_err() {
+                            return;
+                        }
+                    }
+                    let _ = server.shutdown(std::net::Shutdown::Write);
+                });
+            }
+        });
+        (port, heard)
+    }
+
+    /// A repository in this bucket alone, and what `init` said.
+    fn repository(&self, bucket: &str, more: &str) -> (Program, serde_json::Value) {
+        let program = Program::bare();
+        let options = self.options();
+        let options: Vec<String> = options.iter().map(|(name, value)| format!("{name} = \"{value}\"")).collect();
+        let options = options.join("\n").replace("allow_http = \"true\"", "allow_http = true");
+        let path = program.path("keepstone.toml");
+        let file = format!("[[regions]]\nname = \"bucket\"\nurl = \"s3://{bucket}/backups\"\n{options}\n{more}\n");
+        std::fs::write(&path, format!("{file}\n[retention]\nforget_window = '1ns'\n")).unwrap();
+        std::fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o600)).unwrap();
+        let recipient = std::fs::read_to_string(program.path("recipient")).unwrap();
+        let made = program.run(["--json", "init", "--recipient", &recipient]).expect(0).json();
+        (program, made)
     }
 
     fn options(&self) -> BTreeMap<String, String> {
@@ -184,4 +238,125 @@ fn the_program_backs_up_into_a_bucket_and_a_directory_and_restores_from_the_buck
     assert_same(&program.source(), &program.path("out"));
     let ended = program.run(["scrub", "bucket"]).expect(0);
     assert!(!ended.stdout.contains("test-secret-value") && !ended.stderr.contains("test-secret-value"));
+}
+
+fn failure(ended: &crate::program::Ended) -> String {
+    ended.json()["regions"][0]["failure"].as_str().expect("the region failed").to_owned()
+}
+
+/// COLLECT-10: where a service overwrites what it should refuse, the designated slot and host collect, and nobody
+/// else does.
+#[test]
+fn in_a_bucket_that_overwrites_one_host_collects() {
+    let Some(server) = Server::start() else { return };
+    let (program, made) = server.repository("test", "put_if_absent = false");
+    assert_eq!(made["regions"][0]["put_if_absent"], false, "{made}");
+    program.write("old", &noise(1, 2_000_000));
+    let old = id(&program.backup(&[]));
+    std::fs::remove_file(program.source().join("old")).unwrap();
+    program.write("new", b"new");
+    program.backup(&[]);
+    program.run(["forget", &old]).expect(0);
+    let refused = program.run(["--json", "gc", "--now"]).expect(10);
+    assert!(failure(&refused).contains("nobody is designated"), "{}", failure(&refused));
+
+    let said = program.run(["--json", "gc", "--designate"]).expect(0).json();
+    assert_eq!(said["designated"], serde_json::json!(["bucket"]));
+    let owner = said["slot"].as_str().unwrap().to_owned();
+    let audit = program.run(["--json", "audit"]).expect(0).json();
+    let last = audit["entries"].as_array().unwrap().last().unwrap().clone();
+    assert_eq!((&last["action"], &last["subject"]), (&"designate".into(), &"region".into()));
+    assert!(last["reason"].as_str().unwrap().contains(&owner), "{last}");
+
+    // Another slot on this host isn't the one.
+    program.add_slot("maintainer");
+    let refused = program.run_as("maintainer", ["--json", "gc", "--now"]).expect(10);
+    assert!(failure(&refused).contains(&owner), "{}", failure(&refused));
+    let mut deleted = 0;
+    for _ in 0..4 {
+        let done = program.run(["--json", "gc", "--now"]).expect(0).json();
+        deleted += done["regions"][0]["deleted"]["bytes"].as_u64().unwrap();
+    }
+    assert!(deleted > 2_000_000, "{deleted} bytes");
+    program.restore("out", &["latest"]).expect(0);
+    assert_same(&program.source(), &program.path("out"));
+
+    // Neither is this slot, once another host is named.
+    let identity = std::fs::read_to_string(program.path("identity")).unwrap();
+    let store = server.open("s3://test/backups").expect("open");
+    let spec = RegionSpec { name: "bucket".to_owned(), store };
+    let unlock = Unlock::Identities(zeroize::Zeroizing::new(identity));
+    let clock = Arc::new(StepClock::starting_at(1_700_000_000));
+    let repository = Located::open(&[spec], None).unwrap().unlock(&unlock, clock, Arc::new(SystemRandom)).unwrap();
+    designate(&repository, &repository.regions[0], repository.secrets.slot, "elsewhere").unwrap();
+    let refused = program.run(["--json", "gc"]).expect(10);
+    assert!(failure(&refused).contains("'elsewhere'"), "{}", failure(&refused));
+    assert_eq!(program.run(["--json", "audit"]).expect(0).json()["sound"], true);
+}
+
+/// Object Lock keeps versions: a delete succeeds, hides the object, and takes no byte away before its time.
+#[test]
+fn what_is_collected_from_a_locked_bucket_stays_as_a_version() {
+    let Some(server) = Server::start() else { return };
+    let made = server.ask("PUT", "/locked", "x-amz-bucket-object-lock-enabled: true\r\n", "");
+    assert!(made.starts_with("HTTP/1.1 200"), "{made}");
+    let (program, _) = server.repository("locked", "");
+    program.write("old", &noise(1, 2_000_000));
+    let old = id(&program.backup(&[]));
+    let store = server.open("s3://locked/backups").expect("open");
+    let packs: Vec<String> = list_sorted(&*store, "packs/").unwrap().into_iter().map(|listed| listed.name).collect();
+    let until = "<Retention><Mode>COMPLIANCE</Mode><RetainUntilDate>2199-01-01T00:00:00Z</RetainUntilDate></Retention>";
+    for pack in &packs {
+        let set = server.ask("PUT", &format!("/locked/backups/{pack}?retention"), "", until);
+        assert!(set.starts_with("HTTP/1.1 200"), "{set}");
+    }
+    std::fs::remove_file(program.source().join("old")).unwrap();
+    program.write("new", b"new");
+    program.backup(&[]);
+    program.run(["forget", &old]).expect(0);
+    let mut gone = std::collections::BTreeSet::new();
+    for _ in 0..4 {
+        let done = program.run(["--json", "gc", "--now"]).expect(0).json();
+        let region = &done["regions"][0];
+        assert_eq!((&region["deferred"]["packs"], &region["failure"]), (&0.into(), &serde_json::Value::Null));
+        gone.extend(region["deleted_packs"].as_array().unwrap().iter().map(|id| id.as_str().unwrap().to_owned()));
+    }
+    assert!(!gone.is_empty() && packs.iter().any(|pack| gone.contains(pack.rsplit('/').next().unwrap())));
+    assert!(list_sorted(&*store, "packs/").unwrap().iter().all(|left| !gone.iter().any(|id| left.name.ends_with(id))));
+    program.restore("out", &["latest"]).expect(0);
+    assert_same(&program.source(), &program.path("out"));
+    // The bytes are there, whoever asks for them to go.
+    let versions = server.ask("GET", "/locked?versions&prefix=backups/packs/", "", "");
+    for pack in packs.iter().filter(|pack| gone.contains(pack.rsplit('/').next().unwrap())) {
+        let of = &versions[versions.find(&format!("<Version><Key>backups/{pack}</Key>")).expect("a version")..];
+        let version = of.split("<VersionId>").nth(1).and_then(|rest| rest.split('<').next()).unwrap();
+        let denied = server.ask("DELETE", &format!("/locked/backups/{pack}?versionId={version}"), "", "");
+        assert!(denied.starts_with("HTTP/1.1 403"), "{denied}");
+    }
+    // One that isn't locked does go.
+    let free = server.ask("PUT", "/locked/free", "", "bytes").to_ascii_lowercase();
+    let version = free.split("x-amz-version-id: ").nth(1).and_then(|rest| rest.split("\r\n").next()).unwrap();
+    server.request("DELETE", &format!("/locked/free?versionId={version}"));
+}
+
+/// A bucket with a default retention takes a put only with a checksum.
+#[test]
+fn puts_carry_the_checksum_that_is_asked_for() {
+    let Some(server) = Server::start() else { return };
+    let (port, heard) = server.listen_in();
+    let count = |algorithm: Option<&str>| {
+        let mut options = server.options();
+        options.insert("endpoint".to_owned(), format!("http://127.0.0.1:{port}"));
+        options.extend(algorithm.map(|name| ("checksum_algorithm".to_owned(), name.to_owned())));
+        let store = open_store("s3://test/sums", &options, false)?;
+        heard.lock().unwrap().clear();
+        store.put_new(algorithm.unwrap_or("none"), &vec![7; 5000].into())?;
+        assert_eq!(store.get(algorithm.unwrap_or("none"), 5000)?, [7; 5000]);
+        let said = String::from_utf8_lossy(&heard.lock().unwrap()).to_ascii_lowercase();
+        Ok::<usize, StoreError>(said.matches("x-amz-checksum-sha256: ").count())
+    };
+    assert_eq!(count(Some("sha256")).expect("put"), 1);
+    assert_eq!(count(None).expect("put"), 0);
+    let refused = count(Some("md4")).expect_err("no such algorithm");
+    assert_eq!(refused.kind, StoreErrorKind::Invalid, "{refused}");
 }

@@ -6,9 +6,11 @@
 # The first run makes a Python environment in the cache directory (default: keepstone/moto below
 # $XDG_CACHE_HOME or ~/.cache) and needs the network for it; later ones need none.
 #
-# moto judges requests, answers, conditional puts, listings with pages and error codes. It can't judge
-# consistency between servers, durability, real signatures and policies (it accepts any credentials),
-# throttling, or how a service behaves under load: one process holds everything in memory.
+# moto judges requests, answers, conditional puts, listings with pages, error codes and Object Lock: a locked
+# version stays, and a delete without a version only hides it, as with S3 itself. It wants another header than
+# S3 does for a put into a bucket with a default retention, so that isn't tried. It can't judge consistency
+# between servers, durability, real signatures and policies (it accepts any credentials), throttling, or how a
+# service behaves under load: one process holds everything in memory.
 set -eu
 
 MOTO=5.2.5

@@ -506,7 +506,7 @@ def split_private(private):
 ACTIONS = [
     "init", "forget", "unforget", "hold", "release", "break-floor", "gc-final", "key-add", "key-remove",
     "key-revoke", "key-rotate", "key-rewrap", "roster-merge", "repair", "attest",
-    "region-add",
+    "region-add", "designate", "tag",
 ]  # fmt: skip
 
 

@@ -24,7 +24,8 @@ Ends with code 4 (partial) when a store refuses to delete what is free, as one d
 objects: each later run tries again.
 
 JSON: {dry_run, regions}; of a region: name, finished (generations), open, waiting_for (sessions),
-condemned ({reason: {packs, bytes}}; reasons: unreached, duplicate, orphan, emptied), rescued, repacked_bytes, deleted,
+condemned ({reason: {packs, bytes}}; reasons: unreached, duplicate, orphan, emptied), condemned_packs ({reason: ids}),
+rescued, repacked_bytes, deleted ({packs, bytes}), deleted_packs (ids),
 deferred ({packs, bytes}), deferred_objects, deferred_reason, sessions_fenced, snapshots_collected,
 segments_written, segments_deleted, objects_deleted, kept ({packs, bytes}), live_bytes, dead_bytes,
 dead_in_live_frames_bytes, sessions_open ({session, slot, label, started_at, observed}),

@@ -37,6 +37,7 @@ type Known = (&'static str, Option<&'static str>);
 const S3: &[Known] = &[
     ("access_key_id", None),
     ("allow_http", Some("allow_http")),
+    ("checksum_algorithm", Some("checksum_algorithm")),
     ("endpoint", None),
     ("profile", None),
     ("proxy_url", Some("proxy_url")),
