@@ -11,6 +11,7 @@ use crate::env::{SystemClock, SystemRandom};
 use crate::format::ids::Digest;
 use crate::index::{Index, IndexError, RocksIndex};
 use crate::repo::RepoError;
+use crate::repo::audit::NoRoom;
 use crate::repo::fetch::{FetchError, Fetcher};
 use crate::repo::open::{Located, RegionSpec, Repository};
 use crate::repo::snapshots::{self, Listing, Selector, SnapshotInfo};
@@ -192,6 +193,20 @@ impl Workspace {
             self.absent.push((name.clone(), why));
         }
         !aside.is_empty()
+    }
+
+    /// Says which regions have no room for what a command decided; a replication levels them later, as those that
+    /// weren't reached.
+    pub fn without_room(&mut self, no_room: NoRoom) {
+        for (at, error) in no_room {
+            let name = self.repository.regions[at].name.clone();
+            let why = format!("it has no room for what was decided: {error}");
+            self.progress.notice(&format!(
+                "region '{name}' takes no part: {}; make room there or raise its quota, then run `keepstone replicate`",
+                render::printable(&why)
+            ));
+            self.absent.push((name, why));
+        }
     }
 
     /// Remembers the roster that a change of keys has published.
