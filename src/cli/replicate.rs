@@ -19,8 +19,8 @@ use serde_json::{Value, json};
 /// When the repository can't be opened, a region can't be listed, or the user stops it.
 pub fn run(global: &Global) -> Result<Class, CliError> {
     let mut workspace = Workspace::open(global)?;
-    let repository = &workspace.repository;
     let (listing, listing_class) = workspace.snapshots()?;
+    let repository = &workspace.repository;
     let directory = workspace.cache_directory();
     std::fs::create_dir_all(&directory).map_err(|error| CliError::file("make", &directory, &error))?;
     let scratch = Some(SpoolSpace::Directory(directory));
