@@ -27,7 +27,7 @@ use crate::repo::sync::{list_packs, list_segments, read_segment};
 use crate::repo::{RepoError, Repository, Session};
 use crate::report::{Issue, IssueKind, Monitor};
 use crate::ship::put_with_retries;
-use crate::store::{StoreError, list_sorted};
+use crate::store::{StoreError, StoreErrorKind, list_sorted};
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::{Mutex, PoisonError};
 
@@ -139,7 +139,7 @@ pub fn replicate(
     };
     for (at, to) in repository.regions.iter().enumerate() {
         let pending: Vec<&SnapshotInfo> = lacks(at).collect();
-        if pending.is_empty() {
+        if pending.is_empty() || done.behind.contains_key(&at) {
             continue;
         }
         let count = pending.len();
@@ -182,8 +182,12 @@ fn copy_decisions(repository: &Repository, done: &mut Replicated, monitor: &dyn 
             }
         }
         for (name, holding) in holders {
-            for to in (0..repository.regions.len()).filter(|at| !holding.contains(at)) {
-                let to = &repository.regions[to];
+            for at in (0..repository.regions.len()).filter(|at| !holding.contains(at)) {
+                // One without room has none for the others either.
+                if done.behind.contains_key(&at) {
+                    continue;
+                }
+                let to = &repository.regions[at];
                 let copied =
                     snapshots::read_decision(repository, &holding, &name, kind).and_then(|bytes| match bytes {
                         // What nobody who may has signed says nothing here either.
@@ -193,7 +197,15 @@ fn copy_decisions(repository: &Repository, done: &mut Replicated, monitor: &dyn 
                     });
                 match copied {
                     Ok(copied) => done.decisions += copied,
-                    Err(error) => note(done, monitor, format!("{}:{name}", to.name).into_bytes(), &error),
+                    Err(error) => {
+                        note(done, monitor, format!("{}:{name}", to.name).into_bytes(), &error);
+                        if let RepoError::Store { region, source } = error
+                            && region == to.name
+                            && source.kind == StoreErrorKind::Full
+                        {
+                            done.behind.insert(at, source);
+                        }
+                    }
                 }
             }
         }

@@ -24,7 +24,7 @@ use crate::format::ids::{Digest, SnapshotId};
 use crate::index::Index;
 use crate::index::graph::GraphError;
 use crate::repo::{RepoError, Repository, snapshots};
-use crate::report::{Issue, Monitor};
+use crate::report::{Issue, IssueKind, Monitor};
 use crate::store::StoreError;
 use run::{Findings, Run};
 use std::path::PathBuf;
@@ -174,6 +174,10 @@ pub fn check(
     let mut report = CheckReport::default();
     let listing = snapshots::list(repository)?;
     listing.issues.iter().for_each(|issue| findings.push(issue.clone()));
+    for damaged in &repository.damaged {
+        let subject = damaged.region.clone().into_bytes();
+        findings.push(Issue { kind: IssueKind::Damaged, subject, detail: damaged.detail.clone() });
+    }
     for info in &listing.snapshots {
         let lacking: Vec<String> = (0..repository.regions.len())
             .filter(|at| !info.regions.contains(at))

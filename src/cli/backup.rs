@@ -46,20 +46,28 @@ pub fn run(args: &BackupArgs, global: &Global) -> Result<Class, CliError> {
     let mut behind = Class::Success;
     if workspace.repository.regions.len() > 1 && !wanted.dry_run {
         // A region that fell behind is brought up first: what is new is then stored once for all.
-        let scratch = Some(SpoolSpace::Directory(workspace.cache_directory()));
-        let copied = crate::replicate::replicate(
-            &workspace.repository,
-            &listing.snapshots,
-            scratch,
-            workspace.settings.memory_bytes / 4,
-            &workspace.progress,
-        )?;
+        let mut broke = false;
+        let copied = loop {
+            let scratch = Some(SpoolSpace::Directory(workspace.cache_directory()));
+            match crate::replicate::replicate(
+                &workspace.repository,
+                &listing.snapshots,
+                scratch,
+                workspace.settings.memory_bytes / 4,
+                &workspace.progress,
+            ) {
+                Ok(copied) => break copied,
+                Err(error) => workspace.go_on_without(error)?,
+            }
+            broke = true;
+            listing = workspace.snapshots()?.0;
+        };
         if !copied.issues.is_empty() {
             // Not this snapshot, but an earlier one isn't committed in every region yet.
             behind = Class::Pending;
         }
         let aside = workspace.set_aside(copied.behind);
-        if copied.segments + copied.commits + copied.decisions > 0 || aside {
+        if copied.segments + copied.commits + copied.decisions > 0 || aside || broke {
             crate::repo::sync::sync(&workspace.repository, &index, &workspace.progress)?;
             listing = workspace.snapshots()?.0;
         }

@@ -17,7 +17,7 @@ use std::path::Path;
 /// When the repository can't be opened or a region can't be listed. A damaged index is no error of
 /// `cache info`, but what it tells.
 pub fn run(command: CacheCommand, global: &Global) -> Result<Class, CliError> {
-    let workspace = Workspace::open(global)?;
+    let mut workspace = Workspace::open(global)?;
     let mut class = Class::Success;
     if let CacheCommand::Rebuild = command {
         let directory = workspace.index_directory();

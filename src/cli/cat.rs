@@ -16,7 +16,7 @@ use crate::report::Monitor;
 /// When the snapshot or the path is not there, it is no file, or a chunk can't be read: what was written
 /// before is right, and the exit code says that it is not all.
 pub fn run(args: &CatArgs, global: &Global) -> Result<Class, CliError> {
-    let workspace = Workspace::open_to_read(global)?;
+    let mut workspace = Workspace::open_to_read(global)?;
     let (index, _) = workspace.index()?;
     let (info, class) = workspace.snapshot(&args.snapshot, &args.filter)?;
     let fetcher = workspace.fetcher(&index)?;

@@ -18,7 +18,7 @@ use std::io::Write;
 /// # Errors
 /// When a snapshot or the path is not there, or a tree can't be read.
 pub fn run(args: &DiffArgs, global: &Global) -> Result<Class, CliError> {
-    let workspace = Workspace::open_to_read(global)?;
+    let mut workspace = Workspace::open_to_read(global)?;
     let (index, _) = workspace.index()?;
     let (listing, class) = workspace.snapshots()?;
     let snapshots = filtered(listing.snapshots, &args.filter);

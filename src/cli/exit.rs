@@ -262,7 +262,11 @@ impl From<StoreError> for CliError {
             StoreErrorKind::Denied => {
                 (Class::Access, "check the region's credentials, or the owner and mode of its directory")
             }
-            StoreErrorKind::Full => (Class::Storage, "make room in the region, or raise its quota, and run this again"),
+            StoreErrorKind::Full => (
+                Class::Storage,
+                "make room in the region or raise its quota, and run this again; --region with the other regions' \
+                 names leaves it out meanwhile",
+            ),
             StoreErrorKind::Unavailable => {
                 (Class::Storage, "check that the region can be reached, and run this again: nothing stored is lost")
             }

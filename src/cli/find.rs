@@ -21,7 +21,7 @@ pub fn run(args: &FindArgs, global: &Global) -> Result<Class, CliError> {
         CliError::usage("the pattern is not UTF-8").hint("write `?` or `*` in place of the bytes that are not")
     })?;
     let pattern = Pattern::new(text, args.ignore_case)?;
-    let workspace = Workspace::open_to_read(global)?;
+    let mut workspace = Workspace::open_to_read(global)?;
     let (index, _) = workspace.index()?;
     let (listing, mut class) = workspace.snapshots()?;
     let mut snapshots = filtered(listing.snapshots, &args.filter);

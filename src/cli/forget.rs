@@ -24,7 +24,7 @@ use std::io::{IsTerminal, Write};
 /// When nothing says what to keep, a snapshot isn't there or is on hold, a floor would be broken, this slot
 /// may not decide, or a region can't be read or written.
 pub fn run(args: &ForgetArgs, global: &Global) -> Result<Class, CliError> {
-    let workspace = Workspace::open(global)?;
+    let mut workspace = Workspace::open(global)?;
     if !args.dry_run {
         workspace.repository.require(&DECIDERS, "forget snapshots")?;
     }
@@ -59,7 +59,8 @@ pub fn run(args: &ForgetArgs, global: &Global) -> Result<Class, CliError> {
         let default = if args.ids.is_empty() { "retention policy" } else { "" };
         let mut decree = Decree::new(Ruling::Forget, args.reason.as_deref().unwrap_or(default));
         decree.below_floors = below;
-        put(&workspace.repository, &forgotten, &decree)?;
+        let no_room = put(&workspace.repository, &forgotten, &decree)?;
+        workspace.without_room(no_room);
     }
     let until = window::ends_at(now, &workspace.settings.retention.window());
     let begun: Begun = candidates.iter().map(|candidate| (candidate.id, candidate.started_at)).collect();

@@ -18,7 +18,7 @@ use std::io::Write;
 /// # Errors
 /// When the snapshot or the path is not there, or a tree can't be read.
 pub fn run(args: &LsArgs, global: &Global) -> Result<Class, CliError> {
-    let workspace = Workspace::open_to_read(global)?;
+    let mut workspace = Workspace::open_to_read(global)?;
     let (index, _) = workspace.index()?;
     let (info, class) = workspace.snapshot(&args.snapshot, &args.filter)?;
     let fetcher = workspace.fetcher(&index)?;

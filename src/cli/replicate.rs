@@ -9,7 +9,7 @@ use super::workspace::Workspace;
 use crate::format::roster::Role;
 use crate::pack::SpoolSpace;
 use crate::replicate::replicate;
-use crate::repo::audit;
+use crate::repo::audit::{self, NoRoom};
 use crate::report::Monitor;
 use serde_json::{Value, json};
 
@@ -18,9 +18,9 @@ use serde_json::{Value, json};
 /// # Errors
 /// When the repository can't be opened, a region can't be listed, or the user stops it.
 pub fn run(global: &Global) -> Result<Class, CliError> {
-    let workspace = Workspace::open(global)?;
-    let repository = &workspace.repository;
+    let mut workspace = Workspace::open(global)?;
     let (listing, listing_class) = workspace.snapshots()?;
+    let repository = &workspace.repository;
     let directory = workspace.cache_directory();
     std::fs::create_dir_all(&directory).map_err(|error| CliError::file("make", &directory, &error))?;
     let scratch = Some(SpoolSpace::Directory(directory));
@@ -30,7 +30,10 @@ pub fn run(global: &Global) -> Result<Class, CliError> {
         return Err(CliError::cancelled());
     }
     // A writer answers for its own chain, and brings that together whenever it records.
-    let entries = if repository.role() == Role::Writer { 0 } else { audit::merge(repository)? };
+    let (entries, no_room) =
+        if repository.role() == Role::Writer { (0, NoRoom::new()) } else { audit::merge(repository)? };
+    workspace.without_room(no_room);
+    let repository = &workspace.repository;
     workspace.progress.finish();
     let left_out = &workspace.settings.regions_left_out;
     let reached = repository.regions.iter().map(|region| json!({ "name": region.name, "reached": true }));

@@ -51,7 +51,7 @@ fn spare_own_directories(
 /// When it can't begin or had to stop.
 pub fn run(args: &RestoreArgs, global: &Global) -> Result<Class, CliError> {
     let selection = args.selection()?;
-    let workspace = Workspace::open_to_read(global)?;
+    let mut workspace = Workspace::open_to_read(global)?;
     let (index, _) = workspace.index()?;
     let (listing, listing_class) = workspace.snapshots()?;
     let snapshots = filtered(listing.snapshots, &args.filter);

@@ -17,7 +17,7 @@ use std::collections::HashMap;
 /// # Errors
 /// When a region can't be listed.
 pub fn run(args: &SnapshotsArgs, global: &Global) -> Result<Class, CliError> {
-    let workspace = Workspace::open(global)?;
+    let mut workspace = Workspace::open(global)?;
     let (listing, class) = workspace.snapshots()?;
     let mut snapshots = filtered(listing.snapshots, &args.filter);
     if let Some(latest) = args.latest {

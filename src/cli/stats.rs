@@ -14,7 +14,7 @@ use std::io::Write;
 /// # Errors
 /// When a region can't be listed or the index can't be made.
 pub fn run(global: &Global) -> Result<Class, CliError> {
-    let workspace = Workspace::open(global)?;
+    let mut workspace = Workspace::open(global)?;
     let (index, index_class) = workspace.index()?;
     let (listing, class) = workspace.snapshots()?;
     let stats = stats(&workspace.repository, &index, &listing.snapshots)?;

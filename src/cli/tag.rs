@@ -15,7 +15,7 @@ use std::collections::BTreeSet;
 /// # Errors
 /// When the snapshot is not there, this slot may not change tags, or a region can't be written.
 pub fn run(args: &TagArgs, global: &Global) -> Result<Class, CliError> {
-    let workspace = Workspace::open(global)?;
+    let mut workspace = Workspace::open(global)?;
     let (info, class) = workspace.snapshot(&args.snapshot, &Filter::default())?;
     let before: BTreeSet<String> = info.tags.iter().cloned().collect();
     let mut tags: BTreeSet<String> =
@@ -29,7 +29,8 @@ pub fn run(args: &TagArgs, global: &Global) -> Result<Class, CliError> {
     }
     let changed = tags != before;
     if changed {
-        set_tags(&workspace.repository, info.id, &before, tags.clone())?;
+        let no_room = set_tags(&workspace.repository, info.id, &before, tags.clone())?;
+        workspace.without_room(no_room);
     }
     workspace.progress.finish();
     let document = json!({ "snapshot": info.id.to_string(), "tags": tags, "tags_before": before, "changed": changed });

@@ -28,7 +28,7 @@ fn all(workspace: &Workspace) -> Result<(Vec<SnapshotInfo>, Class), CliError> {
 /// When it isn't forgotten, is collected, or its window is over; when this slot may not decide or a region
 /// can't be read or written.
 pub fn unforget(args: &UnforgetArgs, global: &Global) -> Result<Class, CliError> {
-    let workspace = Workspace::open(global)?;
+    let mut workspace = Workspace::open(global)?;
     let repository = &workspace.repository;
     repository.require(&DECIDERS, "unforget snapshots")?;
     let (snapshots, read_class) = all(&workspace)?;
@@ -66,12 +66,17 @@ pub fn unforget(args: &UnforgetArgs, global: &Global) -> Result<Class, CliError>
         ));
     }
     let decree = Decree::new(Ruling::Unforget, args.reason.as_deref().unwrap_or(""));
-    put(repository, &BTreeSet::from([info.id]), &decree)?;
+    let no_room = put(repository, &BTreeSet::from([info.id]), &decree)?;
+    let unsaid: BTreeSet<usize> = no_room.keys().copied().collect();
     let outcome = unforgotten(repository, info.id)?;
+    workspace.without_room(no_room);
+    let repository = &workspace.repository;
     workspace.progress.finish();
     let (mut counts, mut in_doubt, mut absent) = (Vec::new(), Vec::new(), Vec::new());
-    for (region, outcome) in repository.regions.iter().zip(&outcome) {
+    for (at, (region, outcome)) in repository.regions.iter().zip(&outcome).enumerate() {
         match outcome {
+            // Among the absent ones already.
+            _ if unsaid.contains(&at) => {}
             Unforgotten::Counts => counts.push(region.name.clone()),
             Unforgotten::InDoubt(generation) => in_doubt.push((region.name.clone(), *generation)),
             Unforgotten::Absent => absent.push(region.name.clone()),
@@ -98,7 +103,7 @@ pub fn unforget(args: &UnforgetArgs, global: &Global) -> Result<Class, CliError>
             )?;
         }
         for region in &absent {
-            writeln!(out, "Region '{region}' doesn't hold it; the next backup or replication there changes that")?;
+            writeln!(out, "Not in region '{region}' yet; the next backup or replication there changes that")?;
         }
         Ok(())
     })?;
@@ -125,7 +130,7 @@ pub fn release(args: &ReleaseArgs, global: &Global) -> Result<Class, CliError> {
 }
 
 fn decide(references: &[SnapshotRef], decree: Decree, global: &Global) -> Result<Class, CliError> {
-    let workspace = Workspace::open(global)?;
+    let mut workspace = Workspace::open(global)?;
     let repository = &workspace.repository;
     repository
         .require(&DECIDERS, if decree.ruling == Ruling::Hold { "hold snapshots" } else { "release snapshots" })?;
@@ -151,7 +156,8 @@ fn decide(references: &[SnapshotRef], decree: Decree, global: &Global) -> Result
         }
         ids.insert(info.id);
     }
-    put(repository, &ids, &decree)?;
+    let no_room = put(repository, &ids, &decree)?;
+    workspace.without_room(no_room);
     workspace.progress.finish();
     let document = json!({
         "snapshots": ids.iter().map(ToString::to_string).collect::<Vec<_>>(), "ruling": decree.ruling.name(),

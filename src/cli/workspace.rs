@@ -11,13 +11,15 @@ use crate::env::{SystemClock, SystemRandom};
 use crate::format::ids::Digest;
 use crate::index::{Index, IndexError, RocksIndex};
 use crate::repo::RepoError;
+use crate::repo::audit::NoRoom;
 use crate::repo::fetch::{FetchError, Fetcher};
 use crate::repo::open::{Located, RegionSpec, Repository};
 use crate::repo::snapshots::{self, Listing, Selector, SnapshotInfo};
 use crate::repo::sync::sync;
 use crate::report::Monitor;
-use crate::store::StoreError;
 use crate::store::open::{local_path, open_store};
+use crate::store::remote::client::RemoteStore;
+use crate::store::{StoreError, StoreErrorKind};
 use std::collections::BTreeMap;
 use std::io::{IsTerminal, Write};
 use std::path::{Path, PathBuf};
@@ -49,7 +51,9 @@ pub fn stores(settings: &Settings, create: bool) -> Result<(Vec<RegionSpec>, Uno
         match open_store(&region.url, &settings.store_options(region), create) {
             Ok(store) => specs.push(RegionSpec { name: region.name.clone(), store }),
             Err(error) => {
-                let unusable = error.kind == crate::store::StoreErrorKind::Invalid;
+                // What is wrong here is to be corrected here; what another machine answers may change by itself.
+                let remote = RemoteStore::is_address(&region.url, &settings.store_options(region));
+                let unusable = error.kind == StoreErrorKind::Invalid && !remote;
                 let error = CliError::from(error).in_region(&region.name);
                 if unusable {
                     return Err(error);
@@ -180,18 +184,49 @@ impl Workspace {
 
     /// Has regions that could not be brought up take no part in the run, and says so; true when there are any.
     pub fn set_aside(&mut self, failures: BTreeMap<usize, StoreError>) -> bool {
+        self.leave_out(failures, "it lacks earlier snapshots and doesn't take them: ")
+    }
+
+    /// Has a region that broke since it was opened take no part in the run, as one that isn't reached, unless it is
+    /// the only one or the failure another one's.
+    ///
+    /// # Errors
+    /// The failure, where the run can't go on without the region.
+    pub fn go_on_without(&mut self, failure: RepoError) -> Result<(), CliError> {
+        let RepoError::Store { region, source } = failure else { return Err(failure.into()) };
+        match self.repository.regions.iter().position(|other| other.name == region) {
+            Some(at) if self.repository.regions.len() > 1 => {
+                self.leave_out(BTreeMap::from([(at, source)]), "");
+                Ok(())
+            }
+            _ => Err(RepoError::Store { region, source }.into()),
+        }
+    }
+
+    fn leave_out(&mut self, failures: BTreeMap<usize, StoreError>, what: &str) -> bool {
         let mut reasons: BTreeMap<String, String> =
             failures.iter().map(|(at, error)| (self.repository.regions[*at].name.clone(), error.to_string())).collect();
         let aside = self.repository.set_aside(failures);
         for name in &aside {
-            let why = format!(
-                "it lacks earlier snapshots and doesn't take them: {}",
-                reasons.remove(name).unwrap_or_default()
-            );
+            let why = format!("{what}{}", reasons.remove(name).unwrap_or_default());
             self.progress.notice(&format!("region '{name}' takes no part: {}", render::printable(&why)));
             self.absent.push((name.clone(), why));
         }
         !aside.is_empty()
+    }
+
+    /// Says which regions have no room for what a command decided; a replication levels them later, as those that
+    /// weren't reached.
+    pub fn without_room(&mut self, no_room: NoRoom) {
+        for (at, error) in no_room {
+            let name = self.repository.regions[at].name.clone();
+            let why = format!("it has no room for what was decided: {error}");
+            self.progress.notice(&format!(
+                "region '{name}' takes no part: {}; make room there or raise its quota, then run `keepstone replicate`",
+                render::printable(&why)
+            ));
+            self.absent.push((name, why));
+        }
     }
 
     /// Remembers the roster that a change of keys has published.
@@ -216,19 +251,25 @@ impl Workspace {
     ///
     /// # Errors
     /// When the index can't be made or a region can't be listed.
-    pub fn index(&self) -> Result<(RocksIndex, Class), CliError> {
+    pub fn index(&mut self) -> Result<(RocksIndex, Class), CliError> {
         let directory = self.cache_directory();
         std::fs::create_dir_all(&directory).map_err(|error| CliError::file("make", &directory, &error))?;
         let cache_bytes = self.settings.memory_bytes / 8;
         let index = RocksIndex::open(&self.index_directory(), self.repository.config.repository, cache_bytes)?;
-        let issues = match sync(&self.repository, &index, &self.progress) {
-            Err(RepoError::Index(error @ (IndexError::Database { .. } | IndexError::Damaged { .. }))) => {
-                self.progress.notice(&format!("{error}: that is done now"));
-                index.clear()?;
-                sync(&self.repository, &index, &self.progress)
+        let issues = loop {
+            let synced = match sync(&self.repository, &index, &self.progress) {
+                Err(RepoError::Index(error @ (IndexError::Database { .. } | IndexError::Damaged { .. }))) => {
+                    self.progress.notice(&format!("{error}: that is done now"));
+                    index.clear()?;
+                    sync(&self.repository, &index, &self.progress)
+                }
+                outcome => outcome,
+            };
+            match synced {
+                Ok(issues) => break issues,
+                Err(error) => self.go_on_without(error)?,
             }
-            outcome => outcome,
-        }?;
+        };
         Ok((index, if issues.is_empty() { Class::Success } else { Class::Corrupt }))
     }
 
@@ -242,7 +283,7 @@ impl Workspace {
     /// # Errors
     /// When none or several fit, or a region can't be listed.
     pub fn snapshot(
-        &self,
+        &mut self,
         reference: &parse::SnapshotRef,
         filter: &super::args::Filter,
     ) -> Result<(SnapshotInfo, Class), CliError> {
@@ -311,8 +352,13 @@ impl Workspace {
     ///
     /// # Errors
     /// When a region can't be listed.
-    pub fn snapshots(&self) -> Result<(Listing, Class), CliError> {
-        let listing = snapshots::list(&self.repository)?;
+    pub fn snapshots(&mut self) -> Result<(Listing, Class), CliError> {
+        let listing = loop {
+            match snapshots::list(&self.repository) {
+                Ok(listing) => break listing,
+                Err(error) => self.go_on_without(error)?,
+            }
+        };
         listing.issues.iter().for_each(|issue| self.progress.issue(issue));
         let class = if listing.issues.is_empty() { Class::Success } else { Class::Corrupt };
         Ok((listing, class))

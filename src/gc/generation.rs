@@ -11,7 +11,7 @@ use crate::format::gc::{Condemn, ENTRIES_MAX, Fence, Final};
 use crate::format::ids::{PackId, SessionId, SlotId, SnapshotId};
 use crate::pack::{PackError, read_header};
 use crate::policy::window::{ends_at, is_over};
-use crate::repo::audit::{Act, record};
+use crate::repo::audit::{Act, record_where_room};
 use crate::repo::gclog::{self, Entry, GcLog, OpenGeneration};
 use crate::repo::open::{RegionHandle, Repository};
 use crate::repo::retention::GENERATION;
@@ -229,7 +229,12 @@ impl Run<'_> {
                 .figure("packs-deleted", entry.deleted.len() as u64)
                 .figure("sessions-fenced", entry.fenced.len() as u64)
                 .figure("commits-collected", entry.collected.len() as u64);
-            record(self.repository, &act)?;
+            // Where it can't be recorded in this region nothing may go here; another one is levelled later.
+            let recorded = record_where_room(self.repository, &act)?.require(self.repository, self.region)?;
+            for (other, error) in recorded.no_room {
+                let name = &self.repository.regions[other].name;
+                self.report.notices.push(format!("region '{name}' has no room for the audit entry: {error}"));
+            }
         }
         // Whoever was faster has decided from the same log: what stands there counts (GC-5).
         let ours = entry;

@@ -30,6 +30,7 @@ use crate::pack::{PackError, SpoolSpace};
 use crate::repo::open::DECIDERS;
 use crate::repo::{RepoError, Repository};
 use crate::report::Monitor;
+use crate::store::{StoreError, StoreErrorKind};
 use jiff::Span;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -65,6 +66,19 @@ pub enum GcError {
     /// The user stopped it.
     #[error("stopped; the next run goes on from there")]
     Cancelled,
+}
+
+impl GcError {
+    /// True when a store refused a put for want of room.
+    pub fn is_lack_of_room(&self) -> bool {
+        let is_full = |error: &StoreError| error.kind == StoreErrorKind::Full;
+        match self {
+            GcError::Repo(RepoError::Store { source, .. }) => is_full(source),
+            // A session that opens in one region only.
+            GcError::Repo(RepoError::Unreachable(failures)) => failures.iter().all(|(_, error)| is_full(error)),
+            _ => false,
+        }
+    }
 }
 
 /// How much that nothing needs may stay in packs that are needed, before they are emptied.

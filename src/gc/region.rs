@@ -2,6 +2,7 @@
 
 use super::claims::Memory;
 use super::generation::Run;
+use super::repack::Repacked;
 use super::{GcError, GcOptions, OBSERVE_TIME, POLL, RegionReport};
 use crate::repo::designation;
 use crate::repo::gclog::{self, GcLog, OpenGeneration};
@@ -23,8 +24,36 @@ pub fn collect(
     monitor: &dyn Monitor,
     report: &mut RegionReport,
 ) -> Result<(), GcError> {
+    designation::require(repository, &repository.regions[at], &options.host)?;
+    let error = match settle(repository, at, options, monitor, report) {
+        Err(error) if error.is_lack_of_room() && !options.dry_run => error,
+        ended => return ended,
+    };
+    // What earlier finals list may go without anything being put. If that makes room, the rest is done, too.
+    let (objects, packs) = (report.objects_deleted, report.deleted.packs);
+    let freed = gclog::read(repository, &repository.regions[at])
+        .map_err(GcError::from)
+        .and_then(|log| Run::new(repository, at, options, monitor, report, log).delete_again());
+    match freed {
+        Err(GcError::Cancelled) => Err(GcError::Cancelled),
+        Ok(()) if report.objects_deleted > objects || report.deleted.packs > packs => {
+            let before = std::mem::take(report);
+            let ended = settle(repository, at, options, monitor, report);
+            report.follow(before);
+            ended
+        }
+        _ => Err(error),
+    }
+}
+
+fn settle(
+    repository: &Repository,
+    at: usize,
+    options: &GcOptions,
+    monitor: &dyn Monitor,
+    report: &mut RegionReport,
+) -> Result<(), GcError> {
     let region = &repository.regions[at];
-    designation::require(repository, region, &options.host)?;
     // What looks like damage may be another collector's work: it is damage only if the log stands still.
     for _ in 1..ATTEMPTS {
         let log = gclog::read(repository, region)?;
@@ -51,19 +80,7 @@ fn attempt(
     report: &mut RegionReport,
     log: GcLog,
 ) -> Result<(), GcError> {
-    let region = &repository.regions[at];
-    let mut run = Run {
-        repository,
-        region,
-        options,
-        monitor,
-        memory: Memory::default(),
-        log,
-        begun: None,
-        report,
-        emptied: BTreeSet::new(),
-        told: HashSet::new(),
-    };
+    let mut run = Run::new(repository, at, options, monitor, report, log);
     let view = match run.log.open.clone() {
         Some(open) => {
             run.stay_open(open.number);
@@ -81,7 +98,14 @@ fn attempt(
     run.stop_if_cancelled()?;
     run.sweep(&view)?;
     let number = run.log.newest + 1;
-    let repacked = run.repack(&view, at)?;
+    let repacked = match run.repack(&view, at) {
+        // What is dead as a whole makes room without being moved.
+        Err(error) if error.is_lack_of_room() => {
+            run.report.notices.push(format!("nothing was taken out of packs that are mostly dead: {error}"));
+            Repacked::default()
+        }
+        repacked => repacked?,
+    };
     let condemned = run.condemn(&view, number, &repacked.emptied);
     repacked.end(&run);
     let Some(open) = condemned? else { return Ok(()) };
@@ -96,7 +120,30 @@ fn attempt(
     run.finish_now(&open)
 }
 
-impl Run<'_> {
+impl<'a> Run<'a> {
+    /// Begins a run in the region of this index, whose log is this.
+    fn new(
+        repository: &'a Repository,
+        at: usize,
+        options: &'a GcOptions,
+        monitor: &'a dyn Monitor,
+        report: &'a mut RegionReport,
+        log: GcLog,
+    ) -> Self {
+        Run {
+            repository,
+            region: &repository.regions[at],
+            options,
+            monitor,
+            memory: Memory::default(),
+            log,
+            begun: None,
+            report,
+            emptied: BTreeSet::new(),
+            told: HashSet::new(),
+        }
+    }
+
     /// Says that a generation stays open unless this run finishes it, and since when this host knows of it.
     fn stay_open(&mut self, number: u64) {
         let (id, now) = (self.region.info.region, self.repository.clock.now_ns());

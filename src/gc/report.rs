@@ -141,6 +141,22 @@ impl RegionReport {
         self.notices.clear();
     }
 
+    /// Adds what was done in the region just before, by the same run.
+    pub(super) fn follow(&mut self, before: RegionReport) {
+        let RegionReport { finished, rescued, deleted, deleted_packs, repacked_bytes, sessions_fenced, .. } = before;
+        self.finished.splice(0..0, finished);
+        self.deleted_packs.splice(0..0, deleted_packs);
+        self.snapshots_collected.splice(0..0, before.snapshots_collected);
+        self.rescued += rescued;
+        self.deleted.packs += deleted.packs;
+        self.deleted.bytes += deleted.bytes;
+        self.repacked_bytes += repacked_bytes;
+        self.sessions_fenced += sessions_fenced;
+        self.segments_written += before.segments_written;
+        self.segments_deleted += before.segments_deleted;
+        self.objects_deleted += before.objects_deleted;
+    }
+
     /// True when something is left to do that this run could not: the store refused, or the region failed.
     pub fn is_incomplete(&self) -> bool {
         self.failure.is_some() || self.deferred.packs + self.deferred_objects > 0

@@ -5,7 +5,7 @@
 //! Memory: 32 bytes a pack, about 40 with the set.
 
 use super::RepoError;
-use super::audit::{Act, record};
+use super::audit::{Act, NoRoom, record_where_room};
 use super::open::{RegionHandle, Repository};
 use crate::crypto::CryptoError;
 use crate::crypto::object::{self, build_signed};
@@ -104,8 +104,8 @@ fn read_one(repository: &Repository, region: &RegionHandle, name: &str, digest: 
     Ok(Found { name: name.to_owned(), signer: signed.envelope.signer, listings })
 }
 
-/// Vouches for listings that were verified (`ATTEST-4`), in every reached region that doesn't say so yet. Gives
-/// how many nobody vouched for before.
+/// Vouches for listings that were verified (`ATTEST-4`), in every reached region that doesn't say so yet and has
+/// room for it. Gives how many nobody vouched for before.
 ///
 /// # Errors
 /// When this slot is no owner's, or a region fails.
@@ -120,11 +120,13 @@ pub fn publish(repository: &Repository, verified: &[Digest]) -> Result<u64, Repo
     let mut all: BTreeSet<Digest> = verified.iter().copied().collect();
     let fresh = all.iter().filter(|listing| !known.contains(listing)).count() as u64;
     all.extend(known);
+    let mut no_room = NoRoom::new();
     if fresh > 0 {
-        record(repository, &Act::new(Action::Attest).figure("packs", fresh))?;
+        no_room = record_where_room(repository, &Act::new(Action::Attest).figure("packs", fresh))?.no_room;
     }
     let attested_at = repository.clock.now_ns();
-    for (region, found) in repository.regions.iter().zip(&regions) {
+    let with_room = repository.regions.iter().zip(&regions).enumerate().filter(|(at, _)| !no_room.contains_key(at));
+    'regions: for (_, (region, found)) in with_room {
         let here: HashSet<Digest> = found.iter().flat_map(|found| &found.listings).copied().collect();
         let mut lacking: BTreeSet<Digest> = all.iter().filter(|listing| !here.contains(listing)).copied().collect();
         let own: Vec<&Found> = found.iter().filter(|found| found.signer == repository.secrets.slot).collect();
@@ -138,8 +140,15 @@ pub fn publish(repository: &Repository, verified: &[Digest]) -> Result<u64, Repo
             let signer = repository.signer();
             let repository = repository.config.repository;
             let (bytes, digest) = build_signed(ObjectKind::Attestation, repository, &signer, &attestation.encode());
-            put_with_retries(&*region.store, &format!("attest/{digest}"), &bytes.into())
-                .map_err(|e| region.error(e))?;
+            match put_with_retries(&*region.store, &format!("attest/{digest}"), &bytes.into()) {
+                Ok(()) => {}
+                // It doesn't vouch for these: what others say is believed, too, and the next check says it here.
+                Err(error) if error.kind == StoreErrorKind::Full => {
+                    tracing::warn!(region = region.name, %error, "no room for an attestation");
+                    continue 'regions;
+                }
+                Err(error) => return Err(region.error(error)),
+            }
         }
         for old in own.iter().filter(|_| merge) {
             match region.store.delete(&old.name) {

@@ -1,8 +1,9 @@
 //! The audit chains: who was about to destroy or grant what, and why. Page: `format-spec/audit.md`.
 //!
-//! Guarantees: [`record`] returns only when the entry is durable in every reached region, so that who calls
-//! it **before** the act leaves no act unrecorded; a chain's entries name those that they follow, so that
-//! none can be taken out of its middle unnoticed. Called by whatever forgets, collects or changes keys.
+//! Guarantees: [`record`] returns only when the entry is durable in every reached region, [`record_where_room`] when
+//! it is in every one that has room for it, so that who calls them **before** the act, and acts only there, leaves no
+//! act unrecorded; a chain's entries name those that they follow, so that none can be taken out of its middle
+//! unnoticed. Called by whatever forgets, collects or changes keys.
 
 use super::RepoError;
 use super::open::{RegionHandle, Repository, WRITERS};
@@ -17,7 +18,7 @@ use crate::format::roster::SlotState;
 use crate::format::wire::DecodeError;
 use crate::limits::AUDIT_SUBJECTS_MAX;
 use crate::ship::put_with_retries;
-use crate::store::{StoreErrorKind, list_sorted};
+use crate::store::{StoreError, StoreErrorKind, list_sorted};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// How often a number is tried that other processes of the same slot take first.
@@ -57,6 +58,32 @@ impl Act {
     }
 }
 
+/// Regions that have no room for what was to be put there, by index, and what each said: they are treated like
+/// regions that weren't reached, and levelled by a later run.
+pub type NoRoom = BTreeMap<usize, StoreError>;
+
+/// Where an act is recorded.
+#[derive(Debug)]
+#[must_use = "the act must not be done where it isn't recorded"]
+pub struct Recording {
+    /// The entry's number; of an act with more subjects than an entry holds, that of the last.
+    pub number: u64,
+    /// Where it is not: there the act must not be done.
+    pub no_room: NoRoom,
+}
+
+impl Recording {
+    /// # Errors
+    /// What this region said, if it had no room.
+    pub fn require(mut self, repository: &Repository, region: &RegionHandle) -> Result<Self, RepoError> {
+        let at = repository.regions.iter().position(|other| other.info.region == region.info.region);
+        match at.and_then(|at| self.no_room.remove(&at)) {
+            None => Ok(self),
+            Some(error) => Err(region.error(error)),
+        }
+    }
+}
+
 /// Records an act in the chain of the slot that opened the repository, in every reached region, and returns
 /// once it is durable there. Call it **before** the act, and don't act when it fails. Gives the entry's
 /// number; of an act with more subjects than an entry holds, that of the last.
@@ -64,6 +91,18 @@ impl Act {
 /// # Errors
 /// When a reached region can't be listed or written: then the act must not be done.
 pub fn record(repository: &Repository, act: &Act) -> Result<u64, RepoError> {
+    let mut recording = record_where_room(repository, act)?;
+    match recording.no_room.pop_first() {
+        None => Ok(recording.number),
+        Some((at, error)) => Err(repository.regions[at].error(error)),
+    }
+}
+
+/// As [`record`], but a region that is full is left out: act in the others only.
+///
+/// # Errors
+/// When no region has room, or one can't be listed or written for another reason: then the act must not be done.
+pub fn record_where_room(repository: &Repository, act: &Act) -> Result<Recording, RepoError> {
     if act.reason.len() > REASON_BYTES_MAX {
         return Err(RepoError::Audit(format!("a reason has at most {REASON_BYTES_MAX} bytes")));
     }
@@ -74,7 +113,7 @@ pub fn record(repository: &Repository, act: &Act) -> Result<u64, RepoError> {
     if parts.is_empty() {
         parts.push(&[]);
     }
-    let mut number = 0;
+    let mut recording = Recording { number: 0, no_room: NoRoom::new() };
     for part in parts {
         let entry = AuditEntry {
             slot,
@@ -88,18 +127,38 @@ pub fn record(repository: &Repository, act: &Act) -> Result<u64, RepoError> {
             figures: act.figures.iter().map(|(name, value)| (name.clone(), *value)).collect(),
             reason: act.reason.clone(),
         };
-        number = append(repository, entry)?;
+        recording.number = append(repository, entry, &mut recording.no_room)?;
     }
-    Ok(number)
+    Ok(recording)
+}
+
+/// Leaves a region out that refused for want of room; any other failure, or that of the last region, stays one.
+fn leave_out(
+    repository: &Repository,
+    regions: &mut Vec<usize>,
+    at: usize,
+    error: RepoError,
+    no_room: &mut NoRoom,
+) -> Result<(), RepoError> {
+    match error {
+        RepoError::Store { source, .. } if source.kind == StoreErrorKind::Full && regions.len() > 1 => {
+            let region = &repository.regions[at].name;
+            tracing::warn!(region, error = %source, "no room for an audit entry: what it tells of isn't done there");
+            regions.retain(|other| *other != at);
+            no_room.insert(at, source);
+            Ok(())
+        }
+        error => Err(error),
+    }
 }
 
 /// Puts an entry behind everything that the reached regions hold of its chain (`AUDIT-5`, `AUDIT-6`).
-fn append(repository: &Repository, mut entry: AuditEntry) -> Result<u64, RepoError> {
+fn append(repository: &Repository, mut entry: AuditEntry, no_room: &mut NoRoom) -> Result<u64, RepoError> {
+    let mut regions: Vec<usize> = (0..repository.regions.len()).filter(|at| !no_room.contains_key(at)).collect();
     // One order for all processes: two of one slot that reach a common region meet there first.
-    let mut regions: Vec<&RegionHandle> = repository.regions.iter().collect();
-    regions.sort_by_key(|region| region.info.region);
+    regions.sort_by_key(|at| repository.regions[*at].info.region);
     for _ in 0..RACES_MAX {
-        let ends = bring_together(repository, &regions, entry.slot)?;
+        let ends = bring_together(repository, &mut regions, entry.slot, no_room)?;
         entry.number = ends.next;
         entry.previous = ends.digests;
         let (bytes, digest) = object::build_sealed(
@@ -110,15 +169,17 @@ fn append(repository: &Repository, mut entry: AuditEntry) -> Result<u64, RepoErr
             &*repository.random,
         )?;
         let mut lost = false;
-        for (at, region) in regions.iter().enumerate() {
-            let strictly = at == 0 && !ends.obstructed;
-            match put(region, entry.slot, entry.number, &digest, &bytes, strictly) {
-                Ok(()) => {}
+        // They meet at the first that has room.
+        let mut first = true;
+        for at in regions.clone() {
+            let strictly = first && !ends.obstructed;
+            match put(&repository.regions[at], entry.slot, entry.number, &digest, &bytes, strictly) {
+                Ok(()) => first = false,
                 Err(error) if strictly && is_taken(&error) => {
                     lost = true;
                     break;
                 }
-                Err(error) => return Err(error),
+                Err(error) => leave_out(repository, &mut regions, at, error, no_room)?,
             }
         }
         if !lost {
@@ -189,12 +250,17 @@ struct Ends {
 
 /// Reads what the regions hold of a slot's chain, from the end of the shortest or the first branch on, copies
 /// to each what it lacks of that, and gives the chain's ends. What is damaged is no reason not to record: the chain goes on
-/// beside it, and [`read`] reports it.
-fn bring_together(repository: &Repository, regions: &[&RegionHandle], slot: SlotId) -> Result<Ends, RepoError> {
+/// beside it, and [`read`] reports it. A region without room for that is left out.
+fn bring_together(
+    repository: &Repository,
+    regions: &mut Vec<usize>,
+    slot: SlotId,
+    no_room: &mut NoRoom,
+) -> Result<Ends, RepoError> {
     type Copy = (AuditEntry, Vec<u8>, BTreeSet<usize>);
     let mut read: BTreeMap<(u64, Digest), Copy> = BTreeMap::new();
     let mut unread: Vec<Vec<(u64, String)>> = Vec::new();
-    let mut take = |at: usize, name: &str| match read_entry(repository, regions[at], name) {
+    let mut take = |at: usize, name: &str| match read_entry(repository, &repository.regions[at], name) {
         Ok((entry, digest, bytes, _)) => {
             let number = entry.number;
             let found = read.entry((number, digest)).or_insert_with(|| (entry, bytes, BTreeSet::new()));
@@ -209,7 +275,8 @@ fn bring_together(repository: &Repository, regions: &[&RegionHandle], slot: Slot
     };
     let mut names = BTreeSet::new();
     let mut shared = u64::MAX;
-    for (at, region) in regions.iter().enumerate() {
+    for at in regions.iter().copied() {
+        let region = &repository.regions[at];
         let listed = list_sorted(&*region.store, &format!("audit/{slot}/")).map_err(|e| region.error(e))?;
         let mut own: Vec<(u64, String)> = listed
             .into_iter()
@@ -231,15 +298,17 @@ fn bring_together(repository: &Repository, regions: &[&RegionHandle], slot: Slot
         unread.push(own);
     }
     // What comes before the end of the shortest was brought together when it was the end.
-    for (at, own) in unread.iter().enumerate() {
+    for (at, own) in regions.iter().copied().zip(&unread) {
         for (_, name) in own.iter().filter(|(number, _)| *number >= shared) {
             take(at, name)?;
         }
     }
     let followed: BTreeSet<Digest> = read.values().flat_map(|(entry, ..)| entry.previous.iter().copied()).collect();
     for ((number, digest), (_, bytes, holders)) in &read {
-        for (_, region) in regions.iter().enumerate().filter(|(at, _)| !holders.contains(at)) {
-            put(region, slot, *number, digest, bytes, false)?;
+        for at in regions.clone().into_iter().filter(|at| !holders.contains(at)) {
+            if let Err(error) = put(&repository.regions[at], slot, *number, digest, bytes, false) {
+                leave_out(repository, regions, at, error, no_room)?;
+            }
         }
     }
     let mut digests: Vec<Digest> =
@@ -505,12 +574,13 @@ fn timeline(chains: BTreeMap<SlotId, BTreeMap<(u64, Digest), Recorded>>) -> Vec<
     keyed.into_iter().map(|(_, recorded)| recorded).collect()
 }
 
-/// Copies every entry to every reached region that lacks it (`AUDIT-9`). Gives how many were put.
+/// Copies every entry to every reached region that lacks it (`AUDIT-9`) and has room. Gives how many were put,
+/// and the regions that have none.
 ///
 /// # Errors
 /// When a region can't be listed, read or written. Damaged entries are left where they are.
-pub fn merge(repository: &Repository) -> Result<u64, RepoError> {
-    let mut put_total = 0;
+pub fn merge(repository: &Repository) -> Result<(u64, NoRoom), RepoError> {
+    let (mut put_total, mut no_room) = (0, NoRoom::new());
     for recorded in read(repository)?.timeline {
         let (slot, number, digest) = (recorded.entry.slot, recorded.entry.number, recorded.digest);
         let lacking: Vec<usize> = (0..repository.regions.len()).filter(|at| !recorded.regions.contains(at)).collect();
@@ -528,13 +598,17 @@ pub fn merge(repository: &Repository) -> Result<u64, RepoError> {
             }
         }
         for at in lacking {
-            if let Some(bytes) = &whole {
-                put(&repository.regions[at], slot, number, &digest, bytes, false)?;
-                put_total += 1;
+            let Some(bytes) = whole.as_ref().filter(|_| !no_room.contains_key(&at)) else { continue };
+            match put(&repository.regions[at], slot, number, &digest, bytes, false) {
+                Ok(()) => put_total += 1,
+                Err(RepoError::Store { source, .. }) if source.kind == StoreErrorKind::Full => {
+                    no_room.insert(at, source);
+                }
+                Err(error) => return Err(error),
             }
         }
     }
-    Ok(put_total)
+    Ok((put_total, no_room))
 }
 
 /// The first entry of a repository's first chain: who made it. Gives its bytes and digest.

@@ -2,7 +2,7 @@
 //! collectors there could overwrite each other's log. Page: `format-spec/gc.md`.
 
 use super::RepoError;
-use super::audit::{Act, record};
+use super::audit::{Act, record_where_room};
 use super::open::{RegionHandle, Repository};
 use super::snapshots::note;
 use crate::crypto::object::{self, build_signed};
@@ -102,7 +102,8 @@ pub fn designate(repository: &Repository, region: &RegionHandle, slot: SlotId, h
         build_signed(ObjectKind::Designation, repository.config.repository, &signer, &designation.encode());
     let name = format!("{PREFIX}{}-{digest}", number_name(number));
     let who = format!("slot {slot} on host '{host}'");
-    record(repository, &Act::new(Action::Designate).on(&region.info.region.0).because(&who))?;
+    let act = Act::new(Action::Designate).on(&region.info.region.0).because(&who);
+    let _elsewhere = record_where_room(repository, &act)?.require(repository, region)?;
     put_with_retries(&*region.store, &name, &bytes.into()).map_err(|e| region.error(e))
 }
 

@@ -73,6 +73,15 @@ impl RegionHandle {
     }
 }
 
+/// A region whose `config` or `region` object can't be used, while another region's can: it takes no part.
+#[derive(Clone, Debug)]
+pub struct DamagedRegion {
+    /// The region's name in the configuration.
+    pub region: String,
+    /// What is wrong with which of them.
+    pub detail: String,
+}
+
 /// A repository that was found and verified against root, still locked.
 pub struct Located {
     /// What it is.
@@ -81,6 +90,8 @@ pub struct Located {
     pub regions: Vec<RegionHandle>,
     /// The regions that were not.
     pub unreachable: Vec<(String, StoreError)>,
+    /// Those of them that were reached, and are damaged.
+    pub damaged: Vec<DamagedRegion>,
     /// The slots.
     pub roster: Roster,
     /// What stays valid of revoked slots.
@@ -108,6 +119,8 @@ pub struct Repository {
     pub regions: Vec<RegionHandle>,
     /// The regions that were not.
     pub unreachable: Vec<(String, StoreError)>,
+    /// Those of them that were reached, and are damaged.
+    pub damaged: Vec<DamagedRegion>,
     /// The slots.
     pub roster: Roster,
     /// What stays valid of revoked slots.
@@ -170,8 +183,8 @@ impl Located {
     /// Reads and verifies config, region objects and roster.
     ///
     /// # Errors
-    /// When no region is reached, or those that are hold no repository; when one holds another repository, or
-    /// objects that root didn't sign; when `pin` is given and is not the root's fingerprint.
+    /// When no region is reached, or those that are hold no repository, or objects that are damaged or that root
+    /// didn't sign; when one holds another repository; when `pin` is given and is not the root's fingerprint.
     pub fn open(specs: &[RegionSpec], pin: Option<[u8; 32]>) -> Result<Self, RepoError> {
         let (mut located, mut rosters) = Self::open_regions(specs, pin)?;
         if rosters.len() > 1 {
@@ -230,6 +243,7 @@ impl Located {
     fn open_regions(specs: &[RegionSpec], pin: Option<[u8; 32]>) -> Result<(Self, Vec<(Digest, Roster)>), RepoError> {
         let mut regions: Vec<RegionHandle> = Vec::new();
         let mut unreachable = Vec::new();
+        let mut damaged: Vec<(&RegionSpec, RepoError)> = Vec::new();
         let mut found: Option<(Config, String)> = None;
         let mut empty: Vec<&RegionSpec> = Vec::new();
         if specs.is_empty() {
@@ -246,11 +260,20 @@ impl Located {
                     unreachable.push((spec.name.clone(), source));
                     continue;
                 }
-                Err(error) => return Err(error),
+                Err(error) => {
+                    damaged.push((spec, error));
+                    continue;
+                }
             };
             let object =
                 |name: &str, source| RepoError::Object { region: spec.name.clone(), name: name.to_owned(), source };
-            let config = Config::decode(&payload).map_err(|source| object("config", source))?;
+            let config = match Config::decode(&payload) {
+                Ok(config) => config,
+                Err(source) => {
+                    damaged.push((spec, object("config", source)));
+                    continue;
+                }
+            };
             let fingerprint = sign::fingerprint(&config.root_public_key);
             if let Some(pinned) = pin.filter(|pinned| *pinned != fingerprint) {
                 return Err(RepoError::WrongPin {
@@ -268,15 +291,25 @@ impl Located {
             let payload = match read_root_signed(spec, ObjectKind::Region, "region", Some(&config)) {
                 Ok(Some((payload, _))) => payload,
                 Ok(None) => {
-                    return Err(RepoError::Missing { region: spec.name.clone(), name: "region".to_owned() });
+                    damaged.push((spec, RepoError::Missing { region: spec.name.clone(), name: "region".to_owned() }));
+                    continue;
                 }
                 Err(RepoError::Store { source, .. }) => {
                     unreachable.push((spec.name.clone(), source));
                     continue;
                 }
-                Err(error) => return Err(error),
+                Err(error) => {
+                    damaged.push((spec, error));
+                    continue;
+                }
             };
-            let info = Region::decode(&payload).map_err(|source| object("region", source))?;
+            let info = match Region::decode(&payload) {
+                Ok(info) => info,
+                Err(source) => {
+                    damaged.push((spec, object("region", source)));
+                    continue;
+                }
+            };
             if let Some(twin) = regions.iter().find(|other| other.info.region == info.region) {
                 return Err(RepoError::SameRegion {
                     first: twin.name.clone(),
@@ -287,6 +320,9 @@ impl Located {
             regions.push(RegionHandle { name: spec.name.clone(), store: Arc::clone(&spec.store), info });
         }
         let Some((config, _)) = found.filter(|_| !regions.is_empty()) else {
+            if !damaged.is_empty() {
+                return Err(damaged.swap_remove(0).1);
+            }
             return Err(match empty.first() {
                 Some(spec) => {
                     RepoError::NotARepository { region: spec.name.clone(), address: spec.store.address().to_owned() }
@@ -300,6 +336,13 @@ impl Located {
             let error = StoreError::new(StoreErrorKind::Unavailable, "open", spec.store.address(), "", detail);
             (spec.name.clone(), error)
         }));
+        let mut reported = Vec::new();
+        for (spec, error) in damaged {
+            let detail = error.to_string();
+            let kind = StoreErrorKind::Other;
+            unreachable.push((spec.name.clone(), StoreError::new(kind, "open", spec.store.address(), "", detail)));
+            reported.push(DamagedRegion { region: spec.name.clone(), detail: error.to_string() });
+        }
         let rosters = loop {
             match read_rosters(&regions, &config) {
                 // It went away since: the others have the same roster.
@@ -312,7 +355,8 @@ impl Located {
         };
         let roster = Roster { number: 0, slots: Vec::new(), epochs: Vec::new(), accepted: Vec::new() };
         let accepted = AcceptedObjects::default();
-        Ok((Located { config, regions, unreachable, roster, accepted, forks: Vec::new() }, rosters))
+        let forks = Vec::new();
+        Ok((Located { config, regions, unreachable, damaged: reported, roster, accepted, forks }, rosters))
     }
 
     /// The root's fingerprint.
@@ -325,11 +369,39 @@ impl Located {
     /// # Errors
     /// [`RepoError::WrongSecret`] when none opens; what is wrong with a ring otherwise.
     pub fn unlock(
-        self,
+        mut self,
         unlock: &Unlock,
         clock: Arc<dyn Clock>,
         random: Arc<dyn Random>,
     ) -> Result<Repository, RepoError> {
+        let (secrets, keyring) = loop {
+            match self.open_keyring(unlock) {
+                // It broke since: the others have the same keys.
+                Err(RepoError::Store { region, source }) if self.regions.len() > 1 => {
+                    self.regions.retain(|other| other.name != region);
+                    self.unreachable.push((region, source));
+                }
+                opened => break opened?,
+            }
+        };
+        let Located { config, regions, unreachable, damaged, roster, accepted, forks } = self;
+        let keyring = Arc::new(keyring);
+        Ok(Repository {
+            config,
+            regions,
+            unreachable,
+            damaged,
+            roster,
+            accepted,
+            forks,
+            keyring,
+            secrets,
+            clock,
+            random,
+        })
+    }
+
+    fn open_keyring(&self, unlock: &Unlock) -> Result<(SlotSecrets, Keyring), RepoError> {
         let secrets = self.open_slot(unlock)?;
         let mut rings = BTreeMap::new();
         let mut damaged: BTreeMap<u64, RepoError> = BTreeMap::new();
@@ -363,9 +435,7 @@ impl Located {
         }
         let keyring = Keyring::new(self.config.repository, self.config.suite, rings)
             .ok_or_else(|| self.missing_everywhere(format!("ring/*/{}", secrets.slot)))?;
-        let Located { config, regions, unreachable, roster, accepted, forks } = self;
-        let keyring = Arc::new(keyring);
-        Ok(Repository { config, regions, unreachable, roster, accepted, forks, keyring, secrets, clock, random })
+        Ok((secrets, keyring))
     }
 
     fn missing_everywhere(&self, name: String) -> RepoError {

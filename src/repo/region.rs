@@ -72,7 +72,10 @@ impl Repository {
         let to = &self.regions[at];
         self.level_keys(at)?;
         attest::level(self, at)?;
-        audit::merge(self)?;
+        let (_, mut no_room) = audit::merge(self)?;
+        if let Some(error) = no_room.remove(&at) {
+            return Err(to.error(error));
+        }
         if to.store.size("region").map_err(|e| to.error(e))?.is_none() {
             put_with_retries(&*to.store, "region", &region_object.into()).map_err(|e| to.error(e))?;
         }

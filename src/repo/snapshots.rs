@@ -5,10 +5,10 @@
 
 use super::RepoError;
 use super::at_once::at_once;
-use super::audit::{Act, record};
+use super::audit::{Act, NoRoom, record_where_room};
 use super::gclog;
 use super::open::{AUTHORS, DECIDERS, RegionHandle, Repository, WRITERS};
-use super::verdicts::Effective;
+use super::verdicts::{Effective, put_where_room};
 use crate::compress::{Compression, compress, decompress};
 use crate::crypto::CryptoError;
 use crate::crypto::object;
@@ -386,7 +386,8 @@ pub(crate) fn read_numbered(
 }
 
 /// Records in the audit chain what is about to be added and removed, then replaces a snapshot's tags, in every
-/// reached region. `before` are those that it has.
+/// reached region that has room. `before` are those that it has. Gives the regions that have no room: a replication
+/// brings the tags there.
 ///
 /// # Errors
 /// When this slot may not decide, or a region can't be written.
@@ -395,7 +396,7 @@ pub fn set_tags(
     id: SnapshotId,
     before: &BTreeSet<String>,
     tags: BTreeSet<String>,
-) -> Result<(), RepoError> {
+) -> Result<NoRoom, RepoError> {
     repository.require(&DECIDERS, "change tags")?;
     let mut number = 0;
     for region in &repository.regions {
@@ -407,7 +408,7 @@ pub fn set_tags(
         }
     }
     let reason = tags_changed(before, &tags);
-    record(repository, &Act::new(Action::Tag).on(&id.0).because(&reason))?;
+    let mut no_room = record_where_room(repository, &Act::new(Action::Tag).on(&id.0).because(&reason))?.no_room;
     let tags = Tags { snapshot: id, number, tags: tags.into_iter().collect() };
     let (bytes, digest) = object::build_sealed(
         ObjectKind::Tags,
@@ -417,10 +418,8 @@ pub fn set_tags(
         &*repository.random,
     )?;
     let name = format!("tags/{id}/{}-{digest}", number_name(number));
-    for region in &repository.regions {
-        crate::ship::put_with_retries(&*region.store, &name, &bytes.clone().into()).map_err(|e| region.error(e))?;
-    }
-    Ok(())
+    put_where_room(repository, &name, &bytes, &mut no_room)?;
+    Ok(no_room)
 }
 
 /// What becomes of a snapshot's tags, for people; as much of it as a reason holds.

@@ -6,7 +6,7 @@
 //! (`VERDICT-4`).
 
 use super::at_once::at_once;
-use super::audit::{Act, record};
+use super::audit::{Act, NoRoom, record_where_room};
 use super::open::{DECIDERS, Repository};
 use super::snapshots::{parse_numbered, read_decisions};
 use super::{RepoError, gclog};
@@ -16,8 +16,9 @@ use crate::format::envelope::ObjectKind;
 use crate::format::ids::{SlotId, SnapshotId, number_name};
 use crate::format::verdict::{Ruling, Verdict};
 use crate::ship::put_with_retries;
-use crate::store::list_sorted;
+use crate::store::{StoreErrorKind, list_sorted};
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Mutex, PoisonError};
 
 /// The verdict that decides over a snapshot.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -83,18 +84,20 @@ impl Decree {
 }
 
 /// Records what is about to be said in the audit chain, then says it of each snapshot, in every reached
-/// region. All are checked before anything is written.
+/// region that has room. All are checked before anything is written. Gives the regions that have no room, where
+/// not all of it is said: a replication brings it there.
 ///
 /// # Errors
 /// When this slot may not decide; [`RepoError::Held`] for a forget of what is on hold; when a verdict can't
 /// be read or a region not be written, after which some may be said and others not: saying it again is safe.
-pub fn put(repository: &Repository, ids: &BTreeSet<SnapshotId>, decree: &Decree) -> Result<(), RepoError> {
+pub fn put(repository: &Repository, ids: &BTreeSet<SnapshotId>, decree: &Decree) -> Result<NoRoom, RepoError> {
     repository.require(&DECIDERS, "decide over snapshots")?;
     if decree.until.is_some() && decree.ruling != Ruling::Hold {
         return Err(RepoError::Verdict("VERDICT-7: only a hold has an end".to_owned()));
     }
+    let mut no_room = NoRoom::new();
     if ids.is_empty() {
-        return Ok(());
+        return Ok(no_room);
     }
     let mut issues = Vec::new();
     let decisions = read_decisions(repository, "", &mut issues)?;
@@ -125,9 +128,9 @@ pub fn put(repository: &Repository, ids: &BTreeSet<SnapshotId>, decree: &Decree)
         ids.iter().fold(Act::new(action), |act, id| act.on(&id.0)).because(&decree.reason)
     };
     if !decree.below_floors.is_empty() {
-        record(repository, &acted(Action::BreakFloor, &decree.below_floors))?;
+        no_room = record_where_room(repository, &acted(Action::BreakFloor, &decree.below_floors))?.no_room;
     }
-    record(repository, &acted(action_of(decree.ruling), ids))?;
+    no_room.extend(record_where_room(repository, &acted(action_of(decree.ruling), ids))?.no_room);
     let mut numbered = Vec::with_capacity(ids.len());
     for id in ids {
         // Numbers begin at 1; one that somebody put at the very end leaves no room above it.
@@ -135,7 +138,15 @@ pub fn put(repository: &Repository, ids: &BTreeSet<SnapshotId>, decree: &Decree)
         let number = number.ok_or_else(|| RepoError::Verdict(format!("snapshot {id} has no verdict number left")))?;
         numbered.push((*id, number));
     }
-    at_once(&numbered, |(id, number)| put_one(repository, *id, *number, decree, now)).map(drop)
+    let no_room = Mutex::new(no_room);
+    let known = || no_room.lock().unwrap_or_else(PoisonError::into_inner);
+    at_once(&numbered, |(id, number)| {
+        let mut full = known().clone();
+        put_one(repository, *id, *number, decree, now, &mut full)?;
+        known().extend(full);
+        Ok(())
+    })?;
+    Ok(no_room.into_inner().unwrap_or_else(PoisonError::into_inner))
 }
 
 fn put_one(
@@ -144,6 +155,7 @@ fn put_one(
     number: u64,
     decree: &Decree,
     decided_at: i64,
+    no_room: &mut NoRoom,
 ) -> Result<(), RepoError> {
     let (ruling, until) = (decree.ruling, decree.until);
     let verdict = Verdict { snapshot: id, number, ruling, decided_at, reason: decree.reason.clone(), until };
@@ -155,8 +167,30 @@ fn put_one(
         &*repository.random,
     )?;
     let name = format!("verdicts/{id}/{}-{digest}", number_name(number));
-    for region in &repository.regions {
-        put_with_retries(&*region.store, &name, &bytes.clone().into()).map_err(|e| region.error(e))?;
+    put_where_room(repository, &name, &bytes, no_room)
+}
+
+/// Puts an object into every reached region but those that have no room, which it adds to.
+///
+/// # Errors
+/// When no region has room, or one fails for another reason.
+pub(super) fn put_where_room(
+    repository: &Repository,
+    name: &str,
+    bytes: &[u8],
+    no_room: &mut NoRoom,
+) -> Result<(), RepoError> {
+    for (at, region) in repository.regions.iter().enumerate() {
+        if no_room.contains_key(&at) {
+            continue;
+        }
+        match put_with_retries(&*region.store, name, &bytes.to_vec().into()) {
+            Ok(()) => {}
+            Err(error) if error.kind == StoreErrorKind::Full && no_room.len() + 1 < repository.regions.len() => {
+                no_room.insert(at, error);
+            }
+            Err(error) => return Err(region.error(error)),
+        }
     }
     Ok(())
 }

@@ -339,3 +339,53 @@ fn a_backup_does_not_store_what_it_has_stored() {
     assert_eq!(named["omitted"], 2, "{named}");
     assert!(named["new_bytes"].as_u64().unwrap() > 1_000_000);
 }
+
+#[test]
+fn a_region_whose_config_is_damaged_keeps_nothing_from_the_others() {
+    let program = Program::new();
+    program.write("file", b"content");
+    program.backup(&[]);
+    for object in ["config", "region"] {
+        let whole = read(program.path("two").join(object)).unwrap();
+        spoil(&program, "two", object);
+        program.write("file", object.as_bytes());
+        let saved = program.backup_ending(3, &[]);
+        let region = saved["regions"].as_array().unwrap().iter().find(|region| region["name"] == "two").unwrap();
+        assert!(region["failure"].as_str().unwrap().contains(object), "{region}");
+        program.run(["snapshots"]).expect(0);
+        let checked = program.run(["--json", "check"]).expect(11).json();
+        let issue = &checked["issues"][0];
+        assert!(checked["sound"] == false && issue["kind"] == "damaged", "{checked}");
+        assert!(issue["object"] == "two" && issue["detail"].as_str().unwrap().contains(object), "{checked}");
+        // Alone it can't be opened.
+        program.run(["--region", "two", "snapshots"]).expect(11);
+        write(program.path("two").join(object), whole).unwrap();
+    }
+    program.backup(&[]);
+    program.run(["check"]).expect(0);
+}
+
+#[test]
+fn a_region_that_breaks_after_it_was_opened_is_left_out() {
+    for part in ["index", "snapshots", "keys", "verdicts", "sessions"] {
+        let program = Program::nobody();
+        program.write("file", &noise(1, 50_000));
+        let first = crate::program::id(&program.backup(&[]));
+        program.run(["hold", &first, "--reason", "so that there are verdicts"]).expect(0);
+        let mode = |mode| {
+            use std::os::unix::fs::PermissionsExt;
+            let permissions = std::fs::Permissions::from_mode(mode);
+            std::fs::set_permissions(program.path("two").join(part), permissions).unwrap();
+        };
+        mode(0o000);
+        program.write("file", &noise(2, 50_000));
+        let saved = program.backup_ending(3, &[]);
+        let region = |name: &str| saved["regions"].as_array().unwrap().iter().find(|at| at["name"] == name).cloned();
+        assert_eq!(region("one").unwrap()["committed"], true, "{part}");
+        assert_eq!(region("two").unwrap()["committed"], false, "{part}");
+        program.run(["ls", "latest"]).expect(0);
+        mode(0o755);
+        program.backup(&[]);
+        program.run(["check"]).expect(0);
+    }
+}

@@ -117,8 +117,8 @@ fn a_region_that_was_away_is_brought_up() {
     assert_eq!(names(&world, 0), names(&world, 1));
 
     note(&world, &[1], "alone");
-    assert_eq!(merge(&world.open(&[0, 1]).unwrap()).unwrap(), 1);
-    assert_eq!(merge(&world.open(&[0, 1]).unwrap()).unwrap(), 0);
+    assert_eq!(merge(&world.open(&[0, 1]).unwrap()).unwrap().0, 1);
+    assert_eq!(merge(&world.open(&[0, 1]).unwrap()).unwrap().0, 0);
     assert_eq!(chains(&world, &[0]).timeline.len(), 5);
 }
 
@@ -135,8 +135,8 @@ fn branches_are_told_and_joined() {
     assert_eq!(apart.timeline.len(), 4);
 
     // Merging copies both branches everywhere, under names of their own.
-    assert!(merge(&world.open(&[0, 1, 2]).unwrap()).unwrap() > 0);
-    assert_eq!(merge(&world.open(&[0, 1, 2]).unwrap()).unwrap(), 0);
+    assert!(merge(&world.open(&[0, 1, 2]).unwrap()).unwrap().0 > 0);
+    assert_eq!(merge(&world.open(&[0, 1, 2]).unwrap()).unwrap().0, 0);
     for at in 0..3 {
         let alone = chains(&world, &[at]);
         assert_eq!((alone.timeline.len(), sound(&alone)), (4, false));
@@ -297,15 +297,17 @@ fn what_cannot_be_recorded_is_not_done() {
         ("key revoke", &|repository| repository.revoke_slot(other, &everything, &Silent).map(drop)),
         ("key rotate", &|repository| repository.rotate(false).map(drop)),
         ("key passwd", &|repository| repository.rewrap(&recipient()).map(drop)),
-        ("forget", &|repository| verdicts::put(repository, &snapshot, &Decree::new(Ruling::Forget, ""))),
-        ("hold", &|repository| verdicts::put(repository, &snapshot, &Decree::new(Ruling::Hold, ""))),
-        ("unforget", &|repository| verdicts::put(repository, &snapshot, &Decree::new(Ruling::Unforget, ""))),
-        ("release", &|repository| verdicts::put(repository, &snapshot, &Decree::new(Ruling::Release, ""))),
+        ("forget", &|repository| verdicts::put(repository, &snapshot, &Decree::new(Ruling::Forget, "")).map(drop)),
+        ("hold", &|repository| verdicts::put(repository, &snapshot, &Decree::new(Ruling::Hold, "")).map(drop)),
+        ("unforget", &|repository| verdicts::put(repository, &snapshot, &Decree::new(Ruling::Unforget, "")).map(drop)),
+        ("release", &|repository| verdicts::put(repository, &snapshot, &Decree::new(Ruling::Release, "")).map(drop)),
         ("break floor", &|repository| {
             let decree = Decree { below_floors: snapshot.clone(), ..Decree::new(Ruling::Forget, "") };
-            verdicts::put(repository, &snapshot, &decree)
+            verdicts::put(repository, &snapshot, &decree).map(drop)
         }),
-        ("tag", &|repository| set_tags(repository, one, &BTreeSet::new(), BTreeSet::from(["kept".to_owned()]))),
+        ("tag", &|repository| {
+            set_tags(repository, one, &BTreeSet::new(), BTreeSet::from(["kept".to_owned()])).map(drop)
+        }),
         ("designate", &|repository| {
             let region = &repository.regions[0];
             designate(repository, region, repository.secrets.slot, "host")

@@ -39,12 +39,13 @@ fn by_policy(world: &World) -> Result<(), RepoError> {
     let groups = plan(&policy, &candidates, &logs, repository.clock.now_ns());
     let going = groups.iter().flat_map(|group| &group.decisions).filter(|decision| !decision.stays());
     put(&repository, &going.map(|decision| decision.id).collect(), &Decree::new(Ruling::Forget, "retention policy"))
+        .map(drop)
 }
 
 fn by_id(world: &World, ids: &[SnapshotId]) -> Result<(), RepoError> {
     let repository = world.open(&world.all())?;
     list_all(&repository)?;
-    put(&repository, &ids.iter().copied().collect(), &Decree::new(Ruling::Forget, ""))
+    put(&repository, &ids.iter().copied().collect(), &Decree::new(Ruling::Forget, "")).map(drop)
 }
 
 /// Two regions with four snapshots that share nothing, after a collection, so that there is a log to judge by.

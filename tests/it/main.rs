@@ -11,6 +11,7 @@ mod faults;
 mod fixture;
 mod follow;
 mod frozen;
+mod full;
 mod gc;
 mod keys;
 mod kills;

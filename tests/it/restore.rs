@@ -138,10 +138,10 @@ fn a_damaged_copy_is_read_from_the_other_region() {
 }
 
 /// A file system of its own, for root alone.
-struct Mounted<'a>(&'a Path);
+pub struct Mounted<'a>(&'a Path);
 
 impl<'a> Mounted<'a> {
-    fn tmpfs(path: &'a Path, options: &str) -> Option<Self> {
+    pub fn tmpfs(path: &'a Path, options: &str) -> Option<Self> {
         create_dir_all(path).unwrap();
         let mount = std::process::Command::new("mount").args(["-t", "tmpfs", "-o", options, "none"]).arg(path).output();
         mount.is_ok_and(|output| output.status.success()).then_some(Mounted(path))

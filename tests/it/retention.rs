@@ -45,7 +45,7 @@ fn open(world: &World) -> Repository {
 }
 
 fn say(world: &World, id: SnapshotId, ruling: Ruling) -> Result<(), RepoError> {
-    put(&open(world), &BTreeSet::from([id]), &Decree::new(ruling, "a test"))
+    put(&open(world), &BTreeSet::from([id]), &Decree::new(ruling, "a test")).map(drop)
 }
 
 fn verdicts(world: &World, id: SnapshotId) -> Vec<u64> {

@@ -441,3 +441,40 @@ fn a_region_in_the_file_has_a_command_of_its_own() {
     std::fs::write(&file, text.replace(url, &format!("{url}\nssh_command = {command}\nconnections = 2"))).unwrap();
     assert_eq!(program.run(["--json", "snapshots"]).expect(0).json().as_array().unwrap().len(), 0);
 }
+
+/// What another machine answers is no mistake in the configuration here: the other regions get the snapshot.
+#[test]
+fn a_server_that_answers_wrongly_is_a_region_that_is_not_reached() {
+    let program = Program::new();
+    let file = program.path("keepstone.toml");
+    let text = std::fs::read_to_string(&file).unwrap();
+    let near = text.lines().find(|line| line.starts_with("url") && line.contains("/two")).unwrap();
+    std::fs::write(&file, text.replace(near, "url = \"ssh://host/\"\ntimeout_seconds = 1")).unwrap();
+    let source = program.source().display().to_string();
+    let sound = forced(&program, "two", "--role owner");
+    program.write("a", &noise(1, 100_000));
+    run(&program, &sound, &["backup", &source]).expect(0);
+    for (at, script) in [
+        "echo 'sh: keepstone: not found' >&2; exit 127",
+        "echo Welcome to host; cat",
+        "head -c 100000 /dev/urandom; cat >/dev/null",
+        "echo usage >&2; exit 2",
+        "exec sleep 100",
+    ]
+    .iter()
+    .enumerate()
+    {
+        program.write("a", &noise(at as u64 + 2, 100_000));
+        let saved = run(&program, &shell(script), &["--json", "backup", &source]).expect(3).json();
+        let region =
+            |name: &str| saved["regions"].as_array().unwrap().iter().find(|region| region["name"] == name).cloned();
+        assert_eq!(region("one").unwrap()["committed"], true, "{script}");
+        assert_eq!(region("two").unwrap()["committed"], false, "{script}");
+        assert!(!region("two").unwrap()["failure"].as_str().unwrap().is_empty(), "{script}");
+        run(&program, &shell(script), &["snapshots"]).expect(0);
+    }
+    // What can't be an address is wrong here.
+    run(&program, &sound, &["--region", "x=ssh://anna:secret@host/x", "--region", "one", "snapshots"]).expect(2);
+    run(&program, &sound, &["backup", &source]).expect(0);
+    run(&program, &sound, &["check"]).expect(0);
+}

@@ -3,7 +3,8 @@
 //! Guarantees: as the server's store gives them, and nothing that the server says is taken for more
 //! than that: lengths, names and counts are checked (`SERVE-9`). A few connections are kept, so that
 //! several threads can ask at once. A question whose connection ended after it had been used before is
-//! asked again on a new one: each can be repeated, since a put that had landed is found identical.
+//! asked again on a new one: each can be repeated, since a put that had landed is found identical. A server that
+//! keeps silent is asked once more, and then given up: every later question fails at once.
 //!
 //! Called through [`super::super::open::open_store`].
 
@@ -12,7 +13,7 @@ use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use super::address;
-use super::connection::{Connect, Fault, Link, Welcome, ended, explained, unexpected};
+use super::connection::{Connect, Fault, Link, SILENT, Welcome, ended, explained, unexpected};
 use super::message::{PIECE_BYTES_MAX, Reply, Request};
 use crate::format::roster::Role;
 use crate::store::{Listed, Payload, Put, Store, StoreError, StoreErrorKind, name};
@@ -23,6 +24,11 @@ const FIRST_BYTES_MAX: u64 = 64 << 10;
 /// again as they do for puts.
 const PAUSES: [Duration; 3] = [Duration::from_secs(1), Duration::from_secs(4), Duration::from_secs(15)];
 const NO_PAUSES: [Duration; 0] = [];
+/// A server that was silent so often costs no more time: each silence is waited for as long as the option
+/// `timeout_seconds` says.
+const SILENCES_MAX: u32 = 2;
+/// Once so many questions in a row were answered, earlier silences count no more: a run may last for days.
+const ANSWERS_TO_FORGIVE: u32 = 100;
 
 /// A region behind a server.
 pub struct RemoteStore {
@@ -33,6 +39,14 @@ pub struct RemoteStore {
     welcome: Welcome,
     pool: Mutex<Pool>,
     freed: Condvar,
+    patience: Mutex<Patience>,
+}
+
+/// How often a server was silent, and how many questions it answered since.
+#[derive(Default)]
+struct Patience {
+    silences: u32,
+    answers: u32,
 }
 
 #[derive(Default)]
@@ -55,6 +69,11 @@ impl RemoteStore {
         RemoteStore::over(Box::new(address), text, connections, &PAUSES, create)
     }
 
+    /// True for an address and options that [`RemoteStore::open`] would try.
+    pub fn is_address(url: &str, options: &BTreeMap<String, String>) -> bool {
+        url.starts_with("ssh:") && address::parse(url, options).is_ok()
+    }
+
     fn over(
         connect: Box<dyn Connect>,
         address: String,
@@ -66,7 +85,8 @@ impl RemoteStore {
         let (link, welcome) = opened.map_err(|(kind, detail)| StoreError::new(kind, "open", &address, "", detail))?;
         let pool = Mutex::new(Pool { idle: vec![link], open: 1 });
         let freed = Condvar::new();
-        Ok(RemoteStore { address, connect, connections, pauses, welcome, pool, freed })
+        let patience = Mutex::default();
+        Ok(RemoteStore { address, connect, connections, pauses, welcome, pool, freed, patience })
     }
 
     /// What the server lets this access do.
@@ -77,6 +97,27 @@ impl RemoteStore {
     fn pool(&self) -> MutexGuard<'_, Pool> {
         // A list of connections has no half-made states.
         self.pool.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn patience(&self) -> MutexGuard<'_, Patience> {
+        self.patience.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn is_given_up(&self) -> bool {
+        self.patience().silences >= SILENCES_MAX
+    }
+
+    fn answered(&self) {
+        let mut patience = self.patience();
+        patience.answers = patience.answers.saturating_add(1);
+        if patience.answers >= ANSWERS_TO_FORGIVE && patience.silences < SILENCES_MAX {
+            patience.silences = 0;
+        }
+    }
+
+    fn was_silent(&self) {
+        let mut patience = self.patience();
+        *patience = Patience { silences: patience.silences + 1, answers: 0 };
     }
 
     /// A connection, and whether it was used before; waits while too many are in use.
@@ -103,6 +144,14 @@ impl RemoteStore {
         Ok((lease, false))
     }
 
+    fn drop_idle(&self) {
+        let mut pool = self.pool();
+        let idle = std::mem::take(&mut pool.idle);
+        pool.open -= idle.len();
+        drop(pool);
+        self.freed.notify_all();
+    }
+
     /// Asks, on a connection of the pool. `act` may be called several times.
     fn exchange<T>(
         &self,
@@ -114,16 +163,22 @@ impl RemoteStore {
         let failed = |kind, detail| StoreError::new(kind, operation, &self.address, name, detail);
         let mut pauses = pauses.iter();
         loop {
+            if self.is_given_up() {
+                let detail = format!("{SILENT} time and again, and is not asked any more in this run");
+                return Err(failed(StoreErrorKind::Unavailable, detail));
+            }
             let (detail, used) = match self.lease() {
                 Ok((mut lease, used)) => {
                     let Some(mut link) = lease.link.take() else { continue };
                     match act(&mut link) {
                         Ok(value) => {
                             lease.link = Some(link);
+                            self.answered();
                             return Ok(value);
                         }
                         Err(Fault::Refused(kind, detail)) => {
                             lease.link = Some(link);
+                            self.answered();
                             return Err(failed(kind, detail));
                         }
                         Err(Fault::Broken(detail)) => {
@@ -140,6 +195,15 @@ impl RemoteStore {
                 Err((StoreErrorKind::Unavailable, detail)) => (detail, false),
                 Err((kind, detail)) => return Err(failed(kind, detail)),
             };
+            if detail.starts_with(SILENT) {
+                self.was_silent();
+                if self.is_given_up() {
+                    return Err(failed(StoreErrorKind::Unavailable, detail));
+                }
+                // Waited for long enough; connections that were idle meanwhile are likely as dead.
+                self.drop_idle();
+                continue;
+            }
             // Idle connections may all have ended since; a new one that ends says something.
             if used {
                 tracing::info!(operation, name, detail, "a connection ended and is made anew");

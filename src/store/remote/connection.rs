@@ -26,6 +26,9 @@ const LAST_WORDS: Duration = Duration::from_secs(2);
 /// Pieces of that time.
 const LOOKS: u32 = 40;
 
+/// How an error begins that says that nothing came in time.
+pub(super) const SILENT: &str = "the other side is silent";
+
 /// What keeps a question from being answered.
 #[derive(Debug)]
 pub(super) enum Fault {
@@ -138,7 +141,7 @@ fn lost(error: &io::Error) -> Fault {
         io::ErrorKind::UnexpectedEof | io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset => {
             "the connection ended".to_owned()
         }
-        io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => "the other side is silent".to_owned(),
+        io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => SILENT.to_owned(),
         _ => format!("the connection failed: {error}"),
     })
 }

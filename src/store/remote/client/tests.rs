@@ -644,3 +644,47 @@ fn a_silent_server_is_given_up() {
     }
     assert!(theirs.read(&mut [0; 64]).expect("the greeting") > 0);
 }
+
+/// Greets, and answers nothing else.
+struct Mute(Arc<AtomicUsize>);
+
+impl Connect for Mute {
+    fn connect(&self, create: bool) -> Result<(Link, Welcome), (StoreErrorKind, String)> {
+        let (ours, mut theirs) = UnixStream::pair().expect("sockets");
+        self.0.fetch_add(1, Ordering::SeqCst);
+        thread::spawn(move || {
+            let welcome = Reply::Welcome { version: VERSION, role: Role::Owner, dataset: "" }.encode();
+            write_frame(&mut theirs, &welcome).expect("greeted");
+            let _ = theirs.read_to_end(&mut Vec::new());
+        });
+        let mut link = Link::over(ours, Duration::from_millis(50)).expect("link");
+        let welcome = link.greet(create, "").expect("greeted");
+        Ok((link, welcome))
+    }
+}
+
+#[test]
+fn a_server_that_keeps_silent_is_asked_no_more() {
+    let connected = Arc::new(AtomicUsize::new(0));
+    let connect = Box::new(Mute(Arc::clone(&connected)));
+    let store = RemoteStore::over(connect, "ssh://test".to_owned(), 3, &PAUSES, false).expect("connected");
+    for _ in 0..3 {
+        let error = store.get("config", 10).expect_err("silent");
+        assert!(error.kind == StoreErrorKind::Unavailable && error.detail.contains("silent"), "{error}");
+        let error = store.put_new("index/x", &vec![1].into()).expect_err("silent");
+        assert_eq!(error.kind, StoreErrorKind::Unavailable);
+    }
+    // Once more on a new connection, and then never again.
+    assert_eq!(connected.load(Ordering::SeqCst), 2);
+}
+
+#[test]
+fn a_server_that_answers_again_is_forgiven() {
+    let store = Host::new(Role::Owner).store();
+    store.was_silent();
+    (0..ANSWERS_TO_FORGIVE).for_each(|_| drop(store.get("config", 10)));
+    store.was_silent();
+    assert!(!store.is_given_up());
+    store.was_silent();
+    assert!(store.is_given_up());
+}
