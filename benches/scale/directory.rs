@@ -16,12 +16,9 @@ pub fn measure(entries: u64, places: &Places) -> Vec<Figure> {
     let first_bytes = home.stored_bytes();
     std::fs::write(path(entries / 2), b"changed").expect("written");
     let next = home.run(&backup);
-    vec![
-        Figure::time("first backup", first.took),
-        Figure::mebibytes("first backup, peak memory", first.peak_bytes),
-        Figure::mebibytes("repository", first_bytes),
-        Figure::time("backup after one change", next.took),
-        Figure::mebibytes("after one change, peak memory", next.peak_bytes),
-        Figure::new("added by it", "KiB", (home.stored_bytes() - first_bytes) as f64 / 1024.0),
-    ]
+    let mut figures = Vec::from(first.figures("first backup"));
+    figures.push(Figure::mebibytes("repository", first_bytes));
+    figures.extend(next.figures("backup after one change"));
+    figures.push(Figure::new("added by it", "KiB", (home.stored_bytes() - first_bytes) as f64 / 1024.0));
+    figures
 }

@@ -1,7 +1,7 @@
 //! The program over a repository of one region, and the same repository opened by the library to put
 //! generated objects in.
 
-use super::measure::{Places, peak_of};
+use super::measure::{Figure, Places, children_computed, peak_of};
 use age::secrecy::ExposeSecret;
 use keepstone::crypto::slot::Unlock;
 use keepstone::env::{SystemClock, SystemRandom};
@@ -26,8 +26,21 @@ pub struct Home {
 /// How a run of the program went.
 pub struct Run {
     pub took: Duration,
+    /// On all processors together.
+    pub computed: Duration,
     pub peak_bytes: u64,
     pub printed: String,
+}
+
+impl Run {
+    /// Time, processor time and memory of what was run.
+    pub fn figures(&self, what: &str) -> [Figure; 3] {
+        [
+            Figure::time(what, self.took),
+            Figure::time(&format!("{what}: processor"), self.computed),
+            Figure::mebibytes(&format!("{what}: peak memory"), self.peak_bytes),
+        ]
+    }
 }
 
 impl Home {
@@ -81,7 +94,7 @@ impl Home {
         command.env("KEEPSTONE_CACHE_DIR", self.path("cache")).env("KEEPSTONE_IDENTITY", self.path("identity"));
         command.env("KEEPSTONE_MEMORY", format!("{}MiB", self.memory_bytes >> 20));
         command.stdin(Stdio::null()).stdout(out).stderr(Stdio::inherit());
-        let began = Instant::now();
+        let (began, before) = (Instant::now(), children_computed());
         let mut child = command.spawn().expect("the program is there");
         let mut peak_bytes = 0;
         let status = loop {
@@ -94,7 +107,7 @@ impl Home {
         let took = began.elapsed();
         assert!(status.success(), "{}: {status}", arguments.join(" "));
         let printed = std::fs::read_to_string(printed).expect("it prints UTF-8");
-        Run { took, peak_bytes, printed }
+        Run { took, computed: children_computed() - before, peak_bytes, printed }
     }
 
     /// The repository, opened by the library.

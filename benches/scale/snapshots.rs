@@ -86,8 +86,7 @@ pub fn measure(count: u64, places: &Places) -> Vec<Figure> {
         ("forget --keep-last 30", &forgotten),
         ("gc --now", &collected),
     ] {
-        figures.push(Figure::time(what, run.took));
-        figures.push(Figure::mebibytes(&format!("{what}: peak memory"), run.peak_bytes));
+        figures.extend(run.figures(what));
     }
     figures
 }

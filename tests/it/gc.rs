@@ -658,6 +658,7 @@ fn what_is_gone_or_unlisted_and_needed_stops_a_collection() {
             world.stores[0].inner().memory.delete(&format!("index/{id}")).unwrap();
             let error = refused(&world, &at_once()).to_string();
             assert!(error.contains("COLLECT-1") && error.contains("no segment lists it"), "{error}");
+            assert!(error.contains(&second.to_string()), "the snapshot is named: {error}");
         }
     }
     // Lost for good: once the snapshot is forgotten, collection goes on.
