@@ -43,7 +43,7 @@ pub enum StoreErrorKind {
 }
 
 /// A failed store call: which store, which object, what happened.
-#[derive(Debug, thiserror::Error)]
+#[derive(Clone, Debug, thiserror::Error)]
 #[error("{operation} {store}/{name}: {detail}")]
 pub struct StoreError {
     /// The reason's class.
