@@ -65,37 +65,57 @@ impl Shared<'_> {
         self.failure.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 
-    /// Reads what is to be read in a block.
+    /// Reads what is to be read in a block. Small files are read one after the other and looked up together.
     fn work(&self, worker: &mut Worker, block: &mut Block) -> Result<(), BackupError> {
-        for item in &mut block.items {
+        worker.clear();
+        for at in 0..block.items.len() {
             if self.engine.interrupted() {
                 return Ok(());
             }
-            let Item::Read(entry, directory) = item else { continue };
+            let Item::Read(entry, _) = &mut block.items[at] else { continue };
             self.monitor.current(&entry.path);
-            let captured = worker.capture(&self.engine, &**directory, entry)?;
-            *item = match captured {
-                Captured::Lost(issue) => Item::Failed(issue),
-                Captured::Whole(identity, issue) => {
-                    if let Some(issue) = issue {
-                        // The entry is kept and the issue is counted besides it.
-                        self.monitor.issue(&issue);
-                        let entry = entry.clone();
-                        let inconsistent = Item::Known(entry, identity);
-                        self.issues_push(issue);
-                        inconsistent
-                    } else {
-                        Item::Known(entry.clone(), identity)
-                    }
-                }
-            };
-            if let Item::Known(entry, _) = item
-                && let NodeKind::File { size, .. } = &entry.node.kind
-            {
-                self.monitor.advance(0, *size);
+            if !worker.has_room(entry) {
+                self.settle(worker, block)?;
             }
+            let Item::Read(entry, directory) = &mut block.items[at] else { continue };
+            if worker.read_small(&self.engine, &**directory, at, entry) {
+                continue;
+            }
+            // What lies together in the tree lies together in frames.
+            self.settle(worker, block)?;
+            let Item::Read(entry, directory) = &mut block.items[at] else { continue };
+            let captured = worker.capture(&self.engine, &**directory, entry)?;
+            self.done(&mut block.items[at], captured);
         }
-        Ok(())
+        self.settle(worker, block)
+    }
+
+    /// Stores the small files that were read.
+    fn settle(&self, worker: &mut Worker, block: &mut Block) -> Result<(), BackupError> {
+        worker.store_small(&self.engine, &mut |at, content, issue| {
+            let Item::Read(entry, _) = &mut block.items[at] else { return };
+            entry.node.kind = NodeKind::File { size: entry.identity.size, content, inconsistent: false };
+            let identity = entry.identity;
+            self.done(&mut block.items[at], Captured::Whole(Some(identity), issue));
+        })
+    }
+
+    fn done(&self, item: &mut Item, captured: Captured) {
+        let Item::Read(entry, _) = std::mem::replace(item, Item::Leave) else { return };
+        *item = match captured {
+            Captured::Lost(issue) => Item::Failed(issue),
+            Captured::Whole(identity, issue) => {
+                if let Some(issue) = issue {
+                    // The entry is kept and the issue is counted besides it.
+                    self.monitor.issue(&issue);
+                    self.issues_push(issue);
+                }
+                if let NodeKind::File { size, .. } = &entry.node.kind {
+                    self.monitor.advance(0, *size);
+                }
+                Item::Known(entry, identity)
+            }
+        };
     }
 
     fn issues_push(&self, issue: Issue) {

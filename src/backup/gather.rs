@@ -9,7 +9,7 @@ use crate::format::ids::ChunkId;
 use crate::format::node::NodeKind;
 use crate::format::snapshot::{Counts, NotCaptured, NotCapturedList};
 use crate::report::Issue;
-use crate::source::{SeenRecord, SeenWriter};
+use crate::source::{SeenRecord, SeenWriter, XattrsRead};
 
 /// What the walk and the tree leave behind.
 pub(super) struct Gathered {
@@ -58,7 +58,8 @@ impl<'a> Gatherer<'a> {
                         (identity, seen.as_deref_mut().map(|seen| seen.as_mut()))
                         && let NodeKind::File { content, .. } = entry.node.kind
                     {
-                        let record = SeenRecord { path: &entry.path, identity: &identity, content: &content };
+                        let plain = entry.xattrs == XattrsRead::All && entry.node.xattrs.is_empty();
+                        let record = SeenRecord { path: &entry.path, identity: &identity, content: &content, plain };
                         writer.append(&record).map_err(|error| BackupError::Cache {
                             directory: "the change-detection cache".to_owned(),
                             detail: error.to_string(),

@@ -4,10 +4,10 @@
 use super::BackupError;
 use super::drive::{Block, Blocks, Item, Shared};
 use super::run::{Backup, Run};
-use crate::format::node::{Content, NodeKind};
+use crate::format::node::NodeKind;
 use crate::index::Index;
 use crate::repo::{Repository, SnapshotInfo};
-use crate::source::{Entry, Event, SeenReader, SeenStamp, SeenWriter, Walk, is_unchanged};
+use crate::source::{Entry, Event, SeenEntry, SeenReader, SeenStamp, SeenWriter, Walk, XattrsRead, is_unchanged};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
@@ -106,7 +106,7 @@ impl Seen {
         match reader.lookup(&entry.path) {
             None => Known::New,
             Some(record) if is_unchanged(&entry.identity, &record.identity, self.previous_started_at, false) => {
-                Known::Unmodified(record.content)
+                Known::Unmodified(record)
             }
             Some(_) => Known::Changed,
         }
@@ -116,7 +116,7 @@ impl Seen {
 enum Known {
     New,
     Changed,
-    Unmodified(Content),
+    Unmodified(SeenEntry),
 }
 
 pub(super) fn produce(
@@ -149,12 +149,27 @@ pub(super) fn produce(
                 };
                 match (size, walk.directory()) {
                     (Some(size), Some(directory)) => match seen.unchanged(&entry) {
-                        Known::Unmodified(content) => {
+                        Known::Unmodified(SeenEntry { content, plain, .. }) => {
                             blocks.files[2] += 1;
                             let identity = entry.identity;
                             entry.node.kind = NodeKind::File { size, content, inconsistent: false };
                             shared.monitor.advance(0, size);
-                            Item::Known(entry, Some(identity))
+                            let issue = match plain {
+                                true => {
+                                    entry.xattrs = XattrsRead::All;
+                                    None
+                                }
+                                false => walk.read_xattrs(&mut entry),
+                            };
+                            let known = Item::Known(entry, Some(identity));
+                            match issue {
+                                None => known,
+                                Some(issue) => {
+                                    items.push(known);
+                                    shared.monitor.issue(&issue);
+                                    Item::Failed(issue)
+                                }
+                            }
                         }
                         other => {
                             blocks.files[usize::from(matches!(other, Known::Changed))] += 1;

@@ -22,7 +22,7 @@ use crate::repo::session::Foundation;
 use crate::repo::{RegionHandle, Repository, Session, SnapshotInfo};
 use crate::report::{Counter, Monitor, Phase};
 use crate::ship::{Destination, Shipper};
-use crate::source::{Entry, Identity, Walk};
+use crate::source::{Entry, Identity, Walk, XattrsRead};
 use std::collections::BTreeSet;
 use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
@@ -186,6 +186,7 @@ pub fn backup_tree(
         ..SnapshotPrivate::default()
     };
     let remembered = Remembered::find(repository, index, options, &root_path, earlier);
+    walk.leave_file_xattrs();
     let run = Run::open(repository, index, options, monitor, remembered.base.map(|base| base.id))?;
     for pass in 1.. {
         let (mut seen, mut writer, base) = remembered.open(&run);
@@ -266,9 +267,9 @@ pub fn backup_stream<S: std::io::Read + Send>(
             };
             match pass(&mut worker, &mut node) {
                 Ok(()) => {
-                    let directory = Entry { path: Vec::new(), node: root, identity: Identity::default() };
+                    let directory = Entry { path: Vec::new(), node: root, identity: Identity::default(), xattrs: XattrsRead::All };
                     let path = node.name.clone();
-                    let file = Entry { path, node: node.clone(), identity: Identity::default() };
+                    let file = Entry { path, node: node.clone(), identity: Identity::default(), xattrs: XattrsRead::All };
                     let items = vec![Item::Enter(directory), Item::Known(file, None), Item::Leave];
                     blocks.send(Block { number: 0, items });
                 }

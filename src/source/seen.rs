@@ -28,7 +28,7 @@ use crate::format::node::{Content, Timestamp};
 use crate::limits::PATH_BYTES_MAX;
 
 const MAGIC: &[u8; 8] = b"kstnseen";
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 const CHECK_BYTES: usize = 16;
 /// Magic, version, repository, scope, start of the scan.
 const HEADER_BYTES: usize = 8 + 4 + 16 + 32 + 8;
@@ -128,6 +128,9 @@ pub struct SeenRecord<'a> {
     pub identity: &'a Identity,
     /// Where its content is.
     pub content: &'a Content,
+    /// It has no extended attributes, for certain. Setting one sets the inode's change time, so an unchanged file
+    /// has none still.
+    pub plain: bool,
 }
 
 /// A file that the last backup saw.
@@ -137,6 +140,8 @@ pub struct SeenEntry {
     pub identity: Identity,
     /// Where its content is.
     pub content: Content,
+    /// It had no extended attributes.
+    pub plain: bool,
 }
 
 /// True if a file is surely the one seen before: inode, size and both times are equal, the device too unless

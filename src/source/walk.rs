@@ -25,7 +25,7 @@ use super::listing::{Names, Scratch};
 use super::metadata::{Owners, Stat, XattrReader, Xattrs, open_quietly};
 use super::rules::{Rules, WalkOptions};
 use super::sources::{Place, ROOT, SourceError, Sources, open_directory_path};
-use super::{Entry, Event, Identity, Omission};
+use super::{Entry, Event, Identity, Omission, XattrsRead};
 use crate::format::ids::ChunkId;
 use crate::format::node::{Content, Node, NodeKind, Timestamp};
 use crate::limits::{NAME_BYTES_MAX, PATH_BYTES_MAX, SYMLINK_BYTES_MAX, TREE_DEPTH_MAX};
@@ -89,6 +89,8 @@ pub struct Walk {
     links: HashMap<(u64, u64), Linked>,
     owners: Owners,
     xattrs: Option<XattrReader>,
+    /// Those of regular files are left to whoever opens them.
+    leaves_file_xattrs: bool,
     scratch: Scratch,
 }
 
@@ -120,6 +122,7 @@ impl Walk {
             links: HashMap::new(),
             owners: Owners::default(),
             xattrs: xattrs.then(XattrReader::default),
+            leaves_file_xattrs: false,
             scratch: Scratch::new(),
         })
     }
@@ -131,7 +134,24 @@ impl Walk {
     pub fn again(&self) -> Result<Walk, SourceError> {
         let mut again = Walk::new(&self.given.0, self.given.1.clone())?;
         again.leave_out_own(self.own.clone());
+        again.leaves_file_xattrs = self.leaves_file_xattrs;
         Ok(again)
+    }
+
+    /// Leaves the extended attributes of regular files to whoever opens them, by [`FileReader`] or
+    /// [`Walk::read_xattrs`]: reading them by name takes as long as all else of a walk.
+    ///
+    /// [`FileReader`]: super::FileReader
+    pub fn leave_file_xattrs(&mut self) {
+        self.leaves_file_xattrs = self.xattrs.is_some();
+    }
+
+    /// Reads the extended attributes that were left out of the last [`Event::Leaf`]; what could not be read of them
+    /// comes back as an issue.
+    pub fn read_xattrs(&mut self, entry: &mut Entry) -> Option<Issue> {
+        let reader = self.xattrs.as_mut().filter(|_| entry.xattrs == XattrsRead::Later)?;
+        let directory = self.frames.last().and_then(|frame| frame.fd.as_ref())?;
+        entry.take_xattrs(reader.read_at(entry.identity.device, directory.as_fd(), &entry.node.name))
     }
 
     /// Of directories that the backup itself writes to, met by whichever path, only the directory is captured, or
@@ -301,10 +321,7 @@ impl Walk {
             let leading = place.into_iter().flat_map(|place| self.sources.names(place));
             names = Names::from_names(leading.chain(kept));
         }
-        let xattrs = match &mut self.xattrs {
-            Some(reader) => reader.read_open(stat.identity.device, fd.as_fd()),
-            None => Xattrs::default(),
-        };
+        let xattrs = self.xattrs.as_mut().map(|reader| reader.read_open(stat.identity.device, fd.as_fd()));
         self.directory_event(&stat, name_start, xattrs);
         if let Some(error) = failure {
             self.fail(IssueKind::Unreadable, format!("listing the directory: {error}"));
@@ -403,14 +420,18 @@ impl Walk {
             FileType::Socket => return self.omit(Omission::Socket),
             _ => return self.omit(Omission::Unsupported),
         };
-        let xattrs = self.xattrs_at(&stat, directory, name_start);
+        let later = self.leaves_file_xattrs && stat.kind == FileType::RegularFile;
+        let xattrs = if later { None } else { self.xattrs_at(&stat, directory, name_start) };
         let (mut entry, failure) = self.entry(&stat, name_start, kind, xattrs);
+        if later {
+            entry.xattrs = XattrsRead::Later;
+        }
         entry.node.link_group = self.link_group(&stat);
         self.pending.push_back(Event::Leaf(entry));
         self.pending.extend(failure);
     }
 
-    fn directory_event(&mut self, stat: &Stat, name_start: usize, xattrs: Xattrs) {
+    fn directory_event(&mut self, stat: &Stat, name_start: usize, xattrs: Option<Xattrs>) {
         let kind = NodeKind::Directory { tree: ChunkId::default() };
         let (entry, failure) = self.entry(stat, name_start, kind, xattrs);
         self.pending.push_back(Event::Enter(entry));
@@ -443,17 +464,20 @@ impl Walk {
         Some(first)
     }
 
-    fn xattrs_at(&mut self, stat: &Stat, directory: &OwnedFd, name_start: usize) -> Xattrs {
-        match &mut self.xattrs {
-            Some(reader) => reader.read_at(stat.identity.device, directory.as_fd(), &self.path[name_start..]),
-            None => Xattrs::default(),
-        }
+    fn xattrs_at(&mut self, stat: &Stat, directory: &OwnedFd, name_start: usize) -> Option<Xattrs> {
+        let reader = self.xattrs.as_mut()?;
+        Some(reader.read_at(stat.identity.device, directory.as_fd(), &self.path[name_start..]))
     }
 
     /// The entry at hand, and the failure of its attributes.
-    fn entry(&mut self, stat: &Stat, name_start: usize, kind: NodeKind, xattrs: Xattrs) -> (Entry, Option<Event>) {
-        let failure = xattrs.failure.map(|detail| self.failure(IssueKind::MetadataUnreadable, detail));
-        let entry = Entry {
+    fn entry(
+        &mut self,
+        stat: &Stat,
+        name_start: usize,
+        kind: NodeKind,
+        xattrs: Option<Xattrs>,
+    ) -> (Entry, Option<Event>) {
+        let mut entry = Entry {
             path: self.path.clone(),
             node: Node {
                 name: self.path[name_start..].to_vec(),
@@ -464,11 +488,14 @@ impl Walk {
                 user: self.owners.user(stat.uid),
                 group: self.owners.group(stat.gid),
                 modified_at: stat.identity.modified_at,
-                xattrs: xattrs.pairs,
+                xattrs: Vec::new(),
                 link_group: None,
             },
             identity: stat.identity,
+            xattrs: XattrsRead::NotAll,
         };
+        let failure = xattrs.and_then(|xattrs| entry.take_xattrs(xattrs));
+        let failure = failure.map(|issue| self.failure(issue.kind, issue.detail));
         (entry, failure)
     }
 
