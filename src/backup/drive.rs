@@ -19,14 +19,19 @@ use crate::index::InFlight;
 use crate::pack::{FinishedPack, FrameBuilder, PackWriter};
 use crate::report::{Issue, Monitor};
 use crate::source::{Entry, Identity, SeenWriter};
+use crate::timing::Stage;
 use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
 use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
 
-const BLOCKS_UNDER_WAY: usize = 64;
 const PACKS_WAITING: usize = 2;
+
+/// Blocks between the walk and the tree builder; enough that no thread waits while another has a large file.
+pub(super) fn blocks_under_way(threads: usize) -> usize {
+    (3 * threads).clamp(16, 64)
+}
 
 /// Entries on their way through the pipeline, in walk order.
 pub(super) struct Block {
@@ -49,6 +54,7 @@ pub(super) struct Shared<'a> {
     pub(super) engine: Engine<'a>,
     pub(super) monitor: &'a dyn Monitor,
     pub(super) failure: Mutex<Option<BackupError>>,
+    pub(super) threads: usize,
 }
 
 impl Shared<'_> {
@@ -159,6 +165,7 @@ impl Run<'_> {
             let random: Arc<dyn Random> = Arc::clone(&self.repository.random);
             let spools = options.spools.clone();
             PackWriter::new(Arc::clone(keyring), random, spools, session, metadata, options.compression, sink)
+                .timed(self.monitor.timer())
         };
         let in_flight = Arc::new(InFlight::new());
         let engine = Engine {
@@ -173,6 +180,7 @@ impl Run<'_> {
             watch,
             watches: options.threads == 0,
             monitor: self.monitor,
+            timer: self.monitor.timer(),
             dry_run: options.dry_run,
             new_bytes: &self.totals.new_bytes,
             new_chunks: &self.totals.new_chunks,
@@ -187,8 +195,9 @@ impl Run<'_> {
             watch.usable,
             session,
             &self.totals.stored_bytes,
-        );
-        let shared = Shared { engine, monitor: self.monitor, failure: Mutex::new(None) };
+        )
+        .timed(self.monitor.timer());
+        let shared = Shared { engine, monitor: self.monitor, failure: Mutex::new(None), threads: options.threads };
         let hasher = shared.engine.hasher.clone();
         let mut gather = Gatherer::new(&hasher, known_root);
         let files = if options.threads == 0 {
@@ -260,16 +269,18 @@ impl Run<'_> {
         packs: Receiver<FinishedPack>,
         produce: impl FnOnce(&Shared<'_>, &mut Blocks<'_, '_>) -> Result<(), BackupError> + Send,
     ) -> [u64; 3] {
-        let (to_workers, work) = bounded::<Block>(BLOCKS_UNDER_WAY);
+        let under_way = blocks_under_way(self.options.threads);
+        let (to_workers, work) = bounded::<Block>(under_way);
         let (to_tree, done) = unbounded::<Block>();
         // One permit for each block under way, given back once the tree has it.
-        let (permits, permitted) = bounded::<()>(BLOCKS_UNDER_WAY);
+        let (permits, permitted) = bounded::<()>(under_way);
         std::thread::scope(|scope| {
             let (running, ended) = bounded::<()>(0);
             scope.spawn(move || shared.engine.watch.keep_watch(&ended));
             let finishing = scope.spawn(move || {
                 let mut failed = false;
-                for pack in &packs {
+                let timer = shared.engine.timer.clone();
+                while let Ok(pack) = timer.wait(Stage::Segment, || packs.recv()) {
                     // After a failure the queue is drained all the same: senders must not wait for ever.
                     if !failed && let Err(error) = finisher.accept(pack) {
                         failed = true;
@@ -285,8 +296,9 @@ impl Run<'_> {
                     let (work, to_tree) = (work.clone(), to_tree.clone());
                     scope.spawn(move || {
                         let mut worker = Worker::new(shared.engine.chunker.max());
-                        for mut block in &work {
-                            if let Err(error) = shared.work(&mut worker, &mut block) {
+                        let timer = &shared.engine.timer;
+                        while let Ok(mut block) = timer.wait(Stage::Read, || work.recv()) {
+                            if let Err(error) = timer.run(Stage::Frame, || shared.work(&mut worker, &mut block)) {
                                 shared.fail(error);
                             }
                             // The tree builder lives as long as there are workers.
@@ -301,9 +313,11 @@ impl Run<'_> {
             drop((work, to_tree));
             let producing = scope.spawn(move || {
                 let mut send = |block: Block| {
-                    // Both fail only when the other side is gone, after a panic there.
-                    let _ = permits.send(());
-                    let _ = to_workers.send(block);
+                    shared.engine.timer.wait(Stage::Walk, || {
+                        // Both fail only when the other side is gone, after a panic there.
+                        let _ = permits.send(());
+                        let _ = to_workers.send(block);
+                    });
                 };
                 let mut blocks = Blocks { number: 0, send: &mut send, files: [0; 3] };
                 if let Err(error) = produce(shared, &mut blocks) {
@@ -314,12 +328,13 @@ impl Run<'_> {
             // Blocks come back in any order and are taken in walk order.
             let mut early: BTreeMap<u64, Block> = BTreeMap::new();
             let mut next = 0;
-            for block in &done {
+            let timer = &shared.engine.timer;
+            while let Ok(block) = timer.wait(Stage::Tree, || done.recv()) {
                 early.insert(block.number, block);
                 while let Some(block) = early.remove(&next) {
                     next += 1;
                     if !shared.stopped()
-                        && let Err(error) = gather.take(block, shared, seen)
+                        && let Err(error) = timer.run(Stage::Tree, || gather.take(block, shared, seen))
                     {
                         shared.fail(error);
                     }

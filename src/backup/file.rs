@@ -2,11 +2,12 @@
 
 use super::BackupError;
 use super::engine::{Engine, ExtentCollector};
-use crate::format::ids::{ChunkId, ChunkKind};
+use crate::format::ids::ChunkId;
 use crate::format::node::{Content, Extent, NodeKind};
 use crate::pack::FrameBuilder;
 use crate::report::{Issue, IssueKind};
 use crate::source::{Entry, FileReader, Identity, ReadError, ReadOutcome, SMALL_BYTES_MAX, Span, XattrReader};
+use crate::timing::Stage;
 use std::io::Read;
 use std::ops::Range;
 use std::os::fd::AsFd;
@@ -70,17 +71,17 @@ impl Worker {
     /// the walk saw it: then it is to be captured as any other.
     pub fn read_small(&mut self, engine: &Engine<'_>, directory: impl AsFd, at: usize, entry: &mut Entry) -> bool {
         let room = &mut self.buffer[self.filled..];
-        let Some((length, issue)) = FileReader::read_small(directory, entry, room, &mut self.xattrs) else {
-            return false;
-        };
+        let xattrs = &mut self.xattrs;
+        let read = engine.timer.run(Stage::Read, || FileReader::read_small(directory, entry, room, xattrs));
+        let Some((length, issue)) = read else { return false };
+        engine.timer.bytes(Stage::Read, length as u64);
         let before = self.pieces.len();
         let mut start = self.filled;
         let end = start + length;
         while start < end {
-            let left = &self.buffer[start..end];
-            let cut = engine.chunker.cut(&left[..left.len().min(engine.chunker.max())]);
-            self.pieces.push((engine.hasher.id(ChunkKind::Data, &left[..cut]), start..start + cut));
-            start += cut;
+            let (id, length) = engine.cut(&self.buffer[start..end]);
+            self.pieces.push((id, start..start + length));
+            start += length;
         }
         self.filled = end;
         self.small.push(SmallFile { at, pieces: self.pieces.len() - before, issue });
@@ -122,7 +123,9 @@ impl Worker {
     ) -> Result<Captured, BackupError> {
         let xattrs = entry.xattrs;
         for attempt in 0.. {
-            let mut reader = match FileReader::open(directory, &entry.node.name, &entry.identity) {
+            let opened =
+                engine.timer.run(Stage::Read, || FileReader::open(directory, &entry.node.name, &entry.identity));
+            let mut reader = match opened {
                 Ok(reader) => reader,
                 Err(error) => return Ok(Captured::Lost(error.into_issue(&entry.path))),
             };
@@ -132,7 +135,7 @@ impl Worker {
                 Ok(read) => read,
                 Err(error) => return Ok(Captured::Lost(error.into_issue(&entry.path))),
             };
-            let outcome = match reader.finish() {
+            let outcome = match engine.timer.run(Stage::Read, || reader.finish()) {
                 Ok(outcome) => outcome,
                 Err(error) => return Ok(Captured::Lost(error.into_issue(&entry.path))),
             };
@@ -213,12 +216,15 @@ impl Worker {
         loop {
             let mut ended = false;
             while filled < self.buffer.len() {
-                match read(&mut self.buffer[filled..]) {
+                match engine.timer.run(Stage::Read, || read(&mut self.buffer[filled..])) {
                     Ok(0) => {
                         ended = true;
                         break;
                     }
-                    Ok(count) => filled += count,
+                    Ok(count) => {
+                        engine.timer.bytes(Stage::Read, count as u64);
+                        filled += count;
+                    }
                     Err(error) => return Ok(Err(error)),
                 }
             }

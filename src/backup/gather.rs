@@ -10,6 +10,7 @@ use crate::format::node::NodeKind;
 use crate::format::snapshot::{Counts, NotCaptured, NotCapturedList};
 use crate::report::Issue;
 use crate::source::{SeenRecord, SeenWriter, XattrsRead};
+use crate::timing::Stage;
 
 /// What the walk and the tree leave behind.
 pub(super) struct Gathered {
@@ -60,9 +61,11 @@ impl<'a> Gatherer<'a> {
                     {
                         let plain = entry.xattrs == XattrsRead::All && entry.node.xattrs.is_empty();
                         let record = SeenRecord { path: &entry.path, identity: &identity, content: &content, plain };
-                        writer.append(&record).map_err(|error| BackupError::Cache {
-                            directory: "the change-detection cache".to_owned(),
-                            detail: error.to_string(),
+                        shared.engine.timer.run(Stage::Remember, || writer.append(&record)).map_err(|error| {
+                            BackupError::Cache {
+                                directory: "the change-detection cache".to_owned(),
+                                detail: error.to_string(),
+                            }
                         })?;
                     }
                 }

@@ -2,17 +2,24 @@
 //! not opened again.
 
 use super::BackupError;
-use super::drive::{Block, Blocks, Item, Shared};
+use super::drive::{Block, Blocks, Item, Shared, blocks_under_way};
 use super::run::{Backup, Run};
 use crate::format::node::NodeKind;
 use crate::index::Index;
 use crate::repo::{Repository, SnapshotInfo};
 use crate::source::{Entry, Event, SeenEntry, SeenReader, SeenStamp, SeenWriter, Walk, XattrsRead, is_unchanged};
+use crate::timing::Stage;
+use std::os::fd::AsRawFd;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
-const BLOCK_ENTRIES_MAX: usize = 256;
-const BLOCK_BYTES_TARGET: u64 = 1 << 20;
+const BLOCK_ENTRIES_MAX: usize = 1024;
+/// Some frames, so that neighbours in the tree become neighbours in frames.
+const BLOCK_BYTES_TARGET: u64 = 4 << 20;
+
+/// Directories that blocks under way hold open, all together. A process may often have no more than 1024 files open,
+/// and the walk, the index and the stores need theirs.
+const DIRECTORIES_UNDER_WAY: usize = 320;
 
 /// Where the change-detection cache of this source is, and the snapshot on which the last one rests.
 pub(super) struct Remembered<'e> {
@@ -127,7 +134,12 @@ pub(super) fn produce(
 ) -> Result<(), BackupError> {
     let mut items = Vec::new();
     let mut bytes = 0u64;
-    while let Some(event) = walk.next() {
+    // What is to be read holds its directory open, and the system allows so many only.
+    let mut directories = 0;
+    let mut last_directory = None;
+    let directories_max = (DIRECTORIES_UNDER_WAY / blocks_under_way(shared.threads)).max(1);
+    let timer = &shared.engine.timer;
+    while let Some(event) = timer.run(Stage::Walk, || walk.next()) {
         if shared.monitor.cancelled() {
             shared.fail(BackupError::Cancelled);
         }
@@ -148,7 +160,7 @@ pub(super) fn produce(
                     _ => None,
                 };
                 match (size, walk.directory()) {
-                    (Some(size), Some(directory)) => match seen.unchanged(&entry) {
+                    (Some(size), Some(directory)) => match timer.run(Stage::Compare, || seen.unchanged(&entry)) {
                         Known::Unmodified(SeenEntry { content, plain, .. }) => {
                             blocks.files[2] += 1;
                             let identity = entry.identity;
@@ -159,7 +171,7 @@ pub(super) fn produce(
                                     entry.xattrs = XattrsRead::All;
                                     None
                                 }
-                                false => walk.read_xattrs(&mut entry),
+                                false => timer.run(Stage::Walk, || walk.read_xattrs(&mut entry)),
                             };
                             let known = Item::Known(entry, Some(identity));
                             match issue {
@@ -174,6 +186,10 @@ pub(super) fn produce(
                         other => {
                             blocks.files[usize::from(matches!(other, Known::Changed))] += 1;
                             bytes += size;
+                            let number = directory.as_raw_fd();
+                            if last_directory.replace(number) != Some(number) {
+                                directories += 1;
+                            }
                             Item::Read(entry, directory)
                         }
                     },
@@ -182,9 +198,9 @@ pub(super) fn produce(
             }
         };
         items.push(item);
-        if items.len() >= BLOCK_ENTRIES_MAX || bytes >= BLOCK_BYTES_TARGET {
+        if items.len() >= BLOCK_ENTRIES_MAX || bytes >= BLOCK_BYTES_TARGET || directories >= directories_max {
             blocks.send(Block { number: 0, items: std::mem::take(&mut items) });
-            bytes = 0;
+            (bytes, directories, last_directory) = (0, 0, None);
         }
     }
     blocks.send(Block { number: 0, items });

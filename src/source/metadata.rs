@@ -211,9 +211,8 @@ impl XattrReader {
         if self.without.contains(&device) {
             return Xattrs::default();
         }
-        let (xattrs, none) = match flistxattr(fd, &mut [0u8; 0][..]) {
-            // Nothing to read, or nothing that could be.
-            Ok(0) => return Xattrs::default(),
+        let (xattrs, none) = match self.buffers.list(Subject::Open(fd)) {
+            // Open for its path only.
             Err(Errno::BADF) => {
                 self.set_prefix(fd.as_raw_fd());
                 // Without the slash the link is followed without searching the directory, which may not be allowed.
@@ -221,7 +220,7 @@ impl XattrReader {
                 self.path_fd = None;
                 self.buffers.read(Subject::Opened(&self.path))
             }
-            _ => self.buffers.read(Subject::Open(fd)),
+            listed => self.buffers.values(Subject::Open(fd), listed),
         };
         self.note(device, none);
         xattrs
@@ -242,14 +241,23 @@ impl XattrReader {
             self.path_fd = Some(fd);
         }
     }
-
 }
 
 impl Buffers {
+    /// Fills the list of names; its length.
+    fn list(&mut self, subject: Subject<'_>) -> Result<usize, Errno> {
+        fill(&mut self.list, |buffer| subject.list(buffer))
+    }
+
     /// The attributes, and whether the file system has none at all.
     fn read(&mut self, subject: Subject<'_>) -> (Xattrs, bool) {
+        let listed = self.list(subject);
+        self.values(subject, listed)
+    }
+
+    fn values(&mut self, subject: Subject<'_>, listed: Result<usize, Errno>) -> (Xattrs, bool) {
         let mut xattrs = Xattrs::default();
-        let length = match fill(&mut self.list, |buffer| subject.list(buffer)) {
+        let length = match listed {
             Ok(0) => return (xattrs, false),
             Ok(length) => length,
             Err(Errno::NOTSUP) => return (xattrs, true),

@@ -4,6 +4,7 @@
 //! written while it goes on and memory stays flat. Nothing is skipped silently: what is not
 //! captured comes out as an event of its own.
 
+mod ahead;
 mod listing;
 mod metadata;
 mod read;

@@ -211,7 +211,11 @@ impl Decoder {
                 Content::Inline(extents)
             }
         };
-        is_recordable(&self.identity, &content).then_some(SeenEntry { identity: self.identity, content, plain: self.plain })
+        is_recordable(&self.identity, &content).then_some(SeenEntry {
+            identity: self.identity,
+            content,
+            plain: self.plain,
+        })
     }
 }
 

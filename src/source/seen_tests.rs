@@ -45,7 +45,9 @@ fn write(path: &Path, count: u64) {
     let mut writer = SeenWriter::create(path, &stamp(), STARTED_AT).unwrap();
     for number in 0..count {
         let (path, entry) = sample(number);
-        writer.append(&SeenRecord { path: &path, identity: &entry.identity, content: &entry.content, plain: entry.plain }).unwrap();
+        writer
+            .append(&SeenRecord { path: &path, identity: &entry.identity, content: &entry.content, plain: entry.plain })
+            .unwrap();
     }
     writer.commit(SnapshotId([9; 32])).unwrap();
 }
@@ -113,7 +115,9 @@ fn content_that_does_not_add_up_is_not_recorded() {
     let (_, mut entry) = sample(3);
     entry.identity.size += 1;
     let mut writer = SeenWriter::create(&path, &stamp(), STARTED_AT).unwrap();
-    writer.append(&SeenRecord { path: b"a", identity: &entry.identity, content: &entry.content, plain: entry.plain }).unwrap();
+    writer
+        .append(&SeenRecord { path: b"a", identity: &entry.identity, content: &entry.content, plain: entry.plain })
+        .unwrap();
     writer.commit(SnapshotId::default()).unwrap();
     assert_eq!(SeenReader::open(&path, &stamp()).unwrap().lookup(b"a"), None);
 }

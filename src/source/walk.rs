@@ -21,6 +21,7 @@ use std::sync::Arc;
 use rustix::fs::{FileType, Mode, OFlags, openat, readlinkat};
 use rustix::io::Errno;
 
+use super::ahead::{Ahead, Found, Ticket, first_stats};
 use super::listing::{Names, Scratch};
 use super::metadata::{Owners, Stat, XattrReader, Xattrs, open_quietly};
 use super::rules::{Rules, WalkOptions};
@@ -33,6 +34,8 @@ use crate::report::{Issue, IssueKind};
 
 /// Directories that a walk keeps open: the root and the deepest ones.
 pub const DIRECTORIES_OPEN_MAX: usize = 64;
+/// Of directories deeper than this nothing is read ahead: whatever waits for that holds its parent open.
+const AHEAD_DEPTH_MAX: usize = 32;
 
 /// How much of a directory belongs to the snapshot.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -59,6 +62,20 @@ struct Frame {
     cover: Cover,
     /// Its place among the names that lead to sources, if it has one.
     place: Option<Place>,
+    /// What its first entries are, where that was read ahead.
+    stats: Vec<Stat>,
+    /// Which of its directories are read ahead, by the names' indices.
+    tickets: VecDeque<(usize, Ticket)>,
+}
+
+/// An open directory, and what is in it where that was read ahead.
+#[derive(Debug)]
+struct Opened {
+    fd: OwnedFd,
+    stat: Stat,
+    names: Option<Names>,
+    xattrs: Option<Xattrs>,
+    stats: Vec<Stat>,
 }
 
 /// An inode with several names of which some are still to come.
@@ -91,6 +108,8 @@ pub struct Walk {
     xattrs: Option<XattrReader>,
     /// Those of regular files are left to whoever opens them.
     leaves_file_xattrs: bool,
+    ahead: Option<Ahead>,
+    ahead_threads: usize,
     scratch: Scratch,
 }
 
@@ -123,6 +142,8 @@ impl Walk {
             owners: Owners::default(),
             xattrs: xattrs.then(XattrReader::default),
             leaves_file_xattrs: false,
+            ahead: None,
+            ahead_threads: 0,
             scratch: Scratch::new(),
         })
     }
@@ -135,7 +156,15 @@ impl Walk {
         let mut again = Walk::new(&self.given.0, self.given.1.clone())?;
         again.leave_out_own(self.own.clone());
         again.leaves_file_xattrs = self.leaves_file_xattrs;
+        again.read_ahead(self.ahead_threads);
         Ok(again)
+    }
+
+    /// Has so many threads open and list directories before the walk comes to them. What comes out, and in which
+    /// order, is the same.
+    pub fn read_ahead(&mut self, threads: usize) {
+        self.ahead_threads = threads;
+        self.ahead = (threads > 0).then(|| Ahead::new(threads, self.xattrs.is_some()));
     }
 
     /// Leaves the extended attributes of regular files to whoever opens them, by [`FileReader`] or
@@ -183,7 +212,8 @@ impl Walk {
             Err(error) => return self.fail(IssueKind::Unreadable, format!("reading its metadata: {error}")),
         };
         let cover = if self.sources.is_source(ROOT) { Cover::Whole } else { Cover::Above };
-        self.enter(fd, stat, 0, cover, Some(ROOT), None, true);
+        let opened = Opened { fd, stat, names: None, xattrs: None, stats: Vec::new() };
+        self.enter(opened, 0, cover, Some(ROOT), None, true);
     }
 
     /// Deals with the next name of the innermost directory; false once nothing is left.
@@ -200,7 +230,16 @@ impl Walk {
         }
         let name_start = self.path.len();
         self.path.extend_from_slice(name);
+        let index = frame.next;
         frame.next += 1;
+        let known = frame.stats.get(index).copied();
+        let ahead = match frame.tickets.front() {
+            Some((at, ticket)) if *at == index => Some(*ticket),
+            _ => None,
+        };
+        if ahead.is_some() {
+            frame.tickets.pop_front();
+        }
 
         let place = frame.place.and_then(|place| self.sources.child(place, name));
         let cover = frame.cover;
@@ -217,10 +256,10 @@ impl Walk {
 
         let is_source = place.is_some_and(|place| self.sources.is_source(place));
         let follow = cover == Cover::Above && !is_source;
-        match Stat::at(&*directory, &self.path[name_start..], follow) {
+        match known.map_or_else(|| Stat::at(&*directory, &self.path[name_start..], follow), Ok) {
             Err(error) => self.fail_errno(error, "reading its metadata"),
             Ok(stat) if stat.is_directory() => {
-                self.directory_met(&directory, stat, name_start, place, is_source, cover, parent_device);
+                self.directory_met(&directory, stat, name_start, place, is_source, cover, parent_device, ahead);
             }
             Ok(_) if follow => self.fail(IssueKind::Vanished, "it is no directory any more".into()),
             Ok(stat) => self.leaf_met(&directory, stat, name_start, !is_source && cover == Cover::Whole),
@@ -238,6 +277,7 @@ impl Walk {
         is_source: bool,
         parent_cover: Cover,
         parent_device: u64,
+        ahead: Option<Ticket>,
     ) {
         let ruled = parent_cover == Cover::Whole && !is_source;
         let mut why = None;
@@ -271,18 +311,26 @@ impl Walk {
             cover = Cover::Remnant;
         }
         let follow = parent_cover == Cover::Above && !is_source;
-        let opened = open_below(parent, &self.path[name_start..], cover, follow)
-            .and_then(|fd| Stat::of(&fd).map(|stat| (fd, stat)));
+        let found = ahead.and_then(|ticket| self.ahead.as_ref()?.take(ticket));
+        let opened = match found.map(|found| *found) {
+            Some(Found { fd, stat, names, xattrs, stats }) => {
+                Ok(Opened { fd, stat, names: Some(names), xattrs, stats })
+            }
+            None => open_below(parent, &self.path[name_start..], cover, follow).and_then(|fd| {
+                let stat = Stat::of(&fd)?;
+                Ok(Opened { fd, stat, names: None, xattrs: None, stats: Vec::new() })
+            }),
+        };
         match opened {
-            Ok((fd, now)) => {
+            Ok(opened) => {
                 // What is open counts, should another directory have come to this name, or one been mounted on it.
-                stat = now;
+                stat = opened.stat;
                 if why.is_none()
                     && let Some(omission) = closed(&stat, &self.rules)
                 {
                     (why, cover) = (Some(omission), Cover::Remnant);
                 }
-                self.enter(fd, stat, name_start, cover, place, why, is_source);
+                self.enter(opened, name_start, cover, place, why, is_source);
             }
             Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => {
                 self.fail(IssueKind::Vanished, "it disappeared before it was opened".into());
@@ -300,19 +348,22 @@ impl Walk {
     #[expect(clippy::too_many_arguments, reason = "all of it describes one directory")]
     fn enter(
         &mut self,
-        fd: OwnedFd,
-        stat: Stat,
+        opened: Opened,
         name_start: usize,
         mut cover: Cover,
         place: Option<Place>,
         mut why: Option<Omission>,
         is_source: bool,
     ) {
+        let Opened { fd, stat, names: listed, xattrs, mut stats } = opened;
         let mut names = Names::default();
         let mut failure = None;
         let mut kept: Vec<&[u8]> = Vec::new();
         if cover == Cover::Whole {
-            (names, failure) = Names::list_steadily(fd.as_fd(), &mut self.scratch);
+            (names, failure) = match listed {
+                Some(names) => (names, None),
+                None => Names::list_steadily(fd.as_fd(), &mut self.scratch),
+            };
             if !is_source && let Some((marked, markers)) = self.rules.markers(&fd, &names) {
                 (why, cover, kept) = (Some(marked), Cover::Remnant, markers);
             }
@@ -320,8 +371,10 @@ impl Walk {
         if cover != Cover::Whole {
             let leading = place.into_iter().flat_map(|place| self.sources.names(place));
             names = Names::from_names(leading.chain(kept));
+            stats.clear();
         }
-        let xattrs = self.xattrs.as_mut().map(|reader| reader.read_open(stat.identity.device, fd.as_fd()));
+        let read = |reader: &mut XattrReader| reader.read_open(stat.identity.device, fd.as_fd());
+        let xattrs = xattrs.or_else(|| self.xattrs.as_mut().map(read));
         self.directory_event(&stat, name_start, xattrs);
         if let Some(error) = failure {
             self.fail(IssueKind::Unreadable, format!("listing the directory: {error}"));
@@ -333,14 +386,24 @@ impl Walk {
         if cover == Cover::Whole {
             self.rules.enter(&fd, &names, &self.path, depth);
         }
+        let fd = Arc::new(fd);
+        let mut tickets = VecDeque::new();
+        if cover == Cover::Whole && depth <= AHEAD_DEPTH_MAX && self.ahead.is_some() {
+            if stats.is_empty() {
+                stats = first_stats(&fd, &names);
+            }
+            tickets = self.ask_ahead(&fd, &stat.identity, &names, &stats, place);
+        }
         self.frames.push(Frame {
-            fd: Some(Arc::new(fd)),
+            fd: Some(fd),
             identity: stat.identity,
             names,
             next: 0,
             path_length: self.path.len(),
             cover,
             place,
+            stats,
+            tickets,
         });
         if depth > DIRECTORIES_OPEN_MAX {
             // Never the root: whatever moves, the way down starts there.
@@ -349,8 +412,45 @@ impl Walk {
         }
     }
 
+    /// Asks for the directories in `directory`, whose path is the walk's, but for those that may be left out.
+    fn ask_ahead(
+        &mut self,
+        directory: &Arc<OwnedFd>,
+        identity: &Identity,
+        names: &Names,
+        stats: &[Stat],
+        place: Option<Place>,
+    ) -> VecDeque<(usize, Ticket)> {
+        let Some(ahead) = &self.ahead else { return VecDeque::new() };
+        let length = self.path.len();
+        let (mut indices, mut asked) = (Vec::new(), Vec::new());
+        for (at, stat) in stats.iter().enumerate().filter(|(_, stat)| stat.is_directory()) {
+            let Some(name) = names.get(at) else { break };
+            if length > 0 {
+                self.path.push(b'/');
+            }
+            self.path.extend_from_slice(name);
+            let left_out = place.is_some_and(|place| self.sources.child(place, name).is_some())
+                || name.len() > NAME_BYTES_MAX
+                || self.path.len() > PATH_BYTES_MAX
+                || self.rules.is_own(&stat.identity)
+                || (self.rules.one_file_system && stat.identity.device != identity.device)
+                || self.rules.excludes(&self.path, true);
+            self.path.truncate(length);
+            if !left_out {
+                indices.push(at);
+                asked.push(name.to_vec());
+            }
+        }
+        indices.into_iter().zip(ahead.ask(directory, asked)).collect()
+    }
+
     fn leave(&mut self) {
         let Some(left) = self.frames.pop() else { return };
+        if let Some(ahead) = &self.ahead {
+            // Only where the walk could not go on here.
+            left.tickets.iter().for_each(|(_, ticket)| drop(ahead.take(*ticket)));
+        }
         self.rules.leave(self.frames.len() + 1);
         self.pending.push_back(Event::Leave);
         let Some(frame) = self.frames.last() else { return };
