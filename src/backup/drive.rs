@@ -41,7 +41,8 @@ pub(super) struct Block {
 
 pub(super) enum Item {
     Enter(Entry),
-    Leave,
+    /// A directory is complete: its path, and the tree that it had when the last run saw it.
+    Leave(Vec<u8>, Option<ChunkId>),
     /// Complete: no regular file, or one whose content is known.
     Known(Entry, Option<Identity>),
     /// To be read.
@@ -107,7 +108,7 @@ impl Shared<'_> {
     }
 
     fn done(&self, item: &mut Item, captured: Captured) {
-        let Item::Read(entry, _) = std::mem::replace(item, Item::Leave) else { return };
+        let Item::Read(entry, _) = std::mem::replace(item, Item::Leave(Vec::new(), None)) else { return };
         *item = match captured {
             Captured::Lost(issue) => Item::Failed(issue),
             Captured::Whole(identity, issue) => {
@@ -199,7 +200,8 @@ impl Run<'_> {
         .timed(self.monitor.timer());
         let shared = Shared { engine, monitor: self.monitor, failure: Mutex::new(None), threads: options.threads };
         let hasher = shared.engine.hasher.clone();
-        let mut gather = Gatherer::new(&hasher, known_root);
+        let base_root = watch.base.map(|base| base.snapshot.root);
+        let mut gather = Gatherer::new(&hasher, known_root, base_root);
         let files = if options.threads == 0 {
             self.drive_inline(&shared, &mut gather, &mut seen, finisher, &pack_receiver, produce)
         } else {

@@ -4,10 +4,13 @@
 use super::BackupError;
 use super::drive::{Block, Blocks, Item, Shared, blocks_under_way};
 use super::run::{Backup, Run};
-use crate::format::node::NodeKind;
+use crate::format::ids::ChunkId;
+use crate::format::node::{Content, NodeKind};
 use crate::index::Index;
 use crate::repo::{Repository, SnapshotInfo};
-use crate::source::{Entry, Event, SeenEntry, SeenReader, SeenStamp, SeenWriter, Walk, XattrsRead, is_unchanged};
+use crate::source::{
+    Entry, Event, SeenEntry, SeenReader, SeenStamp, SeenWriter, Walk, XattrsRead, is_unchanged, seen_end,
+};
 use crate::timing::Stage;
 use std::os::fd::AsRawFd;
 use std::os::unix::ffi::OsStrExt;
@@ -120,6 +123,17 @@ impl Seen {
     }
 }
 
+impl Seen {
+    /// The tree that the last run stored for this directory. It is in a snapshot that counts, as the content of
+    /// unchanged files is.
+    fn tree(&mut self, path: &[u8]) -> Option<ChunkId> {
+        match self.reader.as_mut()?.lookup(&seen_end(path))?.content {
+            Content::List(tree) => Some(tree),
+            Content::Inline(_) => None,
+        }
+    }
+}
+
 enum Known {
     New,
     Changed,
@@ -134,6 +148,7 @@ pub(super) fn produce(
 ) -> Result<(), BackupError> {
     let mut items = Vec::new();
     let mut bytes = 0u64;
+    let mut entered: Vec<Vec<u8>> = Vec::new();
     // What is to be read holds its directory open, and the system allows so many only.
     let mut directories = 0;
     let mut last_directory = None;
@@ -147,8 +162,15 @@ pub(super) fn produce(
             return Ok(());
         }
         let item = match event {
-            Event::Enter(entry) => Item::Enter(entry),
-            Event::Leave => Item::Leave,
+            Event::Enter(entry) => {
+                entered.push(entry.path.clone());
+                Item::Enter(entry)
+            }
+            Event::Leave => {
+                let path = entered.pop().unwrap_or_default();
+                let tree = timer.run(Stage::Compare, || seen.tree(&path));
+                Item::Leave(path, tree)
+            }
             Event::Omitted { path, why } => Item::Omitted(path, why.name()),
             Event::Failed(issue) => {
                 shared.monitor.issue(&issue);

@@ -279,7 +279,7 @@ pub fn backup_stream<S: std::io::Read + Send>(
                     let path = node.name.clone();
                     let file =
                         Entry { path, node: node.clone(), identity: Identity::default(), xattrs: XattrsRead::All };
-                    let items = vec![Item::Enter(directory), Item::Known(file, None), Item::Leave];
+                    let items = vec![Item::Enter(directory), Item::Known(file, None), Item::Leave(Vec::new(), None)];
                     blocks.send(Block { number: 0, items });
                 }
                 Err(error) => {

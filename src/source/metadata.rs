@@ -101,8 +101,28 @@ pub(super) fn open_quietly(directory: impl AsFd, name: &[u8], flags: OFlags) -> 
 /// User and group names by number, each looked up once.
 #[derive(Debug, Default)]
 pub(super) struct Owners {
-    users: HashMap<u32, Vec<u8>>,
-    groups: HashMap<u32, Vec<u8>>,
+    users: NamesById,
+    groups: NamesById,
+}
+
+#[derive(Debug, Default)]
+struct NamesById {
+    all: HashMap<u32, Vec<u8>>,
+    /// Neighbours mostly have the same owner.
+    last: Option<(u32, Vec<u8>)>,
+}
+
+impl NamesById {
+    fn get(&mut self, id: u32, look_up: impl FnOnce() -> Vec<u8>) -> Vec<u8> {
+        match &self.last {
+            Some((last, name)) if *last == id => name.clone(),
+            _ => {
+                let name = self.all.entry(id).or_insert_with(look_up).clone();
+                self.last = Some((id, name.clone()));
+                name
+            }
+        }
+    }
 }
 
 impl Owners {
@@ -110,14 +130,14 @@ impl Owners {
     pub(super) fn user(&mut self, uid: u32) -> Vec<u8> {
         use std::os::unix::ffi::OsStrExt;
         let look_up = || uzers::get_user_by_uid(uid).map_or_else(Vec::new, |user| user.name().as_bytes().to_vec());
-        self.users.entry(uid).or_insert_with(look_up).clone()
+        self.users.get(uid, look_up)
     }
 
     /// The group's name, empty where it has none.
     pub(super) fn group(&mut self, gid: u32) -> Vec<u8> {
         use std::os::unix::ffi::OsStrExt;
         let look_up = || uzers::get_group_by_gid(gid).map_or_else(Vec::new, |group| group.name().as_bytes().to_vec());
-        self.groups.entry(gid).or_insert_with(look_up).clone()
+        self.groups.get(gid, look_up)
     }
 }
 

@@ -22,7 +22,7 @@ mod walk_tests;
 pub use metadata::XattrReader;
 pub use read::{FileReader, ReadError, ReadOutcome, SMALL_BYTES_MAX, Span};
 pub use rules::WalkOptions;
-pub use seen::{SeenEntry, SeenError, SeenReader, SeenRecord, SeenStamp, SeenWriter, is_unchanged};
+pub use seen::{SeenEntry, SeenError, SeenReader, SeenRecord, SeenStamp, SeenWriter, is_unchanged, seen_end};
 pub use sources::SourceError;
 pub use stream::{CommandStream, Interruptible, StreamError, stdin_stream, stream_node};
 pub use walk::{DIRECTORIES_OPEN_MAX, Walk};

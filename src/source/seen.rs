@@ -25,7 +25,7 @@ use super::Identity;
 use super::seen_record::{Decoder, RECORD_BYTES_MAX, encode, is_recordable, path_order};
 use crate::format::ids::{RepositoryId, SnapshotId};
 use crate::format::node::{Content, Timestamp};
-use crate::limits::PATH_BYTES_MAX;
+use crate::limits::{NAME_BYTES_MAX, PATH_BYTES_MAX};
 
 const MAGIC: &[u8; 8] = b"kstnseen";
 const VERSION: u32 = 2;
@@ -161,6 +161,17 @@ pub fn is_unchanged(now: &Identity, seen: &Identity, scan_started_at: i64, ignor
         && (ignore_device || now.device == seen.device)
         && settled(&seen.modified_at)
         && settled(&seen.changed_at)
+}
+
+/// The path of a directory's own record, whose content is the list [`Content::List`] of its tree: behind all that is in
+/// it, since its tree is known last. No entry can have such a name, which is longer than any may be.
+pub fn seen_end(directory: &[u8]) -> Vec<u8> {
+    let mut path = directory.to_vec();
+    if !path.is_empty() {
+        path.push(b'/');
+    }
+    path.resize(path.len() + NAME_BYTES_MAX + 1, 0xff);
+    path
 }
 
 fn check(digest: &blake3::Hash, number: u64, records: &[u8]) -> [u8; CHECK_BYTES] {

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use super::Identity;
-use super::seen::{SeenEntry, SeenError, SeenReader, SeenRecord, SeenStamp, SeenWriter, is_unchanged};
+use super::seen::{SeenEntry, SeenError, SeenReader, SeenRecord, SeenStamp, SeenWriter, is_unchanged, seen_end};
 use super::seen_record::path_order;
 use crate::format::ids::{ChunkId, RepositoryId, SnapshotId};
 use crate::format::node::{Content, Extent, Timestamp};
@@ -260,4 +260,15 @@ fn speed_of_the_seen_cache() {
         count as f64 / started.elapsed().as_secs_f64() / 1e6,
         fs::metadata(&path).unwrap().len()
     );
+}
+
+#[test]
+fn a_directory_s_own_record_comes_behind_all_that_is_in_it() {
+    let longest = [b"a/".to_vec(), vec![0xff; crate::limits::NAME_BYTES_MAX]].concat();
+    let inside = [longest.clone(), b"/x".to_vec()].concat();
+    let order =
+        [&b"a"[..], b"a/b", &longest, &inside, &seen_end(&longest), &seen_end(b"a"), b"a-", b"b", &seen_end(b"")];
+    for pair in order.windows(2) {
+        assert_eq!(path_order(pair[0], pair[1]), Ordering::Less, "{} {}", pair[0].len(), pair[1].len());
+    }
 }

@@ -435,6 +435,13 @@ fn timings_say_where_the_time_went() {
         assert!(of(stage)["busy_ns"].as_u64().unwrap() > 0, "{stage}");
     }
     assert!(timings["elapsed_ns"].as_u64().unwrap() > of("open")["busy_ns"].as_u64().unwrap());
+    // Of what did not change nothing is looked up, and nothing is stored.
+    std::thread::sleep(std::time::Duration::from_millis(50));
+    program.backup(&[]);
+    let unchanged = program.backup(&["--timings"]);
+    assert_eq!((&unchanged["files_unmodified"], &unchanged["new_chunks"]), (&2.into(), &0.into()));
+    let stages = unchanged["timings"]["stages"].as_array().unwrap();
+    assert!(stages.iter().all(|time| time["stage"] != "look-up" || time["busy_ns"] == 0), "{unchanged}");
     let shown = program.run(["backup", &program.source().display().to_string(), "--timings"]).expect(0);
     assert!(shown.stderr.contains("STAGE") && shown.stderr.contains("\nwalk "), "{}", shown.stderr);
     assert!(!shown.stdout.contains("STAGE"));
