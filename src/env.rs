@@ -53,6 +53,12 @@ impl Clock for SystemClock {
     }
 }
 
+/// Nanoseconds of the operating system's monotonic clock, since it was first asked here: for how long things take.
+pub fn elapsed_ns() -> u64 {
+    static BEGAN: std::sync::OnceLock<std::time::Instant> = std::sync::OnceLock::new();
+    u64::try_from(BEGAN.get_or_init(std::time::Instant::now).elapsed().as_nanos()).unwrap_or(u64::MAX)
+}
+
 /// The operating system's random generator.
 pub struct SystemRandom;
 

@@ -23,7 +23,7 @@
 //! | 3 | [`pack`] → [`index`] → [`ship`] → [`repo`] | what operations share; each may use those before it |
 //! | 2 | [`store`], [`source`] | the outside: where bytes are kept, where they come from |
 //! | 1 | [`format`](mod@format) → [`crypto`], [`compress`]; [`chunker`] | what stored bytes mean: encode, decode, seal, cut; no input or output |
-//! | 0 | [`limits`], [`report`], [`env`](mod@env) | every bound; what a run tells; time and randomness |
+//! | 0 | [`limits`], [`timing`] → [`report`], [`env`](mod@env) | every bound; what a run tells, and where its time goes; time and randomness |
 //!
 //! A room uses lower layers only, and of its own those to its left. `tests/tidy.rs` holds the exact table
 //! and fails on a violation.
@@ -61,3 +61,4 @@ pub mod ship;
 pub mod source;
 pub mod stats;
 pub mod store;
+pub mod timing;

@@ -7,7 +7,7 @@ pub const CHUNK_BYTES_MAX: usize = 16 << 20;
 /// Largest frame, in plaintext bytes.
 pub const FRAME_RAW_BYTES_MAX: usize = 17 << 20;
 /// A frame is sealed once it holds this many plaintext bytes, unless a dataset says otherwise.
-pub const FRAME_RAW_BYTES_TARGET: usize = 1 << 20;
+pub const FRAME_RAW_BYTES_TARGET: usize = 2 << 20;
 /// Largest sealed frame: raw bytes, zstd's worst expansion, codec byte and tag.
 pub const FRAME_SEALED_BYTES_MAX: usize = FRAME_RAW_BYTES_MAX + (FRAME_RAW_BYTES_MAX >> 7) + 1024;
 /// Largest pack.
@@ -107,7 +107,7 @@ pub const MEMORY_BYTES_DEFAULT: usize = 256 << 20;
 pub const MEMORY_BYTES_MIN: usize = 96 << 20;
 
 const _: () = assert!(CHUNK_BYTES_MAX < FRAME_RAW_BYTES_MAX);
-const _: () = assert!(FRAME_RAW_BYTES_TARGET + CHUNK_BYTES_MAX <= FRAME_RAW_BYTES_MAX);
+const _: () = assert!(FRAME_RAW_BYTES_TARGET + 4 * CHUNK_AVERAGE_BYTES_MAX <= FRAME_RAW_BYTES_MAX);
 const _: () = assert!((FRAME_SEALED_BYTES_MAX as u64) < PACK_BYTES_MAX);
 const _: () = assert!(PACK_BYTES_TARGET <= PACK_BYTES_MAX);
 // One frame of the smallest different chunks may lie above the target; two packs may be joined.

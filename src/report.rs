@@ -2,6 +2,7 @@
 //!
 //! The library calls a [`Monitor`]; the command line implements it with bars, lines or JSON.
 
+use crate::timing::Timer;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 /// An item-level failure in a run that goes on. It enters the report, makes the exit code nonzero
@@ -84,6 +85,10 @@ pub trait Monitor: Send + Sync {
     /// True once the user asked to stop; long loops poll it.
     fn cancelled(&self) -> bool {
         false
+    }
+    /// Takes the times of the run's stages; off unless somebody wants them.
+    fn timer(&self) -> Timer {
+        Timer::off()
     }
 }
 

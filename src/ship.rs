@@ -5,6 +5,7 @@
 //! only when none is left.
 
 use crate::store::{Payload, Store, StoreError, StoreErrorKind};
+use crate::timing::{Stage, Timer};
 use std::collections::VecDeque;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -68,6 +69,7 @@ struct Shared {
     changed: Condvar,
     bound: usize,
     shipped_bytes: Vec<crate::report::Counter>,
+    timer: Timer,
 }
 
 /// Ships to every region. With no threads, every call does its work before it returns.
@@ -86,6 +88,11 @@ fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 impl Shipper {
     /// To `destinations` with so many threads; at most `bound` puts wait.
     pub fn new(destinations: Vec<Destination>, threads: usize, bound: usize) -> Self {
+        Self::timed(destinations, threads, bound, Timer::off())
+    }
+
+    /// As [`Shipper::new`]; takes the times of the puts.
+    pub fn timed(destinations: Vec<Destination>, threads: usize, bound: usize, timer: Timer) -> Self {
         let shared = Arc::new(Shared {
             failures: Mutex::new(destinations.iter().map(|_| None).collect()),
             shipped_bytes: destinations.iter().map(|_| crate::report::Counter::default()).collect(),
@@ -93,6 +100,7 @@ impl Shipper {
             queue: Mutex::new(Queue::default()),
             changed: Condvar::new(),
             bound: bound.max(1),
+            timer,
         });
         let threads = (0..threads)
             .map(|_| {
@@ -206,7 +214,8 @@ impl Shared {
                 if queue.closed {
                     return;
                 }
-                queue = self.changed.wait(queue).unwrap_or_else(PoisonError::into_inner);
+                queue =
+                    self.timer.wait(Stage::Ship, || self.changed.wait(queue).unwrap_or_else(PoisonError::into_inner));
             };
             drop(queue);
             self.changed.notify_all();
@@ -217,8 +226,12 @@ impl Shared {
     fn run(&self, task: Task) {
         let failed = locked(&self.failures)[task.region].is_some();
         if !failed {
-            match put_with_retries(&*self.destinations[task.region].store, &task.name, &task.payload) {
-                Ok(()) => self.shipped_bytes[task.region].add(task.payload.length()),
+            let store = &*self.destinations[task.region].store;
+            match self.timer.run(Stage::Ship, || put_with_retries(store, &task.name, &task.payload)) {
+                Ok(()) => {
+                    self.shipped_bytes[task.region].add(task.payload.length());
+                    self.timer.bytes(Stage::Ship, task.payload.length());
+                }
                 Err(error) => {
                     locked(&self.failures)[task.region].get_or_insert(error);
                 }

@@ -22,7 +22,8 @@ const fn room(layer: u8, name: &'static str, beside: &'static [&'static str]) ->
 
 const ROOMS: &[Room] = &[
     room(0, "limits", &[]),
-    room(0, "report", &[]),
+    room(0, "timing", &[]),
+    room(0, "report", &["timing"]),
     room(0, "env", &[]),
     // The stored objects are what everything of this layer speaks of.
     room(1, "format", &[]),

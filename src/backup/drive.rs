@@ -19,14 +19,19 @@ use crate::index::InFlight;
 use crate::pack::{FinishedPack, FrameBuilder, PackWriter};
 use crate::report::{Issue, Monitor};
 use crate::source::{Entry, Identity, SeenWriter};
+use crate::timing::Stage;
 use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
 use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
 
-const BLOCKS_UNDER_WAY: usize = 64;
 const PACKS_WAITING: usize = 2;
+
+/// Blocks between the walk and the tree builder; enough that no thread waits while another has a large file.
+pub(super) fn blocks_under_way(threads: usize) -> usize {
+    (3 * threads).clamp(16, 64)
+}
 
 /// Entries on their way through the pipeline, in walk order.
 pub(super) struct Block {
@@ -36,7 +41,8 @@ pub(super) struct Block {
 
 pub(super) enum Item {
     Enter(Entry),
-    Leave,
+    /// A directory is complete: its path, and the tree that it had when the last run saw it.
+    Leave(Vec<u8>, Option<ChunkId>),
     /// Complete: no regular file, or one whose content is known.
     Known(Entry, Option<Identity>),
     /// To be read.
@@ -49,6 +55,7 @@ pub(super) struct Shared<'a> {
     pub(super) engine: Engine<'a>,
     pub(super) monitor: &'a dyn Monitor,
     pub(super) failure: Mutex<Option<BackupError>>,
+    pub(super) threads: usize,
 }
 
 impl Shared<'_> {
@@ -65,37 +72,57 @@ impl Shared<'_> {
         self.failure.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 
-    /// Reads what is to be read in a block.
+    /// Reads what is to be read in a block. Small files are read one after the other and looked up together.
     fn work(&self, worker: &mut Worker, block: &mut Block) -> Result<(), BackupError> {
-        for item in &mut block.items {
+        worker.clear();
+        for at in 0..block.items.len() {
             if self.engine.interrupted() {
                 return Ok(());
             }
-            let Item::Read(entry, directory) = item else { continue };
+            let Item::Read(entry, _) = &mut block.items[at] else { continue };
             self.monitor.current(&entry.path);
-            let captured = worker.capture(&self.engine, &**directory, entry)?;
-            *item = match captured {
-                Captured::Lost(issue) => Item::Failed(issue),
-                Captured::Whole(identity, issue) => {
-                    if let Some(issue) = issue {
-                        // The entry is kept and the issue is counted besides it.
-                        self.monitor.issue(&issue);
-                        let entry = entry.clone();
-                        let inconsistent = Item::Known(entry, identity);
-                        self.issues_push(issue);
-                        inconsistent
-                    } else {
-                        Item::Known(entry.clone(), identity)
-                    }
-                }
-            };
-            if let Item::Known(entry, _) = item
-                && let NodeKind::File { size, .. } = &entry.node.kind
-            {
-                self.monitor.advance(0, *size);
+            if !worker.has_room(entry) {
+                self.settle(worker, block)?;
             }
+            let Item::Read(entry, directory) = &mut block.items[at] else { continue };
+            if worker.read_small(&self.engine, &**directory, at, entry) {
+                continue;
+            }
+            // What lies together in the tree lies together in frames.
+            self.settle(worker, block)?;
+            let Item::Read(entry, directory) = &mut block.items[at] else { continue };
+            let captured = worker.capture(&self.engine, &**directory, entry)?;
+            self.done(&mut block.items[at], captured);
         }
-        Ok(())
+        self.settle(worker, block)
+    }
+
+    /// Stores the small files that were read.
+    fn settle(&self, worker: &mut Worker, block: &mut Block) -> Result<(), BackupError> {
+        worker.store_small(&self.engine, &mut |at, content, issue| {
+            let Item::Read(entry, _) = &mut block.items[at] else { return };
+            entry.node.kind = NodeKind::File { size: entry.identity.size, content, inconsistent: false };
+            let identity = entry.identity;
+            self.done(&mut block.items[at], Captured::Whole(Some(identity), issue));
+        })
+    }
+
+    fn done(&self, item: &mut Item, captured: Captured) {
+        let Item::Read(entry, _) = std::mem::replace(item, Item::Leave(Vec::new(), None)) else { return };
+        *item = match captured {
+            Captured::Lost(issue) => Item::Failed(issue),
+            Captured::Whole(identity, issue) => {
+                if let Some(issue) = issue {
+                    // The entry is kept and the issue is counted besides it.
+                    self.monitor.issue(&issue);
+                    self.issues_push(issue);
+                }
+                if let NodeKind::File { size, .. } = &entry.node.kind {
+                    self.monitor.advance(0, *size);
+                }
+                Item::Known(entry, identity)
+            }
+        };
     }
 
     fn issues_push(&self, issue: Issue) {
@@ -139,6 +166,7 @@ impl Run<'_> {
             let random: Arc<dyn Random> = Arc::clone(&self.repository.random);
             let spools = options.spools.clone();
             PackWriter::new(Arc::clone(keyring), random, spools, session, metadata, options.compression, sink)
+                .timed(self.monitor.timer())
         };
         let in_flight = Arc::new(InFlight::new());
         let engine = Engine {
@@ -153,6 +181,7 @@ impl Run<'_> {
             watch,
             watches: options.threads == 0,
             monitor: self.monitor,
+            timer: self.monitor.timer(),
             dry_run: options.dry_run,
             new_bytes: &self.totals.new_bytes,
             new_chunks: &self.totals.new_chunks,
@@ -167,10 +196,12 @@ impl Run<'_> {
             watch.usable,
             session,
             &self.totals.stored_bytes,
-        );
-        let shared = Shared { engine, monitor: self.monitor, failure: Mutex::new(None) };
+        )
+        .timed(self.monitor.timer());
+        let shared = Shared { engine, monitor: self.monitor, failure: Mutex::new(None), threads: options.threads };
         let hasher = shared.engine.hasher.clone();
-        let mut gather = Gatherer::new(&hasher, known_root);
+        let base_root = watch.base.map(|base| base.snapshot.root);
+        let mut gather = Gatherer::new(&hasher, known_root, base_root);
         let files = if options.threads == 0 {
             self.drive_inline(&shared, &mut gather, &mut seen, finisher, &pack_receiver, produce)
         } else {
@@ -240,16 +271,18 @@ impl Run<'_> {
         packs: Receiver<FinishedPack>,
         produce: impl FnOnce(&Shared<'_>, &mut Blocks<'_, '_>) -> Result<(), BackupError> + Send,
     ) -> [u64; 3] {
-        let (to_workers, work) = bounded::<Block>(BLOCKS_UNDER_WAY);
+        let under_way = blocks_under_way(self.options.threads);
+        let (to_workers, work) = bounded::<Block>(under_way);
         let (to_tree, done) = unbounded::<Block>();
         // One permit for each block under way, given back once the tree has it.
-        let (permits, permitted) = bounded::<()>(BLOCKS_UNDER_WAY);
+        let (permits, permitted) = bounded::<()>(under_way);
         std::thread::scope(|scope| {
             let (running, ended) = bounded::<()>(0);
             scope.spawn(move || shared.engine.watch.keep_watch(&ended));
             let finishing = scope.spawn(move || {
                 let mut failed = false;
-                for pack in &packs {
+                let timer = shared.engine.timer.clone();
+                while let Ok(pack) = timer.wait(Stage::Segment, || packs.recv()) {
                     // After a failure the queue is drained all the same: senders must not wait for ever.
                     if !failed && let Err(error) = finisher.accept(pack) {
                         failed = true;
@@ -265,8 +298,9 @@ impl Run<'_> {
                     let (work, to_tree) = (work.clone(), to_tree.clone());
                     scope.spawn(move || {
                         let mut worker = Worker::new(shared.engine.chunker.max());
-                        for mut block in &work {
-                            if let Err(error) = shared.work(&mut worker, &mut block) {
+                        let timer = &shared.engine.timer;
+                        while let Ok(mut block) = timer.wait(Stage::Read, || work.recv()) {
+                            if let Err(error) = timer.run(Stage::Frame, || shared.work(&mut worker, &mut block)) {
                                 shared.fail(error);
                             }
                             // The tree builder lives as long as there are workers.
@@ -281,9 +315,11 @@ impl Run<'_> {
             drop((work, to_tree));
             let producing = scope.spawn(move || {
                 let mut send = |block: Block| {
-                    // Both fail only when the other side is gone, after a panic there.
-                    let _ = permits.send(());
-                    let _ = to_workers.send(block);
+                    shared.engine.timer.wait(Stage::Walk, || {
+                        // Both fail only when the other side is gone, after a panic there.
+                        let _ = permits.send(());
+                        let _ = to_workers.send(block);
+                    });
                 };
                 let mut blocks = Blocks { number: 0, send: &mut send, files: [0; 3] };
                 if let Err(error) = produce(shared, &mut blocks) {
@@ -294,12 +330,13 @@ impl Run<'_> {
             // Blocks come back in any order and are taken in walk order.
             let mut early: BTreeMap<u64, Block> = BTreeMap::new();
             let mut next = 0;
-            for block in &done {
+            let timer = &shared.engine.timer;
+            while let Ok(block) = timer.wait(Stage::Tree, || done.recv()) {
                 early.insert(block.number, block);
                 while let Some(block) = early.remove(&next) {
                     next += 1;
                     if !shared.stopped()
-                        && let Err(error) = gather.take(block, shared, seen)
+                        && let Err(error) = timer.run(Stage::Tree, || gather.take(block, shared, seen))
                     {
                         shared.fail(error);
                     }

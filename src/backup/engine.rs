@@ -14,6 +14,7 @@ use crate::index::{InFlight, Index};
 use crate::limits::INLINE_RECORDS_MAX;
 use crate::pack::{ChunkSink, FrameBuilder, PackError, PackWriter, SequenceWriter};
 use crate::report::Counter;
+use crate::timing::{Stage, Timer};
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -51,6 +52,8 @@ pub struct Engine<'a> {
     pub watches: bool,
     /// Asked whether the user wants to stop.
     pub monitor: &'a dyn crate::report::Monitor,
+    /// Takes the times of the stages.
+    pub timer: Timer,
     /// Count only.
     pub dry_run: bool,
     /// Plaintext bytes of chunks that were new.
@@ -76,6 +79,10 @@ impl Engine<'_> {
     /// # Errors
     /// When the index can't be read.
     pub fn known(&self, ids: &[ChunkId]) -> Result<Vec<bool>, BackupError> {
+        self.timer.run(Stage::LookUp, || self.known_now(ids))
+    }
+
+    fn known_now(&self, ids: &[ChunkId]) -> Result<Vec<bool>, BackupError> {
         let mut known: Vec<bool> = ids.iter().map(|id| self.in_flight.contains(id)).collect();
         let asked: Vec<usize> = (0..ids.len()).filter(|at| !known[*at]).collect();
         let wanted: Vec<ChunkId> = asked.iter().map(|at| ids[*at]).collect();
@@ -96,17 +103,28 @@ impl Engine<'_> {
     /// When the index or the spool fails.
     pub fn store(&self, frame: &mut FrameBuilder, pieces: &[(ChunkId, &[u8])]) -> Result<(), BackupError> {
         let ids: Vec<ChunkId> = pieces.iter().map(|(id, _)| *id).collect();
+        self.timer.bytes(Stage::LookUp, pieces.iter().map(|(_, bytes)| bytes.len() as u64).sum());
         for ((id, bytes), known) in pieces.iter().zip(self.known(&ids)?) {
             if known || !self.in_flight.claim(*id) {
                 continue;
             }
             self.new_chunks.add(1);
             self.new_bytes.add(bytes.len() as u64);
+            self.timer.bytes(Stage::Frame, bytes.len() as u64);
             if !self.dry_run {
                 frame.add(&self.data, *id, ChunkKind::Data, bytes, Vec::new())?;
             }
         }
         Ok(())
+    }
+
+    /// The first chunk of `left`: its id and its length in bytes.
+    pub fn cut(&self, left: &[u8]) -> (ChunkId, usize) {
+        let window = &left[..left.len().min(self.chunker.max())];
+        let length = self.timer.run(Stage::Chunk, || self.chunker.cut(window));
+        self.timer.bytes(Stage::Chunk, length as u64);
+        self.timer.bytes(Stage::Id, length as u64);
+        (self.timer.run(Stage::Id, || self.hasher.id(ChunkKind::Data, &left[..length])), length)
     }
 
     /// Cuts, identifies and stores `window`, all of it when `last`, else up to the last sure boundary.
@@ -128,9 +146,8 @@ impl Engine<'_> {
             if !last && left.len() < self.chunker.max() {
                 break;
             }
-            let length = self.chunker.cut(&left[..left.len().min(self.chunker.max())]);
-            let bytes = &left[..length];
-            pieces.push((self.hasher.id(ChunkKind::Data, bytes), bytes));
+            let (id, length) = self.cut(left);
+            pieces.push((id, &left[..length]));
             at += length;
         }
         self.store(frame, &pieces)?;

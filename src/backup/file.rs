@@ -2,11 +2,14 @@
 
 use super::BackupError;
 use super::engine::{Engine, ExtentCollector};
+use crate::format::ids::ChunkId;
 use crate::format::node::{Content, Extent, NodeKind};
 use crate::pack::FrameBuilder;
 use crate::report::{Issue, IssueKind};
-use crate::source::{Entry, FileReader, Identity, ReadError, ReadOutcome, Span};
+use crate::source::{Entry, FileReader, Identity, ReadError, ReadOutcome, SMALL_BYTES_MAX, Span, XattrReader};
+use crate::timing::Stage;
 use std::io::Read;
+use std::ops::Range;
 use std::os::fd::AsFd;
 
 /// What reading a file came to.
@@ -22,12 +25,89 @@ pub struct Worker {
     /// Its open data frame.
     pub frame: FrameBuilder,
     buffer: Vec<u8>,
+    xattrs: XattrReader,
+    /// Small files whose content is in the buffer, up to `filled`, and their chunks.
+    small: Vec<SmallFile>,
+    pieces: Vec<(ChunkId, Range<usize>)>,
+    filled: usize,
 }
+
+/// A file that was read and not stored yet.
+struct SmallFile {
+    at: usize,
+    pieces: usize,
+    issue: Option<Issue>,
+}
+
+/// Takes a small file that is stored: its place in the block, its content, and what is wrong with its metadata.
+pub type SmallDone<'a> = dyn FnMut(usize, Content, Option<Issue>) + 'a;
 
 impl Worker {
     /// With a buffer that holds several of the largest chunks.
     pub fn new(chunk_max: usize) -> Self {
-        Worker { frame: FrameBuilder::new(), buffer: vec![0; (2 * chunk_max).max(1 << 20)] }
+        Worker {
+            frame: FrameBuilder::new(),
+            buffer: vec![0; (2 * chunk_max).max(1 << 20)],
+            xattrs: XattrReader::default(),
+            small: Vec::new(),
+            pieces: Vec::new(),
+            filled: 0,
+        }
+    }
+
+    /// Forgets small files that were read.
+    pub fn clear(&mut self) {
+        self.small.clear();
+        self.pieces.clear();
+        self.filled = 0;
+    }
+
+    /// False when a small file of this size must wait until the others are stored.
+    pub fn has_room(&self, entry: &Entry) -> bool {
+        entry.identity.size >= SMALL_BYTES_MAX as u64 || self.buffer.len() - self.filled > SMALL_BYTES_MAX
+    }
+
+    /// Reads, cuts and identifies a small file, whose place in the block is `at`. False if it isn't one, or not as
+    /// the walk saw it: then it is to be captured as any other.
+    pub fn read_small(&mut self, engine: &Engine<'_>, directory: impl AsFd, at: usize, entry: &mut Entry) -> bool {
+        let room = &mut self.buffer[self.filled..];
+        let xattrs = &mut self.xattrs;
+        let read = engine.timer.run(Stage::Read, || FileReader::read_small(directory, entry, room, xattrs));
+        let Some((length, issue)) = read else { return false };
+        engine.timer.bytes(Stage::Read, length as u64);
+        let before = self.pieces.len();
+        let mut start = self.filled;
+        let end = start + length;
+        while start < end {
+            let (id, length) = engine.cut(&self.buffer[start..end]);
+            self.pieces.push((id, start..start + length));
+            start += length;
+        }
+        self.filled = end;
+        self.small.push(SmallFile { at, pieces: self.pieces.len() - before, issue });
+        true
+    }
+
+    /// Stores what is new of the small files that were read, and hands each over.
+    ///
+    /// # Errors
+    /// As [`Engine::store`].
+    pub fn store_small(&mut self, engine: &Engine<'_>, done: &mut SmallDone<'_>) -> Result<(), BackupError> {
+        let pieces: Vec<(ChunkId, &[u8])> =
+            self.pieces.iter().map(|(id, range)| (*id, &self.buffer[range.clone()])).collect();
+        engine.store(&mut self.frame, &pieces)?;
+        let mut left = &pieces[..];
+        for SmallFile { at, pieces, issue } in self.small.drain(..) {
+            let (own, rest) = left.split_at(pieces);
+            left = rest;
+            let mut extents = ExtentCollector::new(&engine.hasher);
+            for (id, bytes) in own {
+                extents.push(Extent::Chunk { id: *id, length: bytes.len() as u32 }, engine)?;
+            }
+            done(at, extents.finish(engine)?.1, issue);
+        }
+        self.clear();
+        Ok(())
     }
 
     /// Reads a file's content into `entry`. A file that changes while it is read is read once more; if
@@ -41,23 +121,26 @@ impl Worker {
         directory: impl AsFd + Copy,
         entry: &mut Entry,
     ) -> Result<Captured, BackupError> {
+        let xattrs = entry.xattrs;
         for attempt in 0.. {
-            let mut reader = match FileReader::open(directory, &entry.node.name, &entry.identity) {
+            let opened =
+                engine.timer.run(Stage::Read, || FileReader::open(directory, &entry.node.name, &entry.identity));
+            let mut reader = match opened {
                 Ok(reader) => reader,
                 Err(error) => return Ok(Captured::Lost(error.into_issue(&entry.path))),
             };
-            let metadata_issue = reader.refresh(entry);
+            let metadata_issue = reader.refresh(entry, &mut self.xattrs);
             let identity = *reader.identity();
             let (size, content) = match self.read_file(engine, &mut reader)? {
                 Ok(read) => read,
                 Err(error) => return Ok(Captured::Lost(error.into_issue(&entry.path))),
             };
-            let outcome = match reader.finish() {
+            let outcome = match engine.timer.run(Stage::Read, || reader.finish()) {
                 Ok(outcome) => outcome,
                 Err(error) => return Ok(Captured::Lost(error.into_issue(&entry.path))),
             };
             match outcome {
-                ReadOutcome::Changed(_) if attempt == 0 => continue,
+                ReadOutcome::Changed(_) if attempt == 0 => entry.xattrs = xattrs,
                 ReadOutcome::Changed(what) => {
                     entry.node.kind = NodeKind::File { size, content, inconsistent: true };
                     let detail = format!("it changed while it was read, twice: {what}");
@@ -133,12 +216,15 @@ impl Worker {
         loop {
             let mut ended = false;
             while filled < self.buffer.len() {
-                match read(&mut self.buffer[filled..]) {
+                match engine.timer.run(Stage::Read, || read(&mut self.buffer[filled..])) {
                     Ok(0) => {
                         ended = true;
                         break;
                     }
-                    Ok(count) => filled += count,
+                    Ok(count) => {
+                        engine.timer.bytes(Stage::Read, count as u64);
+                        filled += count;
+                    }
                     Err(error) => return Ok(Err(error)),
                 }
             }

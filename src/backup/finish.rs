@@ -11,6 +11,7 @@ use crate::pack::reader::pack_name;
 use crate::repo::Repository;
 use crate::report::Counter;
 use crate::ship::{Shipment, Shipper};
+use crate::timing::{Stage, Timer};
 use std::sync::Arc;
 
 /// Ships packs and writes their segments; one a run.
@@ -25,6 +26,7 @@ pub struct Finisher<'a> {
     shipments: Vec<Shipment>,
     chunks: usize,
     pack_bytes: &'a Counter,
+    timer: Timer,
 }
 
 impl<'a> Finisher<'a> {
@@ -49,7 +51,13 @@ impl<'a> Finisher<'a> {
             shipments: Vec::new(),
             chunks: 0,
             pack_bytes,
+            timer: Timer::off(),
         }
+    }
+
+    /// Takes the times of its stages.
+    pub fn timed(self, timer: Timer) -> Self {
+        Finisher { timer, ..self }
     }
 
     /// Ships a pack; writes a segment once enough have come together.
@@ -60,7 +68,8 @@ impl<'a> Finisher<'a> {
         self.shipper.check()?;
         // Relied on from before it is anywhere: a collector may meet it as soon as it is.
         self.usable.shipping(pack.id);
-        self.shipments.push(self.shipper.ship(&pack_name(&pack.id), &pack.payload));
+        let ship = || self.shipper.ship(&pack_name(&pack.id), &pack.payload);
+        self.shipments.push(self.timer.wait(Stage::Segment, ship));
         self.pack_bytes.add(pack.size);
         self.chunks += pack.chunk_count();
         // The upload holds the spool as long as it needs it; the list of chunks is what waits here.
@@ -83,13 +92,19 @@ impl<'a> Finisher<'a> {
         let packs = std::mem::take(&mut self.waiting);
         let shipments = std::mem::take(&mut self.shipments);
         self.chunks = 0;
-        let segment = build(packs, self.session, self.repository.secrets.slot);
-        let (bytes, id) =
-            seal(&segment, &self.repository.keyring, &self.repository.signer(), &*self.repository.random)?;
-        self.shipper.ship_after(&shipments, &segment_name(&id), &bytes.into())?;
+        let repository = self.repository;
+        let (segment, sealed) = self.timer.run(Stage::Segment, || {
+            let segment = build(packs, self.session, repository.secrets.slot);
+            let sealed = seal(&segment, &repository.keyring, &repository.signer(), &*repository.random);
+            (segment, sealed)
+        });
+        let (bytes, id) = sealed?;
+        self.timer.bytes(Stage::Segment, bytes.len() as u64);
+        let ship = || self.shipper.ship_after(&shipments, &segment_name(&id), &bytes.into());
+        self.timer.wait(Stage::Segment, ship)?;
         let regions: Vec<RegionId> =
             self.shipper.alive().into_iter().map(|at| self.repository.regions[at].info.region).collect();
-        self.index.ingest(id, &segment, &regions)?;
+        self.timer.run(Stage::Index, || self.index.ingest(id, &segment, &regions))?;
         let listed: Vec<PackId> = segment.packs.iter().map(|pack| pack.pack).collect();
         self.usable.listed(&listed)?;
         segment.chunks().for_each(|chunk| self.in_flight.release(&chunk.id));

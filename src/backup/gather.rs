@@ -3,13 +3,16 @@
 
 use super::BackupError;
 use super::drive::{Block, Item, Shared};
+use super::engine::Engine;
 use super::tree::TreeBuilder;
 use crate::crypto::keyring::ChunkHasher;
-use crate::format::ids::ChunkId;
-use crate::format::node::NodeKind;
+use crate::format::ids::{ChunkId, ChunkKind};
+use crate::format::node::{Content, NodeKind};
 use crate::format::snapshot::{Counts, NotCaptured, NotCapturedList};
+use crate::pack::{ChunkSink, PackError};
 use crate::report::Issue;
-use crate::source::{SeenRecord, SeenWriter};
+use crate::source::{Identity, SeenRecord, SeenWriter, XattrsRead, seen_end};
+use crate::timing::Stage;
 
 /// What the walk and the tree leave behind.
 pub(super) struct Gathered {
@@ -24,6 +27,8 @@ pub(super) struct Gathered {
 pub(super) struct Gatherer<'a> {
     pub(super) tree: TreeBuilder<'a>,
     pub(super) root: Option<ChunkId>,
+    /// The root of the snapshot from which unchanged files are taken over.
+    base_root: Option<ChunkId>,
     pub(super) omitted: NotCapturedList,
     pub(super) omitted_count: u64,
     pub(super) issues: Vec<Issue>,
@@ -31,10 +36,11 @@ pub(super) struct Gatherer<'a> {
 
 impl<'a> Gatherer<'a> {
     /// With a root that is known already, no entry is awaited.
-    pub(super) fn new(hasher: &'a ChunkHasher, known_root: Option<ChunkId>) -> Self {
+    pub(super) fn new(hasher: &'a ChunkHasher, known_root: Option<ChunkId>, base_root: Option<ChunkId>) -> Self {
         Gatherer {
             tree: TreeBuilder::new(hasher),
             root: known_root,
+            base_root,
             omitted: NotCapturedList::default(),
             omitted_count: 0,
             issues: Vec::new(),
@@ -51,18 +57,25 @@ impl<'a> Gatherer<'a> {
         for item in block.items {
             match item {
                 Item::Enter(entry) => self.tree.enter(entry.node),
-                Item::Leave => self.tree.leave(&shared.engine)?,
+                Item::Leave(path, seen_tree) => {
+                    let sink = Unless { engine: &shared.engine, known: seen_tree };
+                    let tree = self.tree.leave(&sink)?;
+                    if let (Some(tree), Some(Some(writer))) = (tree, seen.as_deref_mut().map(|seen| seen.as_mut())) {
+                        let (path, content) = (seen_end(&path), Content::List(tree));
+                        let identity = Identity::default();
+                        let record = SeenRecord { path: &path, identity: &identity, content: &content, plain: false };
+                        remember(writer, &record, shared)?;
+                    }
+                }
                 Item::Known(entry, identity) => {
                     self.tree.leaf(&entry.node, &shared.engine)?;
                     if let (Some(identity), Some(Some(writer))) =
                         (identity, seen.as_deref_mut().map(|seen| seen.as_mut()))
                         && let NodeKind::File { content, .. } = entry.node.kind
                     {
-                        let record = SeenRecord { path: &entry.path, identity: &identity, content: &content };
-                        writer.append(&record).map_err(|error| BackupError::Cache {
-                            directory: "the change-detection cache".to_owned(),
-                            detail: error.to_string(),
-                        })?;
+                        let plain = entry.xattrs == XattrsRead::All && entry.node.xattrs.is_empty();
+                        let record = SeenRecord { path: &entry.path, identity: &identity, content: &content, plain };
+                        remember(writer, &record, shared)?;
                     }
                 }
                 Item::Omitted(path, why) => {
@@ -80,8 +93,38 @@ impl<'a> Gatherer<'a> {
 
     pub(super) fn finish(&mut self, shared: &Shared<'_>) -> Result<(), BackupError> {
         if self.root.is_none() {
-            self.root = Some(self.tree.finish(&shared.engine)?);
+            let sink = Unless { engine: &shared.engine, known: self.base_root };
+            self.root = Some(self.tree.finish(&sink)?);
         }
         Ok(())
     }
+}
+
+/// The engine, for a sequence of which the last run stored this top chunk: it needs no look-up, being in a snapshot
+/// that counts in every region of the run.
+struct Unless<'a, 'b> {
+    engine: &'a Engine<'b>,
+    known: Option<ChunkId>,
+}
+
+impl ChunkSink for Unless<'_, '_> {
+    fn structural(
+        &self,
+        kind: ChunkKind,
+        id: ChunkId,
+        bytes: &[u8],
+        references: Vec<ChunkId>,
+    ) -> Result<(), PackError> {
+        match self.known == Some(id) {
+            true => Ok(()),
+            false => self.engine.structural(kind, id, bytes, references),
+        }
+    }
+}
+
+fn remember(writer: &mut SeenWriter, record: &SeenRecord<'_>, shared: &Shared<'_>) -> Result<(), BackupError> {
+    shared.engine.timer.run(Stage::Remember, || writer.append(record)).map_err(|error| BackupError::Cache {
+        directory: "the change-detection cache".to_owned(),
+        detail: error.to_string(),
+    })
 }

@@ -2,17 +2,27 @@
 //! not opened again.
 
 use super::BackupError;
-use super::drive::{Block, Blocks, Item, Shared};
+use super::drive::{Block, Blocks, Item, Shared, blocks_under_way};
 use super::run::{Backup, Run};
+use crate::format::ids::ChunkId;
 use crate::format::node::{Content, NodeKind};
 use crate::index::Index;
 use crate::repo::{Repository, SnapshotInfo};
-use crate::source::{Entry, Event, SeenReader, SeenStamp, SeenWriter, Walk, is_unchanged};
+use crate::source::{
+    Entry, Event, SeenEntry, SeenReader, SeenStamp, SeenWriter, Walk, XattrsRead, is_unchanged, seen_end,
+};
+use crate::timing::Stage;
+use std::os::fd::AsRawFd;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
-const BLOCK_ENTRIES_MAX: usize = 256;
-const BLOCK_BYTES_TARGET: u64 = 1 << 20;
+const BLOCK_ENTRIES_MAX: usize = 1024;
+/// Some frames, so that neighbours in the tree become neighbours in frames.
+const BLOCK_BYTES_TARGET: u64 = 4 << 20;
+
+/// Directories that blocks under way hold open, all together. A process may often have no more than 1024 files open,
+/// and the walk, the index and the stores need theirs.
+const DIRECTORIES_UNDER_WAY: usize = 320;
 
 /// Where the change-detection cache of this source is, and the snapshot on which the last one rests.
 pub(super) struct Remembered<'e> {
@@ -106,9 +116,20 @@ impl Seen {
         match reader.lookup(&entry.path) {
             None => Known::New,
             Some(record) if is_unchanged(&entry.identity, &record.identity, self.previous_started_at, false) => {
-                Known::Unmodified(record.content)
+                Known::Unmodified(record)
             }
             Some(_) => Known::Changed,
+        }
+    }
+}
+
+impl Seen {
+    /// The tree that the last run stored for this directory. It is in a snapshot that counts, as the content of
+    /// unchanged files is.
+    fn tree(&mut self, path: &[u8]) -> Option<ChunkId> {
+        match self.reader.as_mut()?.lookup(&seen_end(path))?.content {
+            Content::List(tree) => Some(tree),
+            Content::Inline(_) => None,
         }
     }
 }
@@ -116,7 +137,7 @@ impl Seen {
 enum Known {
     New,
     Changed,
-    Unmodified(Content),
+    Unmodified(SeenEntry),
 }
 
 pub(super) fn produce(
@@ -127,7 +148,13 @@ pub(super) fn produce(
 ) -> Result<(), BackupError> {
     let mut items = Vec::new();
     let mut bytes = 0u64;
-    while let Some(event) = walk.next() {
+    let mut entered: Vec<Vec<u8>> = Vec::new();
+    // What is to be read holds its directory open, and the system allows so many only.
+    let mut directories = 0;
+    let mut last_directory = None;
+    let directories_max = (DIRECTORIES_UNDER_WAY / blocks_under_way(shared.threads)).max(1);
+    let timer = &shared.engine.timer;
+    while let Some(event) = timer.run(Stage::Walk, || walk.next()) {
         if shared.monitor.cancelled() {
             shared.fail(BackupError::Cancelled);
         }
@@ -135,8 +162,15 @@ pub(super) fn produce(
             return Ok(());
         }
         let item = match event {
-            Event::Enter(entry) => Item::Enter(entry),
-            Event::Leave => Item::Leave,
+            Event::Enter(entry) => {
+                entered.push(entry.path.clone());
+                Item::Enter(entry)
+            }
+            Event::Leave => {
+                let path = entered.pop().unwrap_or_default();
+                let tree = timer.run(Stage::Compare, || seen.tree(&path));
+                Item::Leave(path, tree)
+            }
             Event::Omitted { path, why } => Item::Omitted(path, why.name()),
             Event::Failed(issue) => {
                 shared.monitor.issue(&issue);
@@ -148,17 +182,36 @@ pub(super) fn produce(
                     _ => None,
                 };
                 match (size, walk.directory()) {
-                    (Some(size), Some(directory)) => match seen.unchanged(&entry) {
-                        Known::Unmodified(content) => {
+                    (Some(size), Some(directory)) => match timer.run(Stage::Compare, || seen.unchanged(&entry)) {
+                        Known::Unmodified(SeenEntry { content, plain, .. }) => {
                             blocks.files[2] += 1;
                             let identity = entry.identity;
                             entry.node.kind = NodeKind::File { size, content, inconsistent: false };
                             shared.monitor.advance(0, size);
-                            Item::Known(entry, Some(identity))
+                            let issue = match plain {
+                                true => {
+                                    entry.xattrs = XattrsRead::All;
+                                    None
+                                }
+                                false => timer.run(Stage::Walk, || walk.read_xattrs(&mut entry)),
+                            };
+                            let known = Item::Known(entry, Some(identity));
+                            match issue {
+                                None => known,
+                                Some(issue) => {
+                                    items.push(known);
+                                    shared.monitor.issue(&issue);
+                                    Item::Failed(issue)
+                                }
+                            }
                         }
                         other => {
                             blocks.files[usize::from(matches!(other, Known::Changed))] += 1;
                             bytes += size;
+                            let number = directory.as_raw_fd();
+                            if last_directory.replace(number) != Some(number) {
+                                directories += 1;
+                            }
                             Item::Read(entry, directory)
                         }
                     },
@@ -167,9 +220,9 @@ pub(super) fn produce(
             }
         };
         items.push(item);
-        if items.len() >= BLOCK_ENTRIES_MAX || bytes >= BLOCK_BYTES_TARGET {
+        if items.len() >= BLOCK_ENTRIES_MAX || bytes >= BLOCK_BYTES_TARGET || directories >= directories_max {
             blocks.send(Block { number: 0, items: std::mem::take(&mut items) });
-            bytes = 0;
+            (bytes, directories, last_directory) = (0, 0, None);
         }
     }
     blocks.send(Block { number: 0, items });

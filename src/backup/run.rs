@@ -22,7 +22,8 @@ use crate::repo::session::Foundation;
 use crate::repo::{RegionHandle, Repository, Session, SnapshotInfo};
 use crate::report::{Counter, Monitor, Phase};
 use crate::ship::{Destination, Shipper};
-use crate::source::{Entry, Identity, Walk};
+use crate::source::{Entry, Identity, Walk, XattrsRead};
+use crate::timing::Stage;
 use std::collections::BTreeSet;
 use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
@@ -68,6 +69,8 @@ pub const WATCH_INTERVAL_DEFAULT: Duration = Duration::from_secs(120);
 /// How often a source is gone through when collections take what was relied on.
 const PASSES_MAX: u32 = 3;
 const UPLOADS_WAITING: usize = 2;
+/// Threads that read directories ahead of the walk: more than these find nothing to do.
+const WALK_THREADS_MAX: usize = 4;
 
 /// What all passes of a run store together.
 #[derive(Default)]
@@ -112,7 +115,7 @@ impl<'a> Run<'a> {
             |region: &RegionHandle| Destination { name: region.name.clone(), store: Arc::clone(&region.store) };
         let destinations: Vec<Destination> = repository.regions.iter().map(destination).collect();
         let upload_threads = if options.threads == 0 { 0 } else { 2 * destinations.len().min(2) };
-        let shipper = Shipper::new(destinations, upload_threads, UPLOADS_WAITING);
+        let shipper = Shipper::timed(destinations, upload_threads, UPLOADS_WAITING, monitor.timer());
         std::mem::take(&mut session.failed).into_iter().for_each(|(at, error)| shipper.fail(at, error));
         let (totals, saved, session) = (Totals::default(), Mutex::new(None), Mutex::new(session));
         Ok(Run { repository, index, options, monitor, shipper, totals, started_at, saved, session })
@@ -186,6 +189,8 @@ pub fn backup_tree(
         ..SnapshotPrivate::default()
     };
     let remembered = Remembered::find(repository, index, options, &root_path, earlier);
+    walk.leave_file_xattrs();
+    walk.read_ahead(options.threads.min(WALK_THREADS_MAX));
     let run = Run::open(repository, index, options, monitor, remembered.base.map(|base| base.id))?;
     for pass in 1.. {
         let (mut seen, mut writer, base) = remembered.open(&run);
@@ -194,7 +199,10 @@ pub fn backup_tree(
         monitor.phase(Phase::Backup, None, None);
         let outcome = run
             .drive(&watch, None, |shared, blocks| produce(&mut walk, &mut seen, shared, blocks), Some(&mut writer))
-            .and_then(|gathered| run.conclude(&watch, &gathered, &private, SourceKind::Tree, earlier));
+            .and_then(|gathered| {
+                let conclude = || run.conclude(&watch, &gathered, &private, SourceKind::Tree, earlier);
+                monitor.timer().run(Stage::Commit, conclude)
+            });
         if run.repeats(&outcome, pass) {
             walk = walk.again()?;
             continue;
@@ -266,10 +274,12 @@ pub fn backup_stream<S: std::io::Read + Send>(
             };
             match pass(&mut worker, &mut node) {
                 Ok(()) => {
-                    let directory = Entry { path: Vec::new(), node: root, identity: Identity::default() };
+                    let directory =
+                        Entry { path: Vec::new(), node: root, identity: Identity::default(), xattrs: XattrsRead::All };
                     let path = node.name.clone();
-                    let file = Entry { path, node: node.clone(), identity: Identity::default() };
-                    let items = vec![Item::Enter(directory), Item::Known(file, None), Item::Leave];
+                    let file =
+                        Entry { path, node: node.clone(), identity: Identity::default(), xattrs: XattrsRead::All };
+                    let items = vec![Item::Enter(directory), Item::Known(file, None), Item::Leave(Vec::new(), None)];
                     blocks.send(Block { number: 0, items });
                 }
                 Err(error) => {
@@ -298,7 +308,10 @@ pub fn backup_stream<S: std::io::Read + Send>(
     let gathered = done?;
     let mut outcome = match watch.has_lost() {
         true => Err(overtaken("it took what the stream has in common with earlier ones")),
-        false => run.conclude(&watch, &gathered, &private, SourceKind::Stream, earlier),
+        false => {
+            let conclude = || run.conclude(&watch, &gathered, &private, SourceKind::Stream, earlier);
+            monitor.timer().run(Stage::Commit, conclude)
+        }
     };
     let mut pass = 1;
     while run.repeats(&outcome, pass) {

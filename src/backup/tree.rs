@@ -53,18 +53,19 @@ impl<'a> TreeBuilder<'a> {
         Ok(())
     }
 
-    /// The innermost open directory is complete.
+    /// The innermost open directory is complete; gives its tree.
     ///
     /// # Errors
     /// When a tree chunk can't be stored.
-    pub fn leave(&mut self, sink: &dyn ChunkSink) -> Result<(), BackupError> {
-        let Some((mut node, writer)) = self.open.pop() else { return Ok(()) };
-        node.kind = NodeKind::Directory { tree: writer.finish(sink)? };
+    pub fn leave(&mut self, sink: &dyn ChunkSink) -> Result<Option<ChunkId>, BackupError> {
+        let Some((mut node, writer)) = self.open.pop() else { return Ok(None) };
+        let tree = writer.finish(sink)?;
+        node.kind = NodeKind::Directory { tree };
         match self.open.last_mut() {
             Some((_, parent)) => parent.push_node(&node, sink)?,
             None => self.root = Some(node),
         }
-        Ok(())
+        Ok(Some(tree))
     }
 
     /// The snapshot's root: the top chunk of a tree that holds the root directory alone.

@@ -5,9 +5,9 @@ use super::config::{BackupSettings, BackupSource, DedupTrust};
 use super::exit::{Class, CliError};
 use super::output::Output;
 use super::render;
+use super::timings::Timings;
 use super::workspace::Workspace;
 use crate::backup::{Backup, BackupError, BackupSummary, backup_stream, backup_tree};
-use crate::compress::Compression;
 use crate::env::Clock;
 use crate::format::node::Timestamp;
 use crate::index::Index;
@@ -16,6 +16,7 @@ use crate::repo::SnapshotInfo;
 use crate::repo::open::AUTHORS;
 use crate::report::Monitor;
 use crate::source::{CommandStream, Interruptible, Walk, WalkOptions, stdin_stream, stream_node};
+use crate::timing::Stage;
 use serde_json::json;
 use std::ffi::OsString;
 use std::time::Duration;
@@ -25,6 +26,8 @@ use std::time::Duration;
 /// # Errors
 /// When no snapshot was saved.
 pub fn run(args: &BackupArgs, global: &Global) -> Result<Class, CliError> {
+    let timings = Timings::begin(args.timings);
+    let timer = timings.timer();
     // The source is looked at before anything is asked for or opened: a typo costs nothing.
     let early = super::workspace::settings(global, false)?;
     let wanted = early.backup(args)?;
@@ -37,12 +40,13 @@ pub fn run(args: &BackupArgs, global: &Global) -> Result<Class, CliError> {
         _ => None,
     };
     drop(early);
-    let mut workspace = Workspace::open(global)?;
+    let mut workspace = timer.run(Stage::Open, || Workspace::open(global))?;
+    workspace.progress.set_timer(timer.clone());
     workspace.repository.require(&AUTHORS, "back up")?;
     // Before anything is copied into a region that takes other snapshots only.
     crate::backup::check_dataset(&workspace.repository, &wanted.dataset)?;
-    let (index, index_class) = workspace.index()?;
-    let (mut listing, listing_class) = workspace.snapshots()?;
+    let (index, index_class) = timer.run(Stage::Open, || workspace.index())?;
+    let (mut listing, listing_class) = timer.run(Stage::Open, || workspace.snapshots())?;
     let mut behind = Class::Success;
     if workspace.repository.regions.len() > 1 && !wanted.dry_run {
         // A region that fell behind is brought up first: what is new is then stored once for all.
@@ -85,7 +89,10 @@ pub fn run(args: &BackupArgs, global: &Global) -> Result<Class, CliError> {
         (BackupSource::Paths(_), None) => return Err(CliError::new(Class::Failed, "the source was not walked")),
     };
     workspace.progress.finish();
-    let printed = show(&workspace, &wanted, &summary, global.json);
+    let printed = show(&workspace, &wanted, &summary, global.json, &timings);
+    if !global.json {
+        timings.show();
+    }
     // The snapshot is saved; damage that was met on the way is told by the exit code all the same.
     let class = class(&workspace, &summary, options.dry_run).worse(behind).worse(index_class).worse(listing_class);
     class.printed(printed).map_err(|mut error| {
@@ -131,7 +138,7 @@ fn options(workspace: &Workspace, wanted: &BackupSettings) -> Result<Backup, Cli
         host: wanted.host.clone(),
         tags: wanted.tags.iter().cloned().collect(),
         chunk_average: wanted.chunk_size_bytes,
-        compression: Compression::Default,
+        compression: wanted.compression,
         dry_run: wanted.dry_run,
         skip_if_unchanged: wanted.skip_if_unchanged,
         allow_empty: wanted.allow_empty,
@@ -179,7 +186,13 @@ fn stream(
     }
 }
 
-fn show(workspace: &Workspace, wanted: &BackupSettings, summary: &BackupSummary, json: bool) -> Result<(), CliError> {
+fn show(
+    workspace: &Workspace,
+    wanted: &BackupSettings,
+    summary: &BackupSummary,
+    json: bool,
+    timings: &Timings,
+) -> Result<(), CliError> {
     let elapsed = Duration::from_nanos(summary.finished_at.saturating_sub(summary.started_at).max(0) as u64);
     let counts = &summary.counts;
     let ratio = if summary.stored_bytes > 0 { summary.new_bytes as f64 / summary.stored_bytes as f64 } else { 1.0 };
@@ -200,7 +213,7 @@ fn show(workspace: &Workspace, wanted: &BackupSettings, summary: &BackupSummary,
                 .map(|(name, why)| json!({ "name": name, "committed": false, "shipped_bytes": 0, "failure": why })),
         )
         .collect();
-    let document = json!({
+    let mut document = json!({
         "snapshot": summary.snapshot.map(|id| id.to_string()),
         "dataset": wanted.dataset, "host": wanted.host, "dry_run": wanted.dry_run, "unchanged": summary.unchanged,
         "partial": summary.partial(),
@@ -212,6 +225,10 @@ fn show(workspace: &Workspace, wanted: &BackupSettings, summary: &BackupSummary,
         "new_chunks": summary.new_chunks, "new_bytes": summary.new_bytes, "stored_bytes": summary.stored_bytes,
         "regions": regions,
     });
+    let taken = timings.document();
+    if !taken.is_null() {
+        document["timings"] = taken;
+    }
     Output { json }.result(&document, |out| {
         writeln!(
             out,

@@ -40,6 +40,7 @@ pub mod signals;
 mod snapshots;
 mod stats;
 mod tag;
+mod timings;
 mod verdict;
 mod workspace;
 

@@ -9,6 +9,7 @@ use jiff::civil::{Date, DateTime, Time};
 use jiff::tz::TimeZone;
 use jiff::{Span, Timestamp, Zoned};
 
+use crate::compress::Compression;
 use crate::env::{Clock, SystemClock};
 use crate::format::ids::Digest;
 use crate::gc::MaxUnused;
@@ -120,6 +121,20 @@ pub fn chunk_size(text: &str) -> Result<usize, ParseError> {
             Ok(bytes)
         }
         _ => refuse("this average chunk size is not supported", "use 8KiB, 16KiB, 32KiB, … up to 1MiB"),
+    }
+}
+
+/// How hard to compress, by name.
+///
+/// # Errors
+/// For anything else.
+pub fn compression(text: &str) -> Result<Compression, ParseError> {
+    match text {
+        "off" => Ok(Compression::Off),
+        "fast" => Ok(Compression::Fast),
+        "default" => Ok(Compression::Default),
+        "max" => Ok(Compression::Max),
+        _ => refuse("this is no way to compress", "use off, fast, default or max"),
     }
 }
 

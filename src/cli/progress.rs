@@ -29,6 +29,7 @@ use super::output::stderr_line;
 use super::render::{self, JsonPath};
 use super::signals::Interrupt;
 use crate::report::{Issue, Monitor, Phase};
+use crate::timing::Timer;
 
 /// How progress is shown.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -114,6 +115,7 @@ pub struct Progress {
     shared: Arc<Shared>,
     interrupt: Interrupt,
     ticker: Option<(Sender<()>, JoinHandle<()>)>,
+    timer: Timer,
 }
 
 impl Progress {
@@ -145,11 +147,16 @@ impl Progress {
                 Some((stop, thread))
             }
         };
-        Ok(Progress { shared, interrupt, ticker })
+        Ok(Progress { shared, interrupt, ticker, timer: Timer::off() })
     }
 }
 
 impl Progress {
+    /// Has the run's stages timed from now on.
+    pub fn set_timer(&mut self, timer: Timer) {
+        self.timer = timer;
+    }
+
     /// Takes the bar or line away, so that the result stands alone.
     pub fn finish(&self) {
         self.shared.end_phase();
@@ -365,6 +372,10 @@ impl Monitor for Progress {
 
     fn cancelled(&self) -> bool {
         self.interrupt.requested()
+    }
+
+    fn timer(&self) -> Timer {
+        self.timer.clone()
     }
 }
 

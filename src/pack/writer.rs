@@ -16,6 +16,7 @@ use crate::format::pack::{
 };
 use crate::limits::{PACK_BYTES_TARGET, PACK_CHUNKS_TARGET, PACK_FRAMES_MAX};
 use crate::store::Payload;
+use crate::timing::{Stage, Timer};
 use std::sync::{Arc, Mutex, MutexGuard};
 
 const HASH_BUFFER_BYTES: usize = 1 << 20;
@@ -85,6 +86,7 @@ pub struct PackWriter {
     sink: Mutex<Option<PackSink>>,
     open: Mutex<Vec<Arc<OpenPack>>>,
     open_max: usize,
+    timer: Timer,
 }
 
 struct OpenPack {
@@ -134,7 +136,8 @@ impl PackWriter {
         let open = Mutex::new(Vec::new());
         let sink = Mutex::new(Some(sink));
         let epoch = keyring.current_epoch();
-        PackWriter { keyring, epoch, random, spools, session, metadata, compression, sink, open, open_max }
+        let timer = Timer::off();
+        PackWriter { keyring, epoch, random, spools, session, metadata, compression, sink, open, open_max, timer }
     }
 
     /// Seals sections under another epoch than the current one: that of chunks which were read out of an older
@@ -144,6 +147,11 @@ impl PackWriter {
         PackWriter { epoch, ..self }
     }
 
+    /// Takes the times of the stages from frames to finished packs.
+    pub fn timed(self, timer: Timer) -> Self {
+        PackWriter { timer, ..self }
+    }
+
     /// Compresses, seals and spools one frame.
     ///
     /// # Errors
@@ -151,12 +159,16 @@ impl PackWriter {
     pub fn add_frame(&self, raw: &[u8], chunks: Vec<PendingChunk>) -> Result<(), PackError> {
         let raw_length = raw.len() as u32;
         debug_assert_eq!(chunks.iter().map(|chunk| chunk.length).sum::<u32>(), raw_length);
-        let mut frame = compress(raw, self.compression);
+        let timer = &self.timer;
+        let mut frame = timer.run(Stage::Compress, || compress(raw, self.compression));
+        timer.bytes(Stage::Compress, raw.len() as u64);
         let sealed_length = (frame.len() + TAG_BYTES) as u32;
         let Reserved { pack, number, offset, full } = self.reserve(sealed_length, chunks)?;
-        pack.key.seal(number, raw_length, &mut frame);
+        timer.run(Stage::Seal, || pack.key.seal(number, raw_length, &mut frame));
+        timer.bytes(Stage::Seal, frame.len() as u64);
         debug_assert_eq!(frame.len(), sealed_length as usize);
-        let written = pack.spool.write_at(&frame, offset);
+        let written = timer.run(Stage::Spool, || pack.spool.write_at(&frame, offset));
+        timer.bytes(Stage::Spool, frame.len() as u64);
         let last = {
             let mut state = locked(&pack.state);
             state.pending -= 1;
@@ -238,6 +250,10 @@ impl PackWriter {
     /// Writes header, directory, padding, footer and digest; hands the pack on. Several open packs
     /// become one with a section for each.
     fn complete(&self, packs: Vec<Arc<OpenPack>>) -> Result<(), PackError> {
+        self.timer.run(Stage::Pack, || self.complete_now(packs))
+    }
+
+    fn complete_now(&self, packs: Vec<Arc<OpenPack>>) -> Result<(), PackError> {
         if !packs.iter().all(|pack| locked(&pack.state).is_whole()) {
             // The run has failed with what broke it; this pack is dropped.
             return Ok(());
@@ -266,7 +282,8 @@ impl PackWriter {
         let finished = seal_around(&self.keyring, spool, header, frames, end)?;
         let sink = locked(&self.sink).clone();
         if let Some(sink) = sink {
-            sink(finished);
+            self.timer.bytes(Stage::Pack, finished.size);
+            self.timer.wait(Stage::Pack, || sink(finished));
         }
         Ok(())
     }

@@ -8,12 +8,16 @@ use std::io::Write;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
 
 use rustix::fd::OwnedFd;
-use rustix::fs::{AtFlags, FileType, Mode, OFlags, StatxFlags, listxattr, llistxattr, makedev, openat, statx};
+use rustix::fs::{
+    AtFlags, FileType, Mode, OFlags, StatxFlags, fgetxattr, flistxattr, getxattr, lgetxattr, listxattr, llistxattr,
+    makedev, openat, statx,
+};
 use rustix::io::Errno;
 
-use super::Identity;
+use super::{Entry, Identity, XattrsRead};
 use crate::format::node::Timestamp;
 use crate::limits::XATTRS_BYTES_MAX;
+use crate::report::{Issue, IssueKind};
 
 /// The kernel's own bound on one value and on a list of names (`XATTR_SIZE_MAX`, `XATTR_LIST_MAX`).
 const XATTR_BYTES_MAX: usize = 64 << 10;
@@ -97,8 +101,28 @@ pub(super) fn open_quietly(directory: impl AsFd, name: &[u8], flags: OFlags) -> 
 /// User and group names by number, each looked up once.
 #[derive(Debug, Default)]
 pub(super) struct Owners {
-    users: HashMap<u32, Vec<u8>>,
-    groups: HashMap<u32, Vec<u8>>,
+    users: NamesById,
+    groups: NamesById,
+}
+
+#[derive(Debug, Default)]
+struct NamesById {
+    all: HashMap<u32, Vec<u8>>,
+    /// Neighbours mostly have the same owner.
+    last: Option<(u32, Vec<u8>)>,
+}
+
+impl NamesById {
+    fn get(&mut self, id: u32, look_up: impl FnOnce() -> Vec<u8>) -> Vec<u8> {
+        match &self.last {
+            Some((last, name)) if *last == id => name.clone(),
+            _ => {
+                let name = self.all.entry(id).or_insert_with(look_up).clone();
+                self.last = Some((id, name.clone()));
+                name
+            }
+        }
+    }
 }
 
 impl Owners {
@@ -106,14 +130,14 @@ impl Owners {
     pub(super) fn user(&mut self, uid: u32) -> Vec<u8> {
         use std::os::unix::ffi::OsStrExt;
         let look_up = || uzers::get_user_by_uid(uid).map_or_else(Vec::new, |user| user.name().as_bytes().to_vec());
-        self.users.entry(uid).or_insert_with(look_up).clone()
+        self.users.get(uid, look_up)
     }
 
     /// The group's name, empty where it has none.
     pub(super) fn group(&mut self, gid: u32) -> Vec<u8> {
         use std::os::unix::ffi::OsStrExt;
         let look_up = || uzers::get_group_by_gid(gid).map_or_else(Vec::new, |group| group.name().as_bytes().to_vec());
-        self.groups.entry(gid).or_insert_with(look_up).clone()
+        self.groups.get(gid, look_up)
     }
 }
 
@@ -124,15 +148,59 @@ pub(super) struct Xattrs {
     pub(super) failure: Option<String>,
 }
 
-/// Reads extended attributes through `/proc/self/fd`, since no call takes a directory and a name.
+impl Entry {
+    /// Puts into the node what was read; what could not be comes back as an issue.
+    pub(super) fn take_xattrs(&mut self, xattrs: Xattrs) -> Option<Issue> {
+        self.node.xattrs = xattrs.pairs;
+        self.xattrs = if xattrs.failure.is_none() { XattrsRead::All } else { XattrsRead::NotAll };
+        let kind = IssueKind::MetadataUnreadable;
+        xattrs.failure.map(|detail| Issue { kind, subject: self.path.clone(), detail })
+    }
+}
+
+/// What attributes are read of.
+#[derive(Clone, Copy)]
+enum Subject<'a> {
+    /// An open file or directory: nothing is looked up, which takes a third of the time.
+    Open(BorrowedFd<'a>),
+    /// What is open, but for its path only.
+    Opened(&'a [u8]),
+    /// A path whose last name isn't followed.
+    Named(&'a [u8]),
+}
+
+impl Subject<'_> {
+    fn list(self, buffer: &mut [u8]) -> Result<usize, Errno> {
+        match self {
+            Subject::Open(fd) => flistxattr(fd, buffer),
+            Subject::Opened(path) => listxattr(path, buffer),
+            Subject::Named(path) => llistxattr(path, buffer),
+        }
+    }
+
+    fn get(self, name: &[u8], buffer: &mut [u8]) -> Result<usize, Errno> {
+        match self {
+            Subject::Open(fd) => fgetxattr(fd, name, buffer),
+            Subject::Opened(path) => getxattr(path, name, buffer),
+            Subject::Named(path) => lgetxattr(path, name, buffer),
+        }
+    }
+}
+
+/// Reads extended attributes; of what isn't open through `/proc/self/fd`, since no call takes a directory and a name.
 #[derive(Debug, Default)]
-pub(super) struct XattrReader {
+pub struct XattrReader {
     /// File systems that answered that they have none.
     without: Vec<u64>,
     /// `/proc/self/fd/<fd>/`, then the name.
     path: Vec<u8>,
     path_fd: Option<RawFd>,
     prefix_length: usize,
+    buffers: Buffers,
+}
+
+#[derive(Debug, Default)]
+struct Buffers {
     list: Vec<u8>,
     value: Vec<u8>,
 }
@@ -153,7 +221,9 @@ impl XattrReader {
         self.set_prefix(directory.as_raw_fd());
         self.path.truncate(self.prefix_length);
         self.path.extend_from_slice(name);
-        self.read(device, false)
+        let (xattrs, none) = self.buffers.read(Subject::Named(&self.path));
+        self.note(device, none);
+        xattrs
     }
 
     /// Attributes of what is open as `fd`.
@@ -161,12 +231,25 @@ impl XattrReader {
         if self.without.contains(&device) {
             return Xattrs::default();
         }
-        self.set_prefix(fd.as_raw_fd());
-        // Without the slash the link is followed without searching the directory, which may not be allowed.
-        self.path.truncate(self.prefix_length - 1);
-        let xattrs = self.read(device, true);
-        self.path_fd = None;
+        let (xattrs, none) = match self.buffers.list(Subject::Open(fd)) {
+            // Open for its path only.
+            Err(Errno::BADF) => {
+                self.set_prefix(fd.as_raw_fd());
+                // Without the slash the link is followed without searching the directory, which may not be allowed.
+                self.path.truncate(self.prefix_length - 1);
+                self.path_fd = None;
+                self.buffers.read(Subject::Opened(&self.path))
+            }
+            listed => self.buffers.values(Subject::Open(fd), listed),
+        };
+        self.note(device, none);
         xattrs
+    }
+
+    fn note(&mut self, device: u64, without: bool) {
+        if without {
+            self.without.push(device);
+        }
     }
 
     fn set_prefix(&mut self, fd: RawFd) {
@@ -178,32 +261,34 @@ impl XattrReader {
             self.path_fd = Some(fd);
         }
     }
+}
 
-    fn read(&mut self, device: u64, follow: bool) -> Xattrs {
+impl Buffers {
+    /// Fills the list of names; its length.
+    fn list(&mut self, subject: Subject<'_>) -> Result<usize, Errno> {
+        fill(&mut self.list, |buffer| subject.list(buffer))
+    }
+
+    /// The attributes, and whether the file system has none at all.
+    fn read(&mut self, subject: Subject<'_>) -> (Xattrs, bool) {
+        let listed = self.list(subject);
+        self.values(subject, listed)
+    }
+
+    fn values(&mut self, subject: Subject<'_>, listed: Result<usize, Errno>) -> (Xattrs, bool) {
         let mut xattrs = Xattrs::default();
-        let list = |path: &[u8], buffer: &mut [u8]| match follow {
-            true => listxattr(path, buffer),
-            false => llistxattr(path, buffer),
-        };
-        let length = match fill(&mut self.list, |buffer| list(&self.path, buffer)) {
-            Ok(0) => return xattrs,
+        let length = match listed {
+            Ok(0) => return (xattrs, false),
             Ok(length) => length,
-            Err(Errno::NOTSUP) => {
-                self.without.push(device);
-                return xattrs;
-            }
+            Err(Errno::NOTSUP) => return (xattrs, true),
             Err(error) => {
                 xattrs.failure = Some(format!("listing extended attributes: {error}"));
-                return xattrs;
+                return (xattrs, false);
             }
         };
         let mut total = 0usize;
         for name in self.list[..length].split(|byte| *byte == 0).filter(|name| !name.is_empty()) {
-            let get = |path: &[u8], buffer: &mut [u8]| match follow {
-                true => rustix::fs::getxattr(path, name, buffer),
-                false => rustix::fs::lgetxattr(path, name, buffer),
-            };
-            match fill(&mut self.value, |buffer| get(&self.path, buffer)) {
+            match fill(&mut self.value, |buffer| subject.get(name, buffer)) {
                 Ok(length) if total + name.len() + length <= XATTRS_BYTES_MAX => {
                     total += name.len() + length;
                     xattrs.pairs.push((name.to_vec(), self.value[..length].to_vec()));
@@ -220,7 +305,7 @@ impl XattrReader {
             }
         }
         xattrs.pairs.sort_unstable();
-        xattrs
+        (xattrs, false)
     }
 }
 

@@ -4,6 +4,7 @@
 //! written while it goes on and memory stays flat. Nothing is skipped silently: what is not
 //! captured comes out as an event of its own.
 
+mod ahead;
 mod listing;
 mod metadata;
 mod read;
@@ -18,9 +19,10 @@ mod walk;
 #[cfg(test)]
 mod walk_tests;
 
-pub use read::{FileReader, ReadError, ReadOutcome, Span};
+pub use metadata::XattrReader;
+pub use read::{FileReader, ReadError, ReadOutcome, SMALL_BYTES_MAX, Span};
 pub use rules::WalkOptions;
-pub use seen::{SeenEntry, SeenError, SeenReader, SeenRecord, SeenStamp, SeenWriter, is_unchanged};
+pub use seen::{SeenEntry, SeenError, SeenReader, SeenRecord, SeenStamp, SeenWriter, is_unchanged, seen_end};
 pub use sources::SourceError;
 pub use stream::{CommandStream, Interruptible, StreamError, stdin_stream, stream_node};
 pub use walk::{DIRECTORIES_OPEN_MAX, Walk};
@@ -53,6 +55,19 @@ pub struct Entry {
     pub node: Node,
     /// For change detection.
     pub identity: Identity,
+    /// What is known of the extended attributes in `node`.
+    pub xattrs: XattrsRead,
+}
+
+/// How far an entry's extended attributes were read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum XattrsRead {
+    /// They are in the node, all of them.
+    All,
+    /// Some could not be read, or they are not wanted.
+    NotAll,
+    /// Whoever opens the file is to read them ([`Walk::leave_file_xattrs`]).
+    Later,
 }
 
 /// Why an entry was left out.

@@ -10,7 +10,7 @@ use rustix::fs::{Advice, FileType, OFlags, SeekFrom, fadvise, seek};
 use rustix::io::{Errno, pread};
 
 use super::metadata::{Owners, Stat, XattrReader, open_quietly};
-use super::{Entry, Identity};
+use super::{Entry, Identity, XattrsRead};
 use crate::format::node::NodeKind;
 use crate::report::{Issue, IssueKind};
 
@@ -18,6 +18,10 @@ use crate::report::{Issue, IssueKind};
 const SEQUENTIAL_BYTES_MIN: u64 = 1 << 20;
 /// Smaller files are read whole, holes or not: a hole must spare more than looking for it costs.
 const SPARSE_BYTES_MIN: u64 = 64 << 10;
+/// Files below this size are read by [`FileReader::read_small`]; none of them has holes that would be told.
+pub const SMALL_BYTES_MAX: usize = SPARSE_BYTES_MIN as usize;
+/// NONBLOCK: a fifo that took the name meanwhile must not hold up the reader.
+const OPEN_FLAGS: OFlags = OFlags::RDONLY.union(OFlags::NOFOLLOW).union(OFlags::NONBLOCK);
 
 /// A file that could not be read.
 #[derive(Debug, thiserror::Error)]
@@ -101,9 +105,7 @@ impl FileReader {
     /// # Errors
     /// When the name is gone or no regular file any more, and when opening fails.
     pub fn open(directory: impl AsFd, name: &[u8], expected: &Identity) -> Result<FileReader, ReadError> {
-        // NONBLOCK: a fifo that took the name meanwhile must not hold up the reader.
-        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK;
-        let fd = open_quietly(directory, name, flags).map_err(|error| match error {
+        let fd = open_quietly(directory, name, OPEN_FLAGS).map_err(|error| match error {
             Errno::NOENT => ReadError::Vanished,
             // A symbolic link, or a socket or device without a driver.
             Errno::LOOP | Errno::NXIO | Errno::NODEV => ReadError::Replaced,
@@ -135,10 +137,14 @@ impl FileReader {
     }
 
     /// Makes `entry` (path, name and link group apart) describe the file as it was opened, if that is not what the walk saw;
-    /// what could not be read of it comes back as an issue.
-    pub fn refresh(&mut self, entry: &mut Entry) -> Option<Issue> {
+    /// what could not be read of it comes back as an issue. Extended attributes that were left for later are read.
+    pub fn refresh(&mut self, entry: &mut Entry, xattrs: &mut XattrReader) -> Option<Issue> {
+        let device = self.opened.identity.device;
         if std::mem::replace(&mut self.refreshed, true) {
-            return None;
+            return match entry.xattrs {
+                XattrsRead::Later => entry.take_xattrs(xattrs.read_open(device, self.fd.as_fd())),
+                XattrsRead::All | XattrsRead::NotAll => None,
+            };
         }
         let now = &self.opened;
         let same_inode = now.is_same(&entry.identity);
@@ -160,9 +166,41 @@ impl FileReader {
             node.link_group = None;
         }
         entry.identity = now.identity;
-        let xattrs = XattrReader::default().read_open(now.identity.device, self.fd.as_fd());
-        node.xattrs = xattrs.pairs;
-        xattrs.failure.map(|detail| Issue { kind: IssueKind::MetadataUnreadable, subject: entry.path.clone(), detail })
+        entry.take_xattrs(xattrs.read_open(device, self.fd.as_fd()))
+    }
+
+    /// Reads a small file whole, with as few calls as can tell that it is what the walk saw, before and after: fills
+    /// the beginning of `buffer`, of more bytes than the file has, and completes `entry`. What could not be read of
+    /// its metadata comes back as an issue. `None` where anything is not as expected, or the file isn't small; then
+    /// nothing is known, and it is to be opened as any other.
+    pub fn read_small(
+        directory: impl AsFd,
+        entry: &mut Entry,
+        buffer: &mut [u8],
+        xattrs: &mut XattrReader,
+    ) -> Option<(usize, Option<Issue>)> {
+        let size = usize::try_from(entry.identity.size).ok().filter(|size| *size < SMALL_BYTES_MAX)?;
+        // With room for one byte more, a file that has more of them than it says is noticed by the same call.
+        let room = buffer.get_mut(..=size)?;
+        let fd = open_quietly(directory, &entry.node.name, OPEN_FLAGS).ok()?;
+        let mut filled = 0;
+        loop {
+            match pread(&fd, &mut room[filled..], filled as u64) {
+                Ok(0) => break,
+                Ok(length) => filled += length,
+                Err(Errno::INTR) => continue,
+                Err(_) => return None,
+            }
+            if filled >= size {
+                break;
+            }
+        }
+        let device = entry.identity.device;
+        let found = (entry.xattrs == XattrsRead::Later).then(|| xattrs.read_open(device, fd.as_fd()));
+        // Size, times and inode are those that the walk saw: neither content nor metadata changed since.
+        let after = Stat::of(&fd).ok()?;
+        let is_same = after.kind == FileType::RegularFile && after.identity == entry.identity && filled == size;
+        is_same.then(|| (size, found.and_then(|found| entry.take_xattrs(found))))
     }
 
     /// The next stretch, or `None` at the end. What was not read of the last one is passed over.
@@ -427,7 +465,7 @@ mod tests {
         fs::rename(directory.path().join("new"), &path).unwrap();
         let mut reader = FileReader::open(&held, &entry.node.name, &entry.identity).unwrap();
         assert_ne!(*reader.identity(), entry.identity);
-        assert_eq!(reader.refresh(&mut entry), None);
+        assert_eq!(reader.refresh(&mut entry, &mut XattrReader::default()), None);
         assert_eq!(entry.identity, *reader.identity());
         assert_eq!(entry.node.mode, 0o600);
         assert!(matches!(entry.node.kind, NodeKind::File { size: 5, .. }));

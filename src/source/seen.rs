@@ -25,10 +25,10 @@ use super::Identity;
 use super::seen_record::{Decoder, RECORD_BYTES_MAX, encode, is_recordable, path_order};
 use crate::format::ids::{RepositoryId, SnapshotId};
 use crate::format::node::{Content, Timestamp};
-use crate::limits::PATH_BYTES_MAX;
+use crate::limits::{NAME_BYTES_MAX, PATH_BYTES_MAX};
 
 const MAGIC: &[u8; 8] = b"kstnseen";
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 const CHECK_BYTES: usize = 16;
 /// Magic, version, repository, scope, start of the scan.
 const HEADER_BYTES: usize = 8 + 4 + 16 + 32 + 8;
@@ -128,6 +128,9 @@ pub struct SeenRecord<'a> {
     pub identity: &'a Identity,
     /// Where its content is.
     pub content: &'a Content,
+    /// It has no extended attributes, for certain. Setting one sets the inode's change time, so an unchanged file
+    /// has none still.
+    pub plain: bool,
 }
 
 /// A file that the last backup saw.
@@ -137,6 +140,8 @@ pub struct SeenEntry {
     pub identity: Identity,
     /// Where its content is.
     pub content: Content,
+    /// It had no extended attributes.
+    pub plain: bool,
 }
 
 /// True if a file is surely the one seen before: inode, size and both times are equal, the device too unless
@@ -156,6 +161,17 @@ pub fn is_unchanged(now: &Identity, seen: &Identity, scan_started_at: i64, ignor
         && (ignore_device || now.device == seen.device)
         && settled(&seen.modified_at)
         && settled(&seen.changed_at)
+}
+
+/// The path of a directory's own record, whose content is the list [`Content::List`] of its tree: behind all that is in
+/// it, since its tree is known last. No entry can have such a name, which is longer than any may be.
+pub fn seen_end(directory: &[u8]) -> Vec<u8> {
+    let mut path = directory.to_vec();
+    if !path.is_empty() {
+        path.push(b'/');
+    }
+    path.resize(path.len() + NAME_BYTES_MAX + 1, 0xff);
+    path
 }
 
 fn check(digest: &blake3::Hash, number: u64, records: &[u8]) -> [u8; CHECK_BYTES] {

@@ -19,6 +19,7 @@ pub(super) const RECORD_BYTES_MAX: usize = PATH_BYTES_MAX + 128 + INLINE_RECORDS
 
 const SAME_DEVICE: u8 = 1;
 const SAME_TIMES: u8 = 2;
+const PLAIN: u8 = 4;
 const LIST: u8 = 255;
 
 /// The order of the walk: name by name, each by its raw bytes. The same as comparing bytes with `/` before all others.
@@ -57,7 +58,7 @@ fn is_valid(extent: &Extent) -> bool {
 
 /// Appends a record; answers how many bytes its path shares with `previous`.
 pub(super) fn encode(out: &mut Vec<u8>, previous: &[u8], device: u64, record: &SeenRecord<'_>) -> usize {
-    let SeenRecord { path, identity, content } = record;
+    let SeenRecord { path, identity, content, plain } = record;
     let shared = common_length(previous, path);
     push_number(out, shared as u64);
     push_number(out, (path.len() - shared) as u64);
@@ -65,7 +66,8 @@ pub(super) fn encode(out: &mut Vec<u8>, previous: &[u8], device: u64, record: &S
 
     let same_device = identity.device == device;
     let same_times = identity.changed_at == identity.modified_at;
-    out.push(if same_device { SAME_DEVICE } else { 0 } | if same_times { SAME_TIMES } else { 0 });
+    let flag = |set: bool, flag: u8| if set { flag } else { 0 };
+    out.push(flag(same_device, SAME_DEVICE) | flag(same_times, SAME_TIMES) | flag(*plain, PLAIN));
     if !same_device {
         push_number(out, identity.device);
     }
@@ -119,6 +121,7 @@ pub(super) struct Decoder {
     /// Nothing of the path or device may be taken over from before.
     fresh: bool,
     identity: Identity,
+    plain: bool,
     /// Where the record's content stands in its block.
     content: Range<usize>,
 }
@@ -159,6 +162,7 @@ impl Decoder {
         self.path.extend_from_slice(rest);
 
         let flags = cursor.byte()?;
+        self.plain = flags & PLAIN != 0;
         self.identity.device = match flags & SAME_DEVICE != 0 {
             true if self.fresh => 0,
             true => self.identity.device,
@@ -207,7 +211,11 @@ impl Decoder {
                 Content::Inline(extents)
             }
         };
-        is_recordable(&self.identity, &content).then_some(SeenEntry { identity: self.identity, content })
+        is_recordable(&self.identity, &content).then_some(SeenEntry {
+            identity: self.identity,
+            content,
+            plain: self.plain,
+        })
     }
 }
 

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use super::Identity;
-use super::seen::{SeenEntry, SeenError, SeenReader, SeenRecord, SeenStamp, SeenWriter, is_unchanged};
+use super::seen::{SeenEntry, SeenError, SeenReader, SeenRecord, SeenStamp, SeenWriter, is_unchanged, seen_end};
 use super::seen_record::path_order;
 use crate::format::ids::{ChunkId, RepositoryId, SnapshotId};
 use crate::format::node::{Content, Extent, Timestamp};
@@ -38,14 +38,16 @@ fn sample(number: u64) -> (Vec<u8>, SeenEntry) {
         modified_at: time(number as i64 - 500, 123),
         changed_at: if number.is_multiple_of(2) { time(number as i64 - 500, 123) } else { time(i64::MIN, 999_999_999) },
     };
-    (path, SeenEntry { identity, content })
+    (path, SeenEntry { identity, content, plain: number.is_multiple_of(3) })
 }
 
 fn write(path: &Path, count: u64) {
     let mut writer = SeenWriter::create(path, &stamp(), STARTED_AT).unwrap();
     for number in 0..count {
         let (path, entry) = sample(number);
-        writer.append(&SeenRecord { path: &path, identity: &entry.identity, content: &entry.content }).unwrap();
+        writer
+            .append(&SeenRecord { path: &path, identity: &entry.identity, content: &entry.content, plain: entry.plain })
+            .unwrap();
     }
     writer.commit(SnapshotId([9; 32])).unwrap();
 }
@@ -91,7 +93,7 @@ fn records_and_lookups_out_of_order_find_nothing_wrong() {
     let (_directory, path) = cache();
     let (_, entry) = sample(3);
     let mut writer = SeenWriter::create(&path, &stamp(), STARTED_AT).unwrap();
-    let record = |path| SeenRecord { path, identity: &entry.identity, content: &entry.content };
+    let record = |path| SeenRecord { path, identity: &entry.identity, content: &entry.content, plain: entry.plain };
     writer.append(&record(b"b")).unwrap();
     for late in [&b"b"[..], b"a", b"a/z"] {
         assert!(matches!(writer.append(&record(late)), Err(SeenError::Order { .. })));
@@ -113,7 +115,9 @@ fn content_that_does_not_add_up_is_not_recorded() {
     let (_, mut entry) = sample(3);
     entry.identity.size += 1;
     let mut writer = SeenWriter::create(&path, &stamp(), STARTED_AT).unwrap();
-    writer.append(&SeenRecord { path: b"a", identity: &entry.identity, content: &entry.content }).unwrap();
+    writer
+        .append(&SeenRecord { path: b"a", identity: &entry.identity, content: &entry.content, plain: entry.plain })
+        .unwrap();
     writer.commit(SnapshotId::default()).unwrap();
     assert_eq!(SeenReader::open(&path, &stamp()).unwrap().lookup(b"a"), None);
 }
@@ -243,7 +247,7 @@ fn speed_of_the_seen_cache() {
     let started = Instant::now();
     let mut writer = SeenWriter::create(&path, &stamp(), STARTED_AT).unwrap();
     for path in &paths {
-        writer.append(&SeenRecord { path, identity: &identity, content: &content }).unwrap();
+        writer.append(&SeenRecord { path, identity: &identity, content: &content, plain: true }).unwrap();
     }
     writer.commit(SnapshotId::default()).unwrap();
     println!("write: {:.1} M/s", count as f64 / started.elapsed().as_secs_f64() / 1e6);
@@ -256,4 +260,15 @@ fn speed_of_the_seen_cache() {
         count as f64 / started.elapsed().as_secs_f64() / 1e6,
         fs::metadata(&path).unwrap().len()
     );
+}
+
+#[test]
+fn a_directory_s_own_record_comes_behind_all_that_is_in_it() {
+    let longest = [b"a/".to_vec(), vec![0xff; crate::limits::NAME_BYTES_MAX]].concat();
+    let inside = [longest.clone(), b"/x".to_vec()].concat();
+    let order =
+        [&b"a"[..], b"a/b", &longest, &inside, &seen_end(&longest), &seen_end(b"a"), b"a-", b"b", &seen_end(b"")];
+    for pair in order.windows(2) {
+        assert_eq!(path_order(pair[0], pair[1]), Ordering::Less, "{} {}", pair[0].len(), pair[1].len());
+    }
 }

@@ -21,11 +21,12 @@ use std::sync::Arc;
 use rustix::fs::{FileType, Mode, OFlags, openat, readlinkat};
 use rustix::io::Errno;
 
+use super::ahead::{Ahead, Found, Ticket, first_stats};
 use super::listing::{Names, Scratch};
 use super::metadata::{Owners, Stat, XattrReader, Xattrs, open_quietly};
 use super::rules::{Rules, WalkOptions};
 use super::sources::{Place, ROOT, SourceError, Sources, open_directory_path};
-use super::{Entry, Event, Identity, Omission};
+use super::{Entry, Event, Identity, Omission, XattrsRead};
 use crate::format::ids::ChunkId;
 use crate::format::node::{Content, Node, NodeKind, Timestamp};
 use crate::limits::{NAME_BYTES_MAX, PATH_BYTES_MAX, SYMLINK_BYTES_MAX, TREE_DEPTH_MAX};
@@ -33,6 +34,8 @@ use crate::report::{Issue, IssueKind};
 
 /// Directories that a walk keeps open: the root and the deepest ones.
 pub const DIRECTORIES_OPEN_MAX: usize = 64;
+/// Of directories deeper than this nothing is read ahead: whatever waits for that holds its parent open.
+const AHEAD_DEPTH_MAX: usize = 32;
 
 /// How much of a directory belongs to the snapshot.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -59,6 +62,20 @@ struct Frame {
     cover: Cover,
     /// Its place among the names that lead to sources, if it has one.
     place: Option<Place>,
+    /// What its first entries are, where that was read ahead.
+    stats: Vec<Stat>,
+    /// Which of its directories are read ahead, by the names' indices.
+    tickets: VecDeque<(usize, Ticket)>,
+}
+
+/// An open directory, and what is in it where that was read ahead.
+#[derive(Debug)]
+struct Opened {
+    fd: OwnedFd,
+    stat: Stat,
+    names: Option<Names>,
+    xattrs: Option<Xattrs>,
+    stats: Vec<Stat>,
 }
 
 /// An inode with several names of which some are still to come.
@@ -89,6 +106,10 @@ pub struct Walk {
     links: HashMap<(u64, u64), Linked>,
     owners: Owners,
     xattrs: Option<XattrReader>,
+    /// Those of regular files are left to whoever opens them.
+    leaves_file_xattrs: bool,
+    ahead: Option<Ahead>,
+    ahead_threads: usize,
     scratch: Scratch,
 }
 
@@ -120,6 +141,9 @@ impl Walk {
             links: HashMap::new(),
             owners: Owners::default(),
             xattrs: xattrs.then(XattrReader::default),
+            leaves_file_xattrs: false,
+            ahead: None,
+            ahead_threads: 0,
             scratch: Scratch::new(),
         })
     }
@@ -131,7 +155,32 @@ impl Walk {
     pub fn again(&self) -> Result<Walk, SourceError> {
         let mut again = Walk::new(&self.given.0, self.given.1.clone())?;
         again.leave_out_own(self.own.clone());
+        again.leaves_file_xattrs = self.leaves_file_xattrs;
+        again.read_ahead(self.ahead_threads);
         Ok(again)
+    }
+
+    /// Has so many threads open and list directories before the walk comes to them. What comes out, and in which
+    /// order, is the same.
+    pub fn read_ahead(&mut self, threads: usize) {
+        self.ahead_threads = threads;
+        self.ahead = (threads > 0).then(|| Ahead::new(threads, self.xattrs.is_some()));
+    }
+
+    /// Leaves the extended attributes of regular files to whoever opens them, by [`FileReader`] or
+    /// [`Walk::read_xattrs`]: reading them by name takes as long as all else of a walk.
+    ///
+    /// [`FileReader`]: super::FileReader
+    pub fn leave_file_xattrs(&mut self) {
+        self.leaves_file_xattrs = self.xattrs.is_some();
+    }
+
+    /// Reads the extended attributes that were left out of the last [`Event::Leaf`]; what could not be read of them
+    /// comes back as an issue.
+    pub fn read_xattrs(&mut self, entry: &mut Entry) -> Option<Issue> {
+        let reader = self.xattrs.as_mut().filter(|_| entry.xattrs == XattrsRead::Later)?;
+        let directory = self.frames.last().and_then(|frame| frame.fd.as_ref())?;
+        entry.take_xattrs(reader.read_at(entry.identity.device, directory.as_fd(), &entry.node.name))
     }
 
     /// Of directories that the backup itself writes to, met by whichever path, only the directory is captured, or
@@ -163,7 +212,8 @@ impl Walk {
             Err(error) => return self.fail(IssueKind::Unreadable, format!("reading its metadata: {error}")),
         };
         let cover = if self.sources.is_source(ROOT) { Cover::Whole } else { Cover::Above };
-        self.enter(fd, stat, 0, cover, Some(ROOT), None, true);
+        let opened = Opened { fd, stat, names: None, xattrs: None, stats: Vec::new() };
+        self.enter(opened, 0, cover, Some(ROOT), None, true);
     }
 
     /// Deals with the next name of the innermost directory; false once nothing is left.
@@ -180,7 +230,16 @@ impl Walk {
         }
         let name_start = self.path.len();
         self.path.extend_from_slice(name);
+        let index = frame.next;
         frame.next += 1;
+        let known = frame.stats.get(index).copied();
+        let ahead = match frame.tickets.front() {
+            Some((at, ticket)) if *at == index => Some(*ticket),
+            _ => None,
+        };
+        if ahead.is_some() {
+            frame.tickets.pop_front();
+        }
 
         let place = frame.place.and_then(|place| self.sources.child(place, name));
         let cover = frame.cover;
@@ -197,10 +256,10 @@ impl Walk {
 
         let is_source = place.is_some_and(|place| self.sources.is_source(place));
         let follow = cover == Cover::Above && !is_source;
-        match Stat::at(&*directory, &self.path[name_start..], follow) {
+        match known.map_or_else(|| Stat::at(&*directory, &self.path[name_start..], follow), Ok) {
             Err(error) => self.fail_errno(error, "reading its metadata"),
             Ok(stat) if stat.is_directory() => {
-                self.directory_met(&directory, stat, name_start, place, is_source, cover, parent_device);
+                self.directory_met(&directory, stat, name_start, place, is_source, cover, parent_device, ahead);
             }
             Ok(_) if follow => self.fail(IssueKind::Vanished, "it is no directory any more".into()),
             Ok(stat) => self.leaf_met(&directory, stat, name_start, !is_source && cover == Cover::Whole),
@@ -218,6 +277,7 @@ impl Walk {
         is_source: bool,
         parent_cover: Cover,
         parent_device: u64,
+        ahead: Option<Ticket>,
     ) {
         let ruled = parent_cover == Cover::Whole && !is_source;
         let mut why = None;
@@ -251,18 +311,26 @@ impl Walk {
             cover = Cover::Remnant;
         }
         let follow = parent_cover == Cover::Above && !is_source;
-        let opened = open_below(parent, &self.path[name_start..], cover, follow)
-            .and_then(|fd| Stat::of(&fd).map(|stat| (fd, stat)));
+        let found = ahead.and_then(|ticket| self.ahead.as_ref()?.take(ticket));
+        let opened = match found.map(|found| *found) {
+            Some(Found { fd, stat, names, xattrs, stats }) => {
+                Ok(Opened { fd, stat, names: Some(names), xattrs, stats })
+            }
+            None => open_below(parent, &self.path[name_start..], cover, follow).and_then(|fd| {
+                let stat = Stat::of(&fd)?;
+                Ok(Opened { fd, stat, names: None, xattrs: None, stats: Vec::new() })
+            }),
+        };
         match opened {
-            Ok((fd, now)) => {
+            Ok(opened) => {
                 // What is open counts, should another directory have come to this name, or one been mounted on it.
-                stat = now;
+                stat = opened.stat;
                 if why.is_none()
                     && let Some(omission) = closed(&stat, &self.rules)
                 {
                     (why, cover) = (Some(omission), Cover::Remnant);
                 }
-                self.enter(fd, stat, name_start, cover, place, why, is_source);
+                self.enter(opened, name_start, cover, place, why, is_source);
             }
             Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => {
                 self.fail(IssueKind::Vanished, "it disappeared before it was opened".into());
@@ -280,19 +348,22 @@ impl Walk {
     #[expect(clippy::too_many_arguments, reason = "all of it describes one directory")]
     fn enter(
         &mut self,
-        fd: OwnedFd,
-        stat: Stat,
+        opened: Opened,
         name_start: usize,
         mut cover: Cover,
         place: Option<Place>,
         mut why: Option<Omission>,
         is_source: bool,
     ) {
+        let Opened { fd, stat, names: listed, xattrs, mut stats } = opened;
         let mut names = Names::default();
         let mut failure = None;
         let mut kept: Vec<&[u8]> = Vec::new();
         if cover == Cover::Whole {
-            (names, failure) = Names::list_steadily(fd.as_fd(), &mut self.scratch);
+            (names, failure) = match listed {
+                Some(names) => (names, None),
+                None => Names::list_steadily(fd.as_fd(), &mut self.scratch),
+            };
             if !is_source && let Some((marked, markers)) = self.rules.markers(&fd, &names) {
                 (why, cover, kept) = (Some(marked), Cover::Remnant, markers);
             }
@@ -300,11 +371,10 @@ impl Walk {
         if cover != Cover::Whole {
             let leading = place.into_iter().flat_map(|place| self.sources.names(place));
             names = Names::from_names(leading.chain(kept));
+            stats.clear();
         }
-        let xattrs = match &mut self.xattrs {
-            Some(reader) => reader.read_open(stat.identity.device, fd.as_fd()),
-            None => Xattrs::default(),
-        };
+        let read = |reader: &mut XattrReader| reader.read_open(stat.identity.device, fd.as_fd());
+        let xattrs = xattrs.or_else(|| self.xattrs.as_mut().map(read));
         self.directory_event(&stat, name_start, xattrs);
         if let Some(error) = failure {
             self.fail(IssueKind::Unreadable, format!("listing the directory: {error}"));
@@ -316,14 +386,24 @@ impl Walk {
         if cover == Cover::Whole {
             self.rules.enter(&fd, &names, &self.path, depth);
         }
+        let fd = Arc::new(fd);
+        let mut tickets = VecDeque::new();
+        if cover == Cover::Whole && depth <= AHEAD_DEPTH_MAX && self.ahead.is_some() {
+            if stats.is_empty() {
+                stats = first_stats(&fd, &names);
+            }
+            tickets = self.ask_ahead(&fd, &stat.identity, &names, &stats, place);
+        }
         self.frames.push(Frame {
-            fd: Some(Arc::new(fd)),
+            fd: Some(fd),
             identity: stat.identity,
             names,
             next: 0,
             path_length: self.path.len(),
             cover,
             place,
+            stats,
+            tickets,
         });
         if depth > DIRECTORIES_OPEN_MAX {
             // Never the root: whatever moves, the way down starts there.
@@ -332,8 +412,45 @@ impl Walk {
         }
     }
 
+    /// Asks for the directories in `directory`, whose path is the walk's, but for those that may be left out.
+    fn ask_ahead(
+        &mut self,
+        directory: &Arc<OwnedFd>,
+        identity: &Identity,
+        names: &Names,
+        stats: &[Stat],
+        place: Option<Place>,
+    ) -> VecDeque<(usize, Ticket)> {
+        let Some(ahead) = &self.ahead else { return VecDeque::new() };
+        let length = self.path.len();
+        let (mut indices, mut asked) = (Vec::new(), Vec::new());
+        for (at, stat) in stats.iter().enumerate().filter(|(_, stat)| stat.is_directory()) {
+            let Some(name) = names.get(at) else { break };
+            if length > 0 {
+                self.path.push(b'/');
+            }
+            self.path.extend_from_slice(name);
+            let left_out = place.is_some_and(|place| self.sources.child(place, name).is_some())
+                || name.len() > NAME_BYTES_MAX
+                || self.path.len() > PATH_BYTES_MAX
+                || self.rules.is_own(&stat.identity)
+                || (self.rules.one_file_system && stat.identity.device != identity.device)
+                || self.rules.excludes(&self.path, true);
+            self.path.truncate(length);
+            if !left_out {
+                indices.push(at);
+                asked.push(name.to_vec());
+            }
+        }
+        indices.into_iter().zip(ahead.ask(directory, asked)).collect()
+    }
+
     fn leave(&mut self) {
         let Some(left) = self.frames.pop() else { return };
+        if let Some(ahead) = &self.ahead {
+            // Only where the walk could not go on here.
+            left.tickets.iter().for_each(|(_, ticket)| drop(ahead.take(*ticket)));
+        }
         self.rules.leave(self.frames.len() + 1);
         self.pending.push_back(Event::Leave);
         let Some(frame) = self.frames.last() else { return };
@@ -403,14 +520,18 @@ impl Walk {
             FileType::Socket => return self.omit(Omission::Socket),
             _ => return self.omit(Omission::Unsupported),
         };
-        let xattrs = self.xattrs_at(&stat, directory, name_start);
+        let later = self.leaves_file_xattrs && stat.kind == FileType::RegularFile;
+        let xattrs = if later { None } else { self.xattrs_at(&stat, directory, name_start) };
         let (mut entry, failure) = self.entry(&stat, name_start, kind, xattrs);
+        if later {
+            entry.xattrs = XattrsRead::Later;
+        }
         entry.node.link_group = self.link_group(&stat);
         self.pending.push_back(Event::Leaf(entry));
         self.pending.extend(failure);
     }
 
-    fn directory_event(&mut self, stat: &Stat, name_start: usize, xattrs: Xattrs) {
+    fn directory_event(&mut self, stat: &Stat, name_start: usize, xattrs: Option<Xattrs>) {
         let kind = NodeKind::Directory { tree: ChunkId::default() };
         let (entry, failure) = self.entry(stat, name_start, kind, xattrs);
         self.pending.push_back(Event::Enter(entry));
@@ -443,17 +564,20 @@ impl Walk {
         Some(first)
     }
 
-    fn xattrs_at(&mut self, stat: &Stat, directory: &OwnedFd, name_start: usize) -> Xattrs {
-        match &mut self.xattrs {
-            Some(reader) => reader.read_at(stat.identity.device, directory.as_fd(), &self.path[name_start..]),
-            None => Xattrs::default(),
-        }
+    fn xattrs_at(&mut self, stat: &Stat, directory: &OwnedFd, name_start: usize) -> Option<Xattrs> {
+        let reader = self.xattrs.as_mut()?;
+        Some(reader.read_at(stat.identity.device, directory.as_fd(), &self.path[name_start..]))
     }
 
     /// The entry at hand, and the failure of its attributes.
-    fn entry(&mut self, stat: &Stat, name_start: usize, kind: NodeKind, xattrs: Xattrs) -> (Entry, Option<Event>) {
-        let failure = xattrs.failure.map(|detail| self.failure(IssueKind::MetadataUnreadable, detail));
-        let entry = Entry {
+    fn entry(
+        &mut self,
+        stat: &Stat,
+        name_start: usize,
+        kind: NodeKind,
+        xattrs: Option<Xattrs>,
+    ) -> (Entry, Option<Event>) {
+        let mut entry = Entry {
             path: self.path.clone(),
             node: Node {
                 name: self.path[name_start..].to_vec(),
@@ -464,11 +588,14 @@ impl Walk {
                 user: self.owners.user(stat.uid),
                 group: self.owners.group(stat.gid),
                 modified_at: stat.identity.modified_at,
-                xattrs: xattrs.pairs,
+                xattrs: Vec::new(),
                 link_group: None,
             },
             identity: stat.identity,
+            xattrs: XattrsRead::NotAll,
         };
+        let failure = xattrs.and_then(|xattrs| entry.take_xattrs(xattrs));
+        let failure = failure.map(|issue| self.failure(issue.kind, issue.detail));
         (entry, failure)
     }
 

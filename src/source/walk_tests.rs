@@ -48,7 +48,11 @@ fn walk(path: &Path, options: WalkOptions) -> Walk {
 }
 
 fn walked(path: &Path, options: WalkOptions) -> Vec<String> {
-    script(walk(path, options))
+    let mut ahead = walk(path, options.clone());
+    ahead.read_ahead(2);
+    let alone = script(walk(path, options));
+    assert_eq!(script(ahead), alone, "the same with directories read ahead");
+    alone
 }
 
 fn entries(walk: Walk) -> Vec<Entry> {
@@ -106,6 +110,53 @@ fn metadata_is_as_the_file_system_has_it() {
     assert!(!is_root() || (node.user == b"root" && node.group == b"root"));
     assert!(matches!(node.kind, NodeKind::File { size, .. } if size == truth.len()));
     assert_eq!(node.link_group, None);
+}
+
+#[test]
+fn many_directories_come_out_the_same_when_read_ahead() {
+    let root = tempfile::tempdir().unwrap();
+    let at = |path: &str| root.path().join(path);
+    // More than are held at a time, side by side, nested, and deeper than any that is read ahead.
+    for number in 0..300 {
+        fs::create_dir_all(at(&format!("wide/{number:03}/deeper"))).unwrap();
+        touch(at(&format!("wide/{number:03}/file")));
+        touch(at(&format!("wide/{number:03}/deeper/{number}")));
+    }
+    let mut deep = "deep".to_owned();
+    for number in 0..80 {
+        deep.push_str(&format!("/{number}"));
+        fs::create_dir_all(at(&format!("{deep}/beside"))).unwrap();
+        touch(at(&format!("{deep}/file")));
+    }
+    // And one of more entries than are read ahead.
+    fs::create_dir(at("large")).unwrap();
+    for number in 0..2500 {
+        touch(at(&format!("large/{number:04}")));
+    }
+    for number in 0..3 {
+        fs::create_dir(at(&format!("large/9{number}"))).unwrap();
+        touch(at(&format!("large/9{number}/file")));
+    }
+    fs::write(at("wide/.ignore"), "2*\n!deeper/25\n").unwrap();
+    fs::write(at("wide/007/deeper/.nobackup"), "").unwrap();
+    let all = walked(root.path(), WalkOptions::default());
+    assert_eq!(all.iter().filter(|line| line.starts_with('>')).count(), 1 + 1 + 600 + 161 + 4);
+    let some = walked(
+        root.path(),
+        WalkOptions {
+            excludes: vec!["beside/".into(), "01*".into()],
+            ignore_files: vec![".ignore".into()],
+            exclude_if_present: vec![(".nobackup".into(), None)],
+            ..WalkOptions::default()
+        },
+    );
+    assert!(some.contains(&"-wide/010 excluded".to_owned()) && some.contains(&"-wide/299 excluded".to_owned()));
+    assert!(some.len() < all.len());
+    // A walk that is given up leaves no thread behind that waits.
+    let mut walk = walk(root.path(), WalkOptions::default());
+    walk.read_ahead(3);
+    assert_eq!(walk.by_ref().take(20).count(), 20);
+    drop(walk);
 }
 
 #[test]

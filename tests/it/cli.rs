@@ -2,6 +2,7 @@
 
 use crate::fixture::{assert_same, noise};
 use crate::program::{Ended, Program, id, signal};
+use rustix::fs::XattrFlags;
 use rustix::process::Signal;
 use std::os::unix::fs::PermissionsExt;
 use std::process::Stdio;
@@ -400,4 +401,124 @@ fn a_low_limit_of_open_files_is_enough() {
     let out = program.path("out");
     limited(&["restore", "latest", "--to", out.to_str().unwrap()]).expect(0);
     assert_same(&source, &out);
+}
+
+#[test]
+fn more_directories_than_may_be_open_are_captured_all() {
+    let program = Program::new();
+    let count = 3000;
+    for number in 0..count {
+        program.write(&format!("{:02}/{:02}/file", number / 100, number % 100), format!("{number}").as_bytes());
+    }
+    // What many systems allow a process that didn't ask for more.
+    let limited = |descriptors: u32| {
+        let shell = format!("ulimit -n {descriptors} && exec \"$0\" \"$@\"");
+        let source = program.source().display().to_string();
+        let mut command = program.command::<&str>([]);
+        let binary = command.get_program().to_owned();
+        let mut shell_command = std::process::Command::new("sh");
+        shell_command.arg("-c").arg(shell).arg(binary);
+        shell_command.args(["--json", "--threads", "4", "backup", &source]).stdin(Stdio::null());
+        shell_command
+            .env_clear()
+            .envs(command.env("PATH", "/usr/bin:/bin").get_envs().filter_map(|(k, v)| Some((k, v?))));
+        shell_command.current_dir(program.path("."));
+        Ended::new(shell_command.output().unwrap())
+    };
+    let saved = limited(1024).expect(0).json();
+    assert_eq!((saved["files"].as_u64(), saved["issues"].as_u64()), (Some(count), Some(0)), "{saved}");
+    program.restore("out", &["latest"]).expect(0);
+    assert_same(&program.source(), &program.path("out"));
+}
+
+#[test]
+fn timings_say_where_the_time_went() {
+    let program = Program::new();
+    program.write("a", &noise(1, 300_000));
+    assert!(program.backup(&[]).get("timings").is_none());
+    program.write("b", &noise(2, 200_000));
+    let timings = program.backup(&["--timings"])["timings"].clone();
+    let of = |stage: &str| {
+        let stages = timings["stages"].as_array().unwrap();
+        stages.iter().find(|time| time["stage"] == stage).unwrap_or_else(|| panic!("no stage {stage}")).clone()
+    };
+    for stage in ["read", "chunk", "id", "frame", "compress"] {
+        assert_eq!(
+            of(stage)["bytes"].as_u64().filter(|bytes| *bytes >= 200_000),
+            of(stage)["bytes"].as_u64(),
+            "{stage}"
+        );
+    }
+    assert_eq!(of("read")["bytes"], 200_000, "what did not change isn't read");
+    for stage in
+        ["open", "walk", "read", "chunk", "id", "look-up", "compress", "seal", "pack", "ship", "tree", "commit"]
+    {
+        assert!(of(stage)["busy_ns"].as_u64().unwrap() > 0, "{stage}");
+    }
+    assert!(timings["elapsed_ns"].as_u64().unwrap() > of("open")["busy_ns"].as_u64().unwrap());
+    // Of what did not change nothing is looked up, and nothing is stored.
+    std::thread::sleep(std::time::Duration::from_millis(50));
+    program.backup(&[]);
+    let unchanged = program.backup(&["--timings"]);
+    assert_eq!((&unchanged["files_unmodified"], &unchanged["new_chunks"]), (&2.into(), &0.into()));
+    let stages = unchanged["timings"]["stages"].as_array().unwrap();
+    assert!(stages.iter().all(|time| time["stage"] != "look-up" || time["busy_ns"] == 0), "{unchanged}");
+    let shown = program.run(["backup", &program.source().display().to_string(), "--timings"]).expect(0);
+    assert!(shown.stderr.contains("STAGE") && shown.stderr.contains("\nwalk "), "{}", shown.stderr);
+    assert!(!shown.stdout.contains("STAGE"));
+}
+
+#[test]
+fn content_is_compressed_as_hard_as_asked() {
+    let mut stored = std::collections::BTreeMap::new();
+    let text: Vec<u8> =
+        (0..40_000u32).flat_map(|at| format!("{} {:x}\n", at / 3, at * at % 977).into_bytes()).collect();
+    for how in ["off", "fast", "default", "max"] {
+        let program = Program::new();
+        program.write("text", &text);
+        program.write("noise", &noise(1, 400_000));
+        let saved = program.backup(&["--compression", how]);
+        stored.insert(how, saved["stored_bytes"].as_u64().unwrap());
+        program.restore("out", &["latest"]).expect(0);
+        assert_same(&program.source(), &program.path("out"));
+        // Another way to compress stores nothing again.
+        let again = program.backup(&["--compression", "max"]);
+        assert_eq!(again["new_bytes"], 0);
+    }
+    let raw = text.len() as u64 + 400_000;
+    assert!(stored["off"] > raw && stored["fast"] < raw - raw / 4, "{stored:?}");
+    assert!(stored["default"] <= stored["fast"] && stored["max"] < stored["default"], "{stored:?}");
+}
+
+/// Attributes of files that aren't opened are what they were, and what they became.
+#[test]
+fn attributes_of_files_that_did_not_change_are_kept_and_changes_noticed() {
+    let program = Program::new();
+    for name in ["plain", "with", "gains", "loses"] {
+        program.write(name, name.as_bytes());
+    }
+    let path = |name: &str| program.source().join(name);
+    let set = |name: &str| rustix::fs::lsetxattr(path(name), "user.colour", b"red", XattrFlags::empty());
+    if set("with").is_err() {
+        eprintln!("skipped: the file system has no user attributes");
+        return;
+    }
+    set("loses").unwrap();
+    // Times that lie before the scan by more than a file system's clock may lag.
+    let settle = || std::thread::sleep(std::time::Duration::from_millis(50));
+    let restored = |to: &str| {
+        program.restore(to, &["latest"]).expect(0);
+        assert_same(&program.source(), &program.path(to));
+    };
+    settle();
+    assert_eq!(program.backup(&[])["files_new"], 4);
+    assert_eq!(program.backup(&[])["files_unmodified"], 4);
+    restored("first");
+    set("gains").unwrap();
+    rustix::fs::lremovexattr(path("loses"), "user.colour").unwrap();
+    settle();
+    let changed = program.backup(&[]);
+    assert_eq!((&changed["files_unmodified"], &changed["files_changed"]), (&2.into(), &2.into()));
+    assert_eq!(program.backup(&[])["files_unmodified"], 4);
+    restored("second");
 }

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use clap::Args;
 
 use crate::cli::parse::{self, Marker};
+use crate::compress::Compression;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -63,6 +64,17 @@ pub struct BackupArgs {
     /// and need about 50 bytes of index each. Changing it stores the dataset again.
     #[arg(long = "chunk-size", value_name = "SIZE", value_parser = parse::chunk_size)]
     pub chunk_size_bytes: Option<usize>,
+
+    /// How hard to compress: off, fast, default or max
+    ///
+    /// zstd 1, 3 and 19. What was compressed before is noticed and stored as it is. Backups of any kind
+    /// deduplicate against one another; what is stored already stays as it is.
+    #[arg(long, value_name = "HOW", value_parser = parse::compression)]
+    pub compression: Option<Compression>,
+
+    /// Show where the time went, stage by stage, on the standard error (under --json in the result)
+    #[arg(long)]
+    pub timings: bool,
 
     /// Show what would be captured and left out; store nothing
     #[arg(long, short = 'n')]

@@ -3,6 +3,7 @@ use clap::{CommandFactory, Parser};
 use super::{CacheCommand, Cli, Command, KeyCommand, Overwrite, Role, Suite};
 use crate::cli::exit::Class;
 use crate::cli::parse::{ReadData, SnapshotRef};
+use crate::compress::Compression;
 
 fn parse(line: &str) -> Result<Cli, String> {
     Cli::try_parse_from(line.split_whitespace()).map_err(|error| error.to_string())
@@ -74,7 +75,11 @@ fn backup_takes_paths_lists_streams_and_commands() {
     assert!(args.paths.is_empty());
 
     assert!(command!("keepstone backup --stdin --as x", Command::Backup).stdin);
+    let args = command!("keepstone backup /a --timings --compression off", Command::Backup);
+    assert_eq!((args.timings, args.compression), (true, Some(Compression::Off)));
+
     for line in [
+        "keepstone backup --compression 3 /a",
         "keepstone backup --stdin",
         "keepstone backup --stdin --as a/b",
         "keepstone backup --stdin --as x /a",

@@ -8,6 +8,7 @@ use crate::cli::args::BackupArgs;
 use crate::cli::exit::CliError;
 use crate::cli::parse::{self, Marker};
 use crate::cli::path_list;
+use crate::compress::Compression;
 use crate::limits;
 
 /// What is captured.
@@ -38,6 +39,7 @@ pub struct BackupSettings {
     pub host: String,
     pub tags: Vec<String>,
     pub chunk_size_bytes: usize,
+    pub compression: Compression,
     pub dry_run: bool,
     pub skip_if_unchanged: bool,
     pub allow_empty: bool,
@@ -76,6 +78,7 @@ impl Settings {
             host,
             tags: tags.clone(),
             chunk_size_bytes: args.chunk_size_bytes.or(file.chunk_size).unwrap_or(chunk_size_default),
+            compression: args.compression.or(file.compression).unwrap_or_default(),
             dry_run: args.dry_run,
             skip_if_unchanged: args.skip_if_unchanged.unwrap_or(file.skip_if_unchanged),
             allow_empty: args.allow_empty,

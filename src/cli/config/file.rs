@@ -12,6 +12,7 @@ use super::ConfigError;
 use super::retention::RetentionSection;
 use crate::cli::parse::{self, Marker, ParseError};
 use crate::cli::render;
+use crate::compress::Compression;
 use crate::format::ids::Digest;
 
 /// A configuration file. Every key is optional; an unknown one is an error.
@@ -114,6 +115,8 @@ pub struct BackupSection {
     pub tags: Vec<String>,
     #[serde(deserialize_with = "chunk_size")]
     pub chunk_size: Option<usize>,
+    #[serde(deserialize_with = "compression")]
+    pub compression: Option<Compression>,
     pub exclude: Vec<String>,
     pub exclude_from: Vec<PathBuf>,
     #[serde(deserialize_with = "file_names")]
@@ -216,6 +219,10 @@ fn memory<'de, D: Deserializer<'de>>(input: D) -> Result<Option<usize>, D::Error
 
 fn threads<'de, D: Deserializer<'de>>(input: D) -> Result<Option<usize>, D::Error> {
     input.deserialize_any(TextOrNumber)?.parsed(parse::threads)
+}
+
+fn compression<'de, D: Deserializer<'de>>(input: D) -> Result<Option<Compression>, D::Error> {
+    input.deserialize_any(TextOrNumber)?.parsed(parse::compression)
 }
 
 fn chunk_size<'de, D: Deserializer<'de>>(input: D) -> Result<Option<usize>, D::Error> {

@@ -9,6 +9,7 @@ use super::{BackupSource, ConfigError, ConfigFile, DedupTrust, Environment, Sett
 use crate::cli::args::{Cli, Command};
 use crate::cli::exit::{Class, CliError};
 use crate::cli::secret::Source;
+use crate::compress::Compression;
 use crate::format::ids::Digest;
 
 /// A home directory of our own, with a configuration file in the user's place.
@@ -239,7 +240,7 @@ fn a_whole_file_is_understood() {
     let file = ConfigFile::decode(&format!(
         "pin = '{}'\nmemory = 134217728\nidentity = ['a', 'b']\ndedup_trust = 'all'\npassphrase_file = '/p'\n\
          {TWO_REGIONS}\n[backup]\npaths = ['/home']\ndataset = 'd'\nhost = 'h'\ntags = ['t']\nchunk_size = '16KiB'\n\
-         exclude = ['*.o']\nexclude_from = ['x']\nignore_files = ['.gitignore']\nexclude_larger_than = '1GiB'\n\
+         compression = 'off'\nexclude = ['*.o']\nexclude_from = ['x']\nignore_files = ['.gitignore']\nexclude_larger_than = '1GiB'\n\
          exclude_if_present = ['.nobackup', 'TAG:Sig']\nexclude_caches = true\none_file_system = true\n\
          skip_if_unchanged = true\n",
         "ab".repeat(32)
@@ -270,6 +271,7 @@ exclude = ['*.o']
 exclude_caches = true
 one_file_system = true
 chunk_size = '32KiB'
+compression = 'fast'
 ";
 
 fn backup(home: &Home, line: &str) -> Result<super::BackupSettings, CliError> {
@@ -286,17 +288,20 @@ fn backups_take_defaults_from_the_file() {
     assert_eq!(merged.source, BackupSource::Paths(paths));
     assert_eq!((merged.dataset.as_str(), merged.chunk_size_bytes), ("d", 32 << 10));
     assert!(merged.exclude_caches && merged.one_file_system && !merged.skip_if_unchanged);
+    assert_eq!(merged.compression, Compression::Fast);
     assert!(!merged.host.is_empty());
 
     let merged = backup(
         &home,
-        "keepstone backup /srv --tag u --exclude *.tmp --exclude-caches=false --dataset e --host h --chunk-size 8K",
+        "keepstone backup /srv --tag u --exclude *.tmp --exclude-caches=false --dataset e --host h --chunk-size 8K \
+         --compression max",
     )
     .unwrap();
     assert_eq!(merged.source, BackupSource::Paths(vec!["/srv".into()]));
     assert_eq!((merged.dataset.as_str(), merged.host.as_str(), merged.chunk_size_bytes), ("e", "h", 8 << 10));
     assert_eq!((merged.tags, merged.exclude), (vec!["u".to_owned()], vec!["*.o".to_owned(), "*.tmp".to_owned()]));
     assert!(!merged.exclude_caches && merged.one_file_system);
+    assert_eq!(merged.compression, Compression::Max);
 }
 
 #[test]
@@ -307,7 +312,9 @@ fn backups_know_their_source() {
     assert_eq!(merged.source, BackupSource::Command { name: "db.sql".into(), command });
     assert_eq!((merged.chunk_size_bytes, merged.host.as_str(), merged.dataset.as_str()), (16 << 10, "box", "default"));
     let merged = backup(&home, "keepstone backup /a").unwrap();
-    assert_eq!(merged.chunk_size_bytes, 64 << 10);
+    assert_eq!((merged.chunk_size_bytes, merged.compression), (64 << 10, Compression::Default));
+    let wrong = backup(&Home::new(Some("[backup]\ncompression = 'best'")), "keepstone backup /a").unwrap_err();
+    assert!(wrong.message.contains("off, fast, default or max"), "{}", wrong.message);
 
     assert_eq!(backup(&home, "keepstone backup").unwrap_err().class, Class::Usage);
     assert!(backup(&home, "keepstone backup --as x").unwrap_err().message.contains("--as"));
