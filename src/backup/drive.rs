@@ -45,8 +45,8 @@ pub(super) enum Item {
     Leave(Vec<u8>, Option<ChunkId>),
     /// Complete: no regular file, or one whose content is known.
     Known(Entry, Option<Identity>),
-    /// To be read.
-    Read(Entry, Arc<OwnedFd>),
+    /// To be read. Chunks that it had in the snapshot from which unchanged files are taken over.
+    Read(Entry, Arc<OwnedFd>, Vec<ChunkId>),
     Omitted(Vec<u8>, &'static str),
     Failed(Issue),
 }
@@ -79,18 +79,18 @@ impl Shared<'_> {
             if self.engine.interrupted() {
                 return Ok(());
             }
-            let Item::Read(entry, _) = &mut block.items[at] else { continue };
+            let Item::Read(entry, ..) = &mut block.items[at] else { continue };
             self.monitor.current(&entry.path);
             if !worker.has_room(entry) {
                 self.settle(worker, block)?;
             }
-            let Item::Read(entry, directory) = &mut block.items[at] else { continue };
-            if worker.read_small(&self.engine, &**directory, at, entry) {
+            let Item::Read(entry, directory, base) = &mut block.items[at] else { continue };
+            if worker.read_small(&self.engine, &**directory, at, entry, base) {
                 continue;
             }
             // What lies together in the tree lies together in frames.
             self.settle(worker, block)?;
-            let Item::Read(entry, directory) = &mut block.items[at] else { continue };
+            let Item::Read(entry, directory, _) = &mut block.items[at] else { continue };
             let captured = worker.capture(&self.engine, &**directory, entry)?;
             self.done(&mut block.items[at], captured);
         }
@@ -100,7 +100,7 @@ impl Shared<'_> {
     /// Stores the small files that were read.
     fn settle(&self, worker: &mut Worker, block: &mut Block) -> Result<(), BackupError> {
         worker.store_small(&self.engine, &mut |at, content, issue| {
-            let Item::Read(entry, _) = &mut block.items[at] else { return };
+            let Item::Read(entry, ..) = &mut block.items[at] else { return };
             entry.node.kind = NodeKind::File { size: entry.identity.size, content, inconsistent: false };
             let identity = entry.identity;
             self.done(&mut block.items[at], Captured::Whole(Some(identity), issue));
@@ -108,7 +108,7 @@ impl Shared<'_> {
     }
 
     fn done(&self, item: &mut Item, captured: Captured) {
-        let Item::Read(entry, _) = std::mem::replace(item, Item::Leave(Vec::new(), None)) else { return };
+        let Item::Read(entry, ..) = std::mem::replace(item, Item::Leave(Vec::new(), None)) else { return };
         *item = match captured {
             Captured::Lost(issue) => Item::Failed(issue),
             Captured::Whole(identity, issue) => {

@@ -28,6 +28,17 @@ pub enum DedupTrust {
     All,
 }
 
+/// A chunk of content.
+#[derive(Clone, Copy)]
+pub struct Piece<'a> {
+    /// Its id.
+    pub id: ChunkId,
+    /// Its bytes.
+    pub bytes: &'a [u8],
+    /// The snapshot from which unchanged files are taken over has it: it needs no look-up.
+    pub in_base: bool,
+}
+
 /// Shared by all workers of one backup.
 pub struct Engine<'a> {
     /// Finds chunks of earlier runs.
@@ -101,10 +112,14 @@ impl Engine<'_> {
     ///
     /// # Errors
     /// When the index or the spool fails.
-    pub fn store(&self, frame: &mut FrameBuilder, pieces: &[(ChunkId, &[u8])]) -> Result<(), BackupError> {
-        let ids: Vec<ChunkId> = pieces.iter().map(|(id, _)| *id).collect();
-        self.timer.bytes(Stage::LookUp, pieces.iter().map(|(_, bytes)| bytes.len() as u64).sum());
-        for ((id, bytes), known) in pieces.iter().zip(self.known(&ids)?) {
+    pub fn store(&self, frame: &mut FrameBuilder, pieces: &[Piece<'_>]) -> Result<(), BackupError> {
+        self.timer.bytes(Stage::LookUp, pieces.iter().map(|piece| piece.bytes.len() as u64).sum());
+        let asked = || pieces.iter().filter(|piece| !piece.in_base);
+        let ids: Vec<ChunkId> = asked().map(|piece| piece.id).collect();
+        if ids.is_empty() {
+            return Ok(());
+        }
+        for (Piece { id, bytes, .. }, known) in asked().zip(self.known(&ids)?) {
             if known || !self.in_flight.claim(*id) {
                 continue;
             }
@@ -147,11 +162,11 @@ impl Engine<'_> {
                 break;
             }
             let (id, length) = self.cut(left);
-            pieces.push((id, &left[..length]));
+            pieces.push(Piece { id, bytes: &left[..length], in_base: false });
             at += length;
         }
         self.store(frame, &pieces)?;
-        for (id, bytes) in pieces {
+        for Piece { id, bytes, .. } in pieces {
             extents.push(Extent::Chunk { id, length: bytes.len() as u32 }, self)?;
         }
         Ok(at)

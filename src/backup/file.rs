@@ -1,7 +1,7 @@
 //! Reads one file or stream through the engine: spans, holes, and what to do when it changes meanwhile.
 
 use super::BackupError;
-use super::engine::{Engine, ExtentCollector};
+use super::engine::{Engine, ExtentCollector, Piece};
 use crate::format::ids::ChunkId;
 use crate::format::node::{Content, Extent, NodeKind};
 use crate::pack::FrameBuilder;
@@ -28,9 +28,12 @@ pub struct Worker {
     xattrs: XattrReader,
     /// Small files whose content is in the buffer, up to `filled`, and their chunks.
     small: Vec<SmallFile>,
-    pieces: Vec<(ChunkId, Range<usize>)>,
+    pieces: Vec<SmallPiece>,
     filled: usize,
 }
+
+/// A chunk of a small file: its id, where it lies in the buffer, and whether the base snapshot has it.
+struct SmallPiece(ChunkId, Range<usize>, bool);
 
 /// A file that was read and not stored yet.
 struct SmallFile {
@@ -67,9 +70,17 @@ impl Worker {
         entry.identity.size >= SMALL_BYTES_MAX as u64 || self.buffer.len() - self.filled > SMALL_BYTES_MAX
     }
 
-    /// Reads, cuts and identifies a small file, whose place in the block is `at`. False if it isn't one, or not as
+    /// Reads, cuts and identifies a small file, whose place in the block is `at`, and which had the
+    /// chunks `base` in the snapshot from which unchanged files are taken over: it often has them still. False if it isn't one, or not as
     /// the walk saw it: then it is to be captured as any other.
-    pub fn read_small(&mut self, engine: &Engine<'_>, directory: impl AsFd, at: usize, entry: &mut Entry) -> bool {
+    pub fn read_small(
+        &mut self,
+        engine: &Engine<'_>,
+        directory: impl AsFd,
+        at: usize,
+        entry: &mut Entry,
+        base: &[ChunkId],
+    ) -> bool {
         let room = &mut self.buffer[self.filled..];
         let xattrs = &mut self.xattrs;
         let read = engine.timer.run(Stage::Read, || FileReader::read_small(directory, entry, room, xattrs));
@@ -80,7 +91,7 @@ impl Worker {
         let end = start + length;
         while start < end {
             let (id, length) = engine.cut(&self.buffer[start..end]);
-            self.pieces.push((id, start..start + length));
+            self.pieces.push(SmallPiece(id, start..start + length, base.contains(&id)));
             start += length;
         }
         self.filled = end;
@@ -93,15 +104,19 @@ impl Worker {
     /// # Errors
     /// As [`Engine::store`].
     pub fn store_small(&mut self, engine: &Engine<'_>, done: &mut SmallDone<'_>) -> Result<(), BackupError> {
-        let pieces: Vec<(ChunkId, &[u8])> =
-            self.pieces.iter().map(|(id, range)| (*id, &self.buffer[range.clone()])).collect();
+        let piece = |SmallPiece(id, range, in_base): &SmallPiece| Piece {
+            id: *id,
+            bytes: &self.buffer[range.clone()],
+            in_base: *in_base,
+        };
+        let pieces: Vec<Piece<'_>> = self.pieces.iter().map(piece).collect();
         engine.store(&mut self.frame, &pieces)?;
         let mut left = &pieces[..];
         for SmallFile { at, pieces, issue } in self.small.drain(..) {
             let (own, rest) = left.split_at(pieces);
             left = rest;
             let mut extents = ExtentCollector::new(&engine.hasher);
-            for (id, bytes) in own {
+            for Piece { id, bytes, .. } in own {
                 extents.push(Extent::Chunk { id: *id, length: bytes.len() as u32 }, engine)?;
             }
             done(at, extents.finish(engine)?.1, issue);

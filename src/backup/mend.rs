@@ -6,6 +6,7 @@
 
 use super::BackupError;
 use super::drive::Shared;
+use super::engine::Piece;
 use super::file::Worker;
 use crate::format::ids::{ChunkId, ChunkKind};
 use crate::format::node::{Content, Extent, NodeKind};
@@ -75,7 +76,7 @@ fn data(
             }
             if !known {
                 let bytes = fetcher.chunk(ChunkKind::Data, *id).map_err(lost)?;
-                shared.engine.store(&mut worker.frame, &[(*id, &bytes)])?;
+                shared.engine.store(&mut worker.frame, &[Piece { id: *id, bytes: &bytes, in_base: false }])?;
             }
         }
     }

@@ -5,7 +5,7 @@ use super::BackupError;
 use super::drive::{Block, Blocks, Item, Shared, blocks_under_way};
 use super::run::{Backup, Run};
 use crate::format::ids::ChunkId;
-use crate::format::node::{Content, NodeKind};
+use crate::format::node::{Content, Extent, NodeKind};
 use crate::index::Index;
 use crate::repo::{Repository, SnapshotInfo};
 use crate::source::{
@@ -118,7 +118,7 @@ impl Seen {
             Some(record) if is_unchanged(&entry.identity, &record.identity, self.previous_started_at, false) => {
                 Known::Unmodified(record)
             }
-            Some(_) => Known::Changed,
+            Some(record) => Known::Changed(record.content),
         }
     }
 }
@@ -134,9 +134,20 @@ impl Seen {
     }
 }
 
+fn chunks_of(content: &Content) -> Vec<ChunkId> {
+    let chunk = |extent: &Extent| match extent {
+        Extent::Chunk { id, .. } => Some(*id),
+        Extent::Hole { .. } => None,
+    };
+    match content {
+        Content::Inline(extents) => extents.iter().filter_map(chunk).collect(),
+        Content::List(_) => Vec::new(),
+    }
+}
+
 enum Known {
     New,
-    Changed,
+    Changed(Content),
     Unmodified(SeenEntry),
 }
 
@@ -206,13 +217,23 @@ pub(super) fn produce(
                             }
                         }
                         other => {
-                            blocks.files[usize::from(matches!(other, Known::Changed))] += 1;
+                            // A file that was written anew often is what it was.
+                            let base = match other {
+                                Known::Changed(content) => {
+                                    blocks.files[1] += 1;
+                                    chunks_of(&content)
+                                }
+                                _ => {
+                                    blocks.files[0] += 1;
+                                    Vec::new()
+                                }
+                            };
                             bytes += size;
                             let number = directory.as_raw_fd();
                             if last_directory.replace(number) != Some(number) {
                                 directories += 1;
                             }
-                            Item::Read(entry, directory)
+                            Item::Read(entry, directory, base)
                         }
                     },
                     _ => Item::Known(entry, None),

@@ -1,4 +1,4 @@
-//! Chunks join into frames of about a megabyte that are compressed as one and sealed as one: small
+//! Chunks join into frames of about two megabytes that are compressed as one and sealed as one: small
 //! files compress as in a tar, yet deduplicate one by one.
 
 use super::PackError;

@@ -463,6 +463,16 @@ fn timings_say_where_the_time_went() {
     assert_eq!((&unchanged["files_unmodified"], &unchanged["new_chunks"]), (&2.into(), &0.into()));
     let stages = unchanged["timings"]["stages"].as_array().unwrap();
     assert!(stages.iter().all(|time| time["stage"] != "look-up" || time["busy_ns"] == 0), "{unchanged}");
+    // Nor of a small file that was written anew with what it had.
+    program.write("small", b"the same again");
+    program.backup(&[]);
+    std::fs::remove_file(program.source().join("small")).unwrap();
+    program.write("small", b"the same again");
+    let again = program.backup(&["--timings"]);
+    assert_eq!(
+        (&again["files_changed"], &again["new_bytes"].as_u64().map(|bytes| bytes < 10_000)),
+        (&1.into(), &Some(true))
+    );
     let shown = program.run(["backup", &program.source().display().to_string(), "--timings"]).expect(0);
     assert!(shown.stderr.contains("STAGE") && shown.stderr.contains("\nwalk "), "{}", shown.stderr);
     assert!(!shown.stdout.contains("STAGE"));
