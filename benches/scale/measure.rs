@@ -50,11 +50,37 @@ impl Figure {
     }
 }
 
-/// Runs something and gives how long it took.
-pub fn timed<T>(run: impl FnOnce() -> T) -> (T, Duration) {
-    let began = Instant::now();
+/// What something took. Beside other work a machine's processor time says more than its clock.
+#[derive(Clone, Copy, Default)]
+pub struct Spent {
+    pub wall: Duration,
+    /// Of all threads of this process.
+    pub computed: Duration,
+}
+
+impl Spent {
+    pub fn figures(&self, what: &str) -> [Figure; 2] {
+        [Figure::time(what, self.wall), Figure::time(&format!("{what}: processor"), self.computed)]
+    }
+}
+
+impl std::ops::AddAssign for Spent {
+    fn add_assign(&mut self, more: Spent) {
+        self.wall += more.wall;
+        self.computed += more.computed;
+    }
+}
+
+fn computed() -> Duration {
+    let now = rustix::time::clock_gettime(rustix::time::ClockId::ProcessCPUTime);
+    Duration::new(now.tv_sec as u64, now.tv_nsec as u32)
+}
+
+/// Runs something and gives what it took.
+pub fn timed<T>(run: impl FnOnce() -> T) -> (T, Spent) {
+    let (began, before) = (Instant::now(), computed());
     let done = run();
-    (done, began.elapsed())
+    (done, Spent { wall: began.elapsed(), computed: computed() - before })
 }
 
 /// The most memory that this process held since [`forget_peak`], in bytes.

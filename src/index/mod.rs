@@ -68,6 +68,17 @@ pub enum IndexError {
     },
 }
 
+/// A durable segment that is to be taken in.
+#[derive(Clone, Debug)]
+pub struct Arrival {
+    /// Its id.
+    pub id: SegmentId,
+    /// What it lists.
+    pub segment: Segment,
+    /// The regions that have it.
+    pub regions: Vec<RegionId>,
+}
+
 /// What taking out what a region lost came to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Detached {
@@ -137,6 +148,14 @@ pub trait Index: Send + Sync {
     /// # Errors
     /// When the index can't be written.
     fn ingest(&self, id: SegmentId, segment: &Segment, regions: &[RegionId]) -> Result<(), IndexError>;
+
+    /// Takes several in together, all or none where it is on disk: far quicker there than one after another.
+    ///
+    /// # Errors
+    /// When the index can't be written.
+    fn ingest_all(&self, arrivals: &[Arrival]) -> Result<(), IndexError> {
+        arrivals.iter().try_for_each(|arrival| self.ingest(arrival.id, &arrival.segment, &arrival.regions))
+    }
 
     /// Takes out what a region no longer has: it lists the segments in `vanished` no more, and the packs in
     /// `dead` are deleted by its finals, whatever still lists them. A listing of a pack that was in a vanished

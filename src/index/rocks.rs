@@ -6,14 +6,14 @@
 
 use super::memory::places_of;
 use super::record::{PackEntry, Place, decode_ordinals, decode_places, encode_ordinals, encode_places};
-use super::{Detached, Index, IndexError};
+use super::{Arrival, Detached, Index, IndexError};
 use crate::crypto::listing::listings;
 use crate::env::{SystemRandom, random_bytes};
 use crate::format::ids::{ChunkId, PackId, RegionId, RepositoryId, SegmentId};
 use crate::format::segment::Segment;
 use rocksdb::{
-    BlockBasedIndexType, BlockBasedOptions, Cache, ColumnFamily, ColumnFamilyDescriptor, DB, DBCompressionType,
-    IngestExternalFileOptions, Options, SstFileWriter,
+    BlockBasedIndexType, BlockBasedOptions, Cache, ColumnFamily, ColumnFamilyDescriptor, DB, DBCompactionStyle,
+    DBCompressionType, IngestExternalFileOptions, Options, SstFileWriter,
 };
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::path::{Path, PathBuf};
@@ -29,8 +29,9 @@ const KEY_CHUNKS: &[u8] = b"chunks";
 const KEY_CHUNK_BYTES: &[u8] = b"chunk bytes";
 const FAMILIES: [&str; 5] = ["chunks", "packs", "ordinals", "segments", "meta"];
 const PACK_CACHE_ENTRIES: usize = 2048;
-/// Files in level 0 from which on compaction is waited for; RocksDB begins one at 4 and slows writers
-/// down at 20.
+/// Chunks that are looked up together while they are taken in.
+const LOOKUPS_AT_ONCE: usize = 4096;
+/// Files in level 0 from which on compaction begins and is waited for; RocksDB slows writers down at 20.
 const LEVEL_0_FILES_MAX: u64 = 8;
 
 /// Takes a key and its value.
@@ -106,6 +107,11 @@ fn options(name: &str, cache: &Cache) -> Options {
     let mut options = Options::default();
     options.set_block_based_table_factory(&table);
     options.set_compression_type(DBCompressionType::Zstd);
+    // Keys are random, so each file overlaps all others: by levels a few small ones would have a whole level
+    // written again, and this way only what is about as large as they are.
+    options.set_compaction_style(DBCompactionStyle::Universal);
+    // Sooner, one would begin whenever the database is open for a moment, and be thrown away.
+    options.set_level_zero_file_num_compaction_trigger(LEVEL_0_FILES_MAX as i32);
     // Keys of the chunk family are random and values small: a small write buffer is enough, since
     // everything large is ingested.
     options.set_write_buffer_size(2 << 20);
@@ -387,6 +393,98 @@ impl RocksIndex {
         self.reopen_into(&mut state)
     }
 
+    /// Takes segments in, all or none.
+    fn take_in(&self, arriving: &[(SegmentId, &Segment, &[RegionId])]) -> Result<(), IndexError> {
+        if arriving.is_empty() {
+            return Ok(());
+        }
+        let _holder = self.hold()?;
+        // Another process may have ingested since this one last looked.
+        self.reopen()?;
+        let mut change = Change::default();
+        let mut fresh: BTreeMap<ChunkId, Vec<Place>> = BTreeMap::new();
+        // What is changed or new: an earlier segment may list the same pack.
+        let mut entries: BTreeMap<u32, Arc<PackEntry>> = BTreeMap::new();
+        let mut ordinals: HashMap<PackId, Vec<u32>> = HashMap::new();
+        let mut unlisted = self.unlisted();
+        let mut relisted = false;
+        let mut pack_count = self.pack_count();
+        for (id, segment, regions) in arriving {
+            let mut listing_packs = Vec::with_capacity(segment.packs.len());
+            for (listed, listing) in segment.packs.iter().zip(listings(segment)) {
+                let mut known = match ordinals.get(&listed.pack) {
+                    Some(known) => known.clone(),
+                    None => self.ordinals(&listed.pack)?,
+                };
+                let mut same = None;
+                for ordinal in &known {
+                    let entry = match entries.get(ordinal) {
+                        Some(entry) => Arc::clone(entry),
+                        None => self.pack(*ordinal)?,
+                    };
+                    same = same.or(entry.says(listed, &listing).then_some((*ordinal, entry)));
+                }
+                if let Some((ordinal, entry)) = same {
+                    listing_packs.push(ordinal);
+                    let mut entry = (*entry).clone();
+                    if entry.add_regions(regions) {
+                        relisted |= unlisted.remove(&ordinal);
+                        entries.insert(ordinal, Arc::new(entry));
+                    }
+                    continue;
+                }
+                let entry = PackEntry::from_segment(listed, listing, regions);
+                if entry.regions.is_empty() {
+                    relisted |= unlisted.insert(pack_count);
+                }
+                entries.insert(pack_count, Arc::new(entry));
+                known.push(pack_count);
+                ordinals.insert(listed.pack, known);
+                listing_packs.push(pack_count);
+                for (chunk, place) in places_of(pack_count, listed) {
+                    fresh.entry(chunk).or_default().push(place);
+                }
+                pack_count += 1;
+            }
+            let listing_packs = encode_ordinals(listing_packs);
+            for region in *regions {
+                change.segments.insert([&region.0[..], &id.0[..]].concat(), Some(listing_packs.clone()));
+            }
+        }
+        let packs = entries.iter().map(|(ordinal, entry)| (ordinal.to_be_bytes().to_vec(), Some(entry.encode())));
+        change.packs = packs.collect();
+        let listed = ordinals.into_iter().map(|(pack, known)| (pack.0.to_vec(), Some(encode_ordinals(known))));
+        change.ordinals = listed.collect();
+        // A chunk that is in several packs keeps all its places.
+        let (mut chunk_count, mut chunk_bytes) = (self.chunk_count(), self.chunk_bytes());
+        while !fresh.is_empty() {
+            let batch: Vec<_> = std::iter::from_fn(|| fresh.pop_first()).take(LOOKUPS_AT_ONCE).collect();
+            let ids: Vec<ChunkId> = batch.iter().map(|(id, _)| *id).collect();
+            for ((id, places), mut known) in batch.into_iter().zip(self.retried(|| self.places_now(&ids))?) {
+                if known.is_empty() {
+                    chunk_count += 1;
+                    chunk_bytes += places.first().map_or(0, |place| u64::from(place.length));
+                }
+                known.extend_from_slice(&places);
+                known.sort_unstable();
+                known.dedup();
+                change.chunks.insert(id.0.to_vec(), Some(encode_places(&known)));
+            }
+        }
+        let mut stamp = LAYOUT.to_vec();
+        stamp.extend_from_slice(&self.repository.0);
+        change.meta = BTreeMap::from([
+            (KEY_PACKS.to_vec(), Some(u64::from(pack_count).to_le_bytes().to_vec())),
+            (KEY_CHUNKS.to_vec(), Some(chunk_count.to_le_bytes().to_vec())),
+            (KEY_CHUNK_BYTES.to_vec(), Some(chunk_bytes.to_le_bytes().to_vec())),
+            (KEY_STAMP.to_vec(), Some(stamp)),
+        ]);
+        if relisted {
+            change.meta.insert(KEY_UNLISTED.to_vec(), Some(encode_ordinals(unlisted)));
+        }
+        self.write(&change)
+    }
+
     fn unlisted(&self) -> HashSet<u32> {
         self.state.read().unwrap_or_else(PoisonError::into_inner).unlisted.clone()
     }
@@ -522,77 +620,13 @@ impl Index for RocksIndex {
     }
 
     fn ingest(&self, id: SegmentId, segment: &Segment, regions: &[RegionId]) -> Result<(), IndexError> {
-        let _holder = self.hold()?;
-        // Another process may have ingested since this one last looked.
-        self.reopen()?;
-        let mut change = Change::default();
-        let mut fresh: BTreeMap<ChunkId, Vec<Place>> = BTreeMap::new();
-        let mut listing_packs = Vec::with_capacity(segment.packs.len());
-        let mut unlisted = self.unlisted();
-        let mut relisted = false;
-        let mut pack_count = self.pack_count();
-        for (listed, listing) in segment.packs.iter().zip(listings(segment)) {
-            let known = self.ordinals(&listed.pack)?;
-            let mut same = None;
-            for ordinal in &known {
-                let entry = self.pack(*ordinal)?;
-                same = same.or(entry.says(listed, &listing).then_some((*ordinal, entry)));
-            }
-            if let Some((ordinal, entry)) = same {
-                listing_packs.push(ordinal);
-                let mut entry = (*entry).clone();
-                if entry.add_regions(regions) {
-                    relisted |= unlisted.remove(&ordinal);
-                    change.packs.insert(ordinal.to_be_bytes().to_vec(), Some(entry.encode()));
-                }
-                continue;
-            }
-            let entry = PackEntry::from_segment(listed, listing, regions);
-            if entry.regions.is_empty() {
-                relisted |= unlisted.insert(pack_count);
-            }
-            change.packs.insert(pack_count.to_be_bytes().to_vec(), Some(entry.encode()));
-            let all = encode_ordinals(known.into_iter().chain([pack_count]));
-            change.ordinals.insert(listed.pack.0.to_vec(), Some(all));
-            listing_packs.push(pack_count);
-            for (chunk, place) in places_of(pack_count, listed) {
-                fresh.entry(chunk).or_default().push(place);
-            }
-            pack_count += 1;
-        }
-        // A chunk that is in several packs keeps all its places.
-        let ids: Vec<ChunkId> = fresh.keys().copied().collect();
-        let (mut chunk_count, mut chunk_bytes) = (self.chunk_count(), self.chunk_bytes());
-        for batch in ids.chunks(4096) {
-            for (id, mut known) in batch.iter().zip(self.retried(|| self.places_now(batch))?) {
-                if known.is_empty() {
-                    chunk_count += 1;
-                    chunk_bytes += fresh[id].first().map_or(0, |place| u64::from(place.length));
-                }
-                known.extend_from_slice(&fresh[id]);
-                known.sort_unstable();
-                known.dedup();
-                change.chunks.insert(id.0.to_vec(), Some(encode_places(&known)));
-            }
-        }
-        let listing_packs = encode_ordinals(listing_packs);
-        for region in regions {
-            change.segments.insert([&region.0[..], &id.0[..]].concat(), Some(listing_packs.clone()));
-        }
-        let mut stamp = LAYOUT.to_vec();
-        stamp.extend_from_slice(&self.repository.0);
-        change.meta = BTreeMap::from([
-            (KEY_PACKS.to_vec(), Some(u64::from(pack_count).to_le_bytes().to_vec())),
-            (KEY_CHUNKS.to_vec(), Some(chunk_count.to_le_bytes().to_vec())),
-            (KEY_CHUNK_BYTES.to_vec(), Some(chunk_bytes.to_le_bytes().to_vec())),
-            (KEY_STAMP.to_vec(), Some(stamp)),
-        ]);
-        if relisted {
-            change.meta.insert(KEY_UNLISTED.to_vec(), Some(encode_ordinals(unlisted)));
-        }
-        self.write(&change)
+        self.take_in(&[(id, segment, regions)])
     }
 
+    fn ingest_all(&self, arrivals: &[Arrival]) -> Result<(), IndexError> {
+        let arriving = arrivals.iter().map(|arrival| (arrival.id, &arrival.segment, &arrival.regions[..]));
+        self.take_in(&arriving.collect::<Vec<_>>())
+    }
     fn detach(
         &self,
         region: RegionId,

@@ -12,7 +12,7 @@ use crate::format::ids::{PackId, RegionId, SegmentId};
 use crate::format::roster::Role;
 use crate::format::wire::DecodeError;
 use crate::index::segment::{self, segment_name};
-use crate::index::{Detached, Index, IndexError};
+use crate::index::{Arrival, Detached, Index, IndexError};
 use crate::limits::SEGMENT_BYTES_MAX;
 use crate::pack::reader::pack_name;
 use crate::report::{Issue, IssueKind, Monitor, Phase};
@@ -89,6 +89,8 @@ pub fn overstated(repository: &Repository, opened: &segment::OpenedSegment) -> O
 
 /// How often regions are listed again because what they list seems to have lost something.
 const LISTINGS_MAX: u32 = 8;
+/// Segments are taken in together until they list so many chunks: about 50 MiB of memory.
+const CHUNKS_AT_ONCE: usize = 1 << 17;
 /// How often the index is made anew in one run.
 const ANEW_MAX: u32 = 3;
 
@@ -171,11 +173,21 @@ impl Syncing<'_> {
         }
         listed.retain(|id, regions| regions.iter().any(|at| !known[*at].contains(id)));
         self.monitor.phase(Phase::Index, Some(listed.len() as u64), None);
-        let mut moving = false;
+        let (mut moving, mut arrivals, mut chunks) = (false, Vec::new(), 0);
         for (id, regions) in &listed {
-            moving |= self.take_in(*id, regions, last)?;
+            let (arrival, gone) = self.read(*id, regions, last)?;
+            moving |= gone;
+            if let Some(arrival) = arrival {
+                chunks += arrival.segment.chunk_count();
+                arrivals.push(arrival);
+            }
+            if chunks >= CHUNKS_AT_ONCE {
+                self.index.ingest_all(&arrivals)?;
+                (arrivals, chunks) = (Vec::new(), 0);
+            }
             self.monitor.advance(1, 0);
         }
+        self.index.ingest_all(&arrivals)?;
         if moving {
             return Ok(Look::Moving);
         }
@@ -206,8 +218,8 @@ impl Syncing<'_> {
         Ok(if moving { Look::Moving } else { Look::Current })
     }
 
-    /// Takes one segment in for the regions that list it. True when one of them has it no longer.
-    fn take_in(&mut self, id: SegmentId, regions: &[usize], last: bool) -> Result<bool, RepoError> {
+    /// Reads one segment for the regions that list it. True when one of them has it no longer.
+    fn read(&mut self, id: SegmentId, regions: &[usize], last: bool) -> Result<(Option<Arrival>, bool), RepoError> {
         let mut opened = None;
         let (mut damaged, mut gone) = (HashSet::new(), false);
         for at in regions {
@@ -236,9 +248,9 @@ impl Syncing<'_> {
             // listed by it alone counts as absent from that region, and is told again until it is whole.
             let whole = regions.iter().filter(|at| !damaged.contains(*at));
             let ids: Vec<RegionId> = whole.map(|at| self.repository.regions[*at].info.region).collect();
-            self.index.ingest(id, &opened.segment, &ids)?;
+            return Ok((Some(Arrival { id, segment: opened.segment, regions: ids }), gone));
         }
-        Ok(gone)
+        Ok((None, gone))
     }
 
     /// Notes a damaged segment, once however often it is looked at.

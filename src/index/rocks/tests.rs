@@ -86,6 +86,51 @@ fn what_two_segments_state_of_one_pack_stands_side_by_side() {
     }
 }
 
+#[test]
+fn segments_taken_in_together_are_as_taken_in_one_by_one() {
+    let (directory, other) = (tempfile::tempdir().expect("a directory"), tempfile::tempdir().expect("a directory"));
+    let (first, second) = (segment(0, 300), segment(1, 6000));
+    let mut lie = first.1.clone();
+    lie.packs[0].frames[0].chunks[1].id = second.1.packs[0].frames[0].chunks[7].id;
+    let arrival = |id: SegmentId, segment: &Segment, regions: &[RegionId]| Arrival {
+        id,
+        segment: segment.clone(),
+        regions: regions.to_vec(),
+    };
+    let arrivals = [
+        arrival(first.0, &first.1, &REGIONS[..1]),
+        arrival(SegmentId([1; 32]), &lie, &[]),
+        arrival(second.0, &second.1, &REGIONS),
+        arrival(SegmentId([2; 32]), &together(&[&second.1, &first.1]), &REGIONS[1..]),
+        arrival(SegmentId([1; 32]), &lie, &REGIONS[1..]),
+    ];
+    // One after another in memory and on disk, all together, and together after a part of them.
+    let [one_by_one, in_memory] = of_each_kind(directory.path());
+    for arrival in &arrivals {
+        one_by_one.ingest(arrival.id, &arrival.segment, &arrival.regions).expect("ingested");
+    }
+    in_memory.ingest_all(&arrivals).expect("ingested");
+    let [at_once, _] = of_each_kind(other.path());
+    let asked: Vec<ChunkId> = [chunks(&first.1), chunks(&lie), chunks(&second.1)].concat();
+    for from in [0, 2] {
+        at_once.clear().expect("emptied");
+        at_once.ingest_all(&arrivals[..from]).expect("ingested");
+        at_once.ingest_all(&arrivals[from..]).expect("ingested");
+        for index in [&one_by_one, &in_memory] {
+            assert_eq!(at_once.places(&asked).expect("read"), index.places(&asked).expect("read"));
+            assert_eq!((at_once.pack_count(), at_once.unlisted_count()), (index.pack_count(), index.unlisted_count()));
+            assert_eq!(at_once.chunk_totals().expect("read"), index.chunk_totals().expect("read"));
+            for pack in 0..at_once.pack_count() {
+                assert_eq!(*at_once.pack(pack).expect("there"), *index.pack(pack).expect("there"));
+            }
+            for region in REGIONS {
+                assert_eq!(at_once.segments(region).expect("read"), index.segments(region).expect("read"));
+            }
+        }
+    }
+    assert_eq!(at_once.pack_count(), 3);
+}
+
 /// An index of each kind, to be asked the same.
 fn of_each_kind(directory: &Path) -> [Box<dyn Index>; 2] {
     let on_disk = RocksIndex::open(directory, REPOSITORY, 1 << 20).expect("opened");
