@@ -389,3 +389,18 @@ fn a_region_that_breaks_after_it_was_opened_is_left_out() {
         program.run(["check"]).expect(0);
     }
 }
+
+#[test]
+fn under_json_each_line_of_the_standard_error_is_an_object() {
+    let program = Program::new();
+    std::fs::rename(program.path("two"), program.path("away")).unwrap();
+    for arguments in [&["--json", "snapshots"][..], &["--json", "--region", "one", "snapshots"]] {
+        let ended = program.run(arguments).expect(0);
+        let lines: Vec<serde_json::Value> =
+            ended.stderr.lines().map(|line| serde_json::from_str(line).expect(line)).collect();
+        let told =
+            |line: &&serde_json::Value| line["text"].as_str().is_some_and(|text| text.contains("'two' takes no part"));
+        assert_eq!(lines.iter().find(told).unwrap()["type"], "notice", "{}", ended.stderr);
+    }
+    assert_eq!(program.run(["--quiet", "snapshots"]).expect(0).stderr, "");
+}
