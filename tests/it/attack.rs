@@ -404,3 +404,25 @@ fn under_json_each_line_of_the_standard_error_is_an_object() {
     }
     assert_eq!(program.run(["--quiet", "snapshots"]).expect(0).stderr, "");
 }
+
+#[test]
+fn a_signal_while_a_command_opens_is_told() {
+    let program = Program::new();
+    // It reads its passphrase from a pipe that nobody writes to.
+    let pipe = program.path("pipe");
+    assert!(std::process::Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+    for json in [true, false] {
+        let mut command = program.command(if json { &["--json", "snapshots"][..] } else { &["snapshots"] });
+        command.env_remove("KEEPSTONE_IDENTITY").env("KEEPSTONE_PASSPHRASE_FILE", &pipe);
+        let child = command.spawn().unwrap();
+        // Opened for writing only once it is there to read.
+        let held = std::fs::OpenOptions::new().write(true).open(&pipe).unwrap();
+        crate::program::signal(&child, rustix::process::Signal::HUP);
+        let ended = crate::program::Ended::new(child.wait_with_output().unwrap()).expect(130);
+        match json {
+            true => assert_eq!(ended.error()["class"], "cancelled"),
+            false => assert!(ended.stderr.contains("stopped"), "{}", ended.stderr),
+        }
+        drop(held);
+    }
+}
