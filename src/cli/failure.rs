@@ -104,6 +104,10 @@ impl From<IndexError> for CliError {
         let text = error.to_string();
         match error {
             IndexError::Busy { .. } => CliError::new(Class::Busy, text),
+            IndexError::Full { .. } => CliError::new(Class::Storage, text)
+                .hint("make room there, or name another place with --cache-dir; the regions are not concerned"),
+            IndexError::Remade { .. } => CliError::new(Class::Failed, text)
+                .hint("run the command again; what a backup has stored so far is used then"),
             IndexError::Segment { .. } | IndexError::Refused { .. } => {
                 CliError::new(Class::Corrupt, text).hint("`keepstone check` tells what it listed")
             }

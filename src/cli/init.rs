@@ -38,7 +38,7 @@ pub fn run(args: &InitArgs, global: &Global) -> Result<Class, CliError> {
     let wrapping = match args.recipients.first() {
         Some(recipient) => Wrapping::Recipient(recipient.clone()),
         None => {
-            let mut warn = |text: &str| output::stderr_line(&format!("keepstone: {text}"));
+            let mut warn = |text: &str| output::notice(global.json, text);
             let mut passphrases = Passphrases { ask: &mut Terminal, warn: &mut warn };
             let passphrase = passphrases.fresh(&settings.new_passphrase(None, true), VARIABLE_NEW)?;
             Wrapping::Passphrase(Zeroizing::new(passphrase.expose().to_owned()))

@@ -110,13 +110,23 @@ fn report(error: &CliError, json: bool) {
     output::stderr_line(&if json { error.to_json().to_string() } else { error.to_string() });
 }
 
+/// Says that a signal ended the program before its command began to work.
+pub fn report_cancelled(args: impl IntoIterator<Item = OsString>) {
+    let args: Vec<OsString> = args.into_iter().collect();
+    report(&CliError::cancelled(), asks_for_json(&args));
+}
+
+/// Whether arguments that weren't parsed ask for JSON.
+fn asks_for_json(args: &[OsString]) -> bool {
+    args.iter().take_while(|arg| *arg != "--").any(|arg| arg == "--json")
+}
+
 /// Help and version, which are no errors, or arguments that can't be used.
 fn refused(error: clap::Error, args: &[OsString]) -> ExitCode {
     let is_error = error.use_stderr();
     let shows_help = error.kind() == ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand;
     // The arguments didn't parse, so whether JSON was asked for is read off them.
-    let json = args.iter().take_while(|arg| *arg != "--").any(|arg| arg == "--json");
-    if is_error && json && !shows_help {
+    if is_error && asks_for_json(args) && !shows_help {
         // The first paragraph says what is wrong; the usage and the tips behind it are for people.
         let text = error.to_string();
         let message = text.split("\n\n").next().unwrap_or_default().trim_start_matches("error: ");

@@ -124,6 +124,14 @@ pub fn stderr_line(line: &str) {
     let _ = writeln!(io::stderr().lock(), "{line}");
 }
 
+/// Tells something before there is a display of progress, in the form that it gives notices.
+pub fn notice(json: bool, text: &str) {
+    stderr_line(&match json {
+        true => serde_json::json!({ "type": "notice", "text": text }).to_string(),
+        false => format!("keepstone: {}", super::render::printable(text)),
+    });
+}
+
 /// Writes each line of the log to the standard error as one JSON object, `{"log":"…"}`, as all else is
 /// there under `--json`.
 pub struct JsonLog;

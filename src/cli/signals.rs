@@ -2,8 +2,8 @@
 //!
 //! Guarantees: SIGINT, SIGTERM and SIGHUP are heard even while a thread is stuck; a signal that the
 //! caller had ignored (`nohup`, a background job) stays ignored. From the program's first line on a signal
-//! ends it with the documented code ([`end_at_once`]); commands that do work listen instead once passphrases
-//! were asked for and the repository is open, since only from there on is there anything to end cleanly.
+//! ends it with the documented code and says so ([`end_at_once`]); commands that do work listen instead once
+//! passphrases were asked for and the repository is open, since only from there on is there anything to end cleanly.
 
 use std::io::{self, Read};
 use std::os::unix::net::UnixStream;
@@ -19,16 +19,27 @@ const SIGNALS: [i32; 3] = [SIGINT, SIGTERM, SIGHUP];
 
 /// Set while nobody listens: then the first signal ends the process.
 static UNHEARD: OnceLock<Arc<AtomicBool>> = OnceLock::new();
+/// Set by a signal that came before anybody listened.
+static EARLY: OnceLock<Arc<AtomicBool>> = OnceLock::new();
 
-/// Until [`Interrupt::listen`], a signal ends the process at once, with the code of a run that was stopped
-/// rather than that of the signal. Called by `main`, once.
+/// Until [`Interrupt::listen`], a signal ends the process at once, after `say` on a thread of its own, with the
+/// code of a run that was stopped rather than that of the signal. Called by `main`, once.
 ///
 /// # Errors
-/// When the system refuses a handler: then signals end the process as they always do.
-pub fn end_at_once() -> io::Result<()> {
-    let unheard = UNHEARD.get_or_init(|| Arc::new(AtomicBool::new(true)));
+/// When the system refuses a handler, a socket or a thread: then signals end the process as they always do.
+pub fn end_at_once(say: impl Fn() + Send + 'static) -> io::Result<()> {
+    let unheard = Arc::clone(UNHEARD.get_or_init(|| Arc::new(AtomicBool::new(true))));
+    let early = EARLY.get_or_init(Arc::default);
+    let (mut receiver, sender) = UnixStream::pair()?;
+    std::thread::Builder::new().name("early-signals".into()).spawn(move || {
+        if matches!(receiver.read(&mut [0]), Ok(1)) && unheard.load(Ordering::SeqCst) {
+            say();
+            low_level::exit(i32::from(Class::Cancelled.code()));
+        }
+    })?;
     for signal in SIGNALS.into_iter().filter(|signal| !ignored(*signal)) {
-        flag::register_conditional_shutdown(signal, i32::from(Class::Cancelled.code()), Arc::clone(unheard))?;
+        flag::register(signal, Arc::clone(early))?;
+        low_level::pipe::register(signal, sender.try_clone()?)?;
     }
     Ok(())
 }
@@ -53,6 +64,10 @@ impl Interrupt {
         }
         if let Some(unheard) = UNHEARD.get() {
             unheard.store(false, Ordering::SeqCst);
+        }
+        // One that came just before, and that nobody answers any more.
+        if EARLY.get().is_some_and(|early| early.load(Ordering::SeqCst)) {
+            interrupt.request();
         }
         std::thread::Builder::new().name("signals".into()).spawn(move || {
             // Ends without a byte when no handler holds the other end.

@@ -33,7 +33,7 @@ use zeroize::Zeroizing;
 pub fn settings(global: &Global, may_create: bool) -> Result<Settings, CliError> {
     let settings = load(global, &Environment::process(), may_create)?;
     if !global.quiet {
-        settings.warnings.iter().for_each(|warning| output::stderr_line(&format!("keepstone: {warning}")));
+        settings.warnings.iter().for_each(|warning| output::notice(global.json, warning));
     }
     Ok(settings)
 }
@@ -80,9 +80,9 @@ pub struct Workspace {
     pub progress: Progress,
 }
 
-fn secret(settings: &Settings) -> Result<Unlock, CliError> {
+fn secret(settings: &Settings, json: bool) -> Result<Unlock, CliError> {
     if settings.identities.is_empty() {
-        let mut warn = |text: &str| output::stderr_line(&format!("keepstone: {text}"));
+        let mut warn = |text: &str| output::notice(json, text);
         let mut passphrases = Passphrases { ask: &mut Terminal, warn: &mut warn };
         let passphrase = passphrases.existing(&settings.passphrase)?;
         return Ok(Unlock::Passphrase(Zeroizing::new(passphrase.expose().to_owned())));
@@ -164,7 +164,7 @@ impl Workspace {
         let cache_directory = settings.cache_dir.join(located.config.repository.to_string());
         let seen = seen_roster::read(&cache_directory)?;
         located.require_roster(seen)?;
-        let unlock = secret(&settings)?;
+        let unlock = secret(&settings, global.json)?;
         let repository = located.unlock(&unlock, Arc::new(SystemClock), Arc::new(SystemRandom))?;
         remember_roster(&cache_directory, seen, &repository);
         let mut absent: Vec<(String, String)> =
@@ -173,12 +173,10 @@ impl Workspace {
         for (name, error) in &repository.unreachable {
             absent.push((name.clone(), error.to_string()));
         }
-        if !global.quiet {
-            for (name, why) in &absent {
-                output::stderr_line(&format!("keepstone: region '{name}' takes no part: {}", render::printable(why)));
-            }
-        }
         let progress = Progress::start(global).map_err(|error| CliError::new(Class::Failed, error.to_string()))?;
+        for (name, why) in &absent {
+            progress.notice(&format!("region '{name}' takes no part: {why}"));
+        }
         Ok(Workspace { settings, repository, absent, progress })
     }
 
@@ -209,7 +207,7 @@ impl Workspace {
         let aside = self.repository.set_aside(failures);
         for name in &aside {
             let why = format!("{what}{}", reasons.remove(name).unwrap_or_default());
-            self.progress.notice(&format!("region '{name}' takes no part: {}", render::printable(&why)));
+            self.progress.notice(&format!("region '{name}' takes no part: {why}"));
             self.absent.push((name.clone(), why));
         }
         !aside.is_empty()
@@ -222,8 +220,7 @@ impl Workspace {
             let name = self.repository.regions[at].name.clone();
             let why = format!("it has no room for what was decided: {error}");
             self.progress.notice(&format!(
-                "region '{name}' takes no part: {}; make room there or raise its quota, then run `keepstone replicate`",
-                render::printable(&why)
+                "region '{name}' takes no part: {why}; make room there or raise its quota, then run `keepstone replicate`"
             ));
             self.absent.push((name, why));
         }

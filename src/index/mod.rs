@@ -42,8 +42,22 @@ pub enum IndexError {
         /// What is wrong.
         detail: String,
     },
-    /// Another process is writing it.
-    #[error("the local index at {path} is being written by {holder}; wait for it, or use another --cache-dir")]
+    /// There is no room for it.
+    #[error("there is no room for the local index at {path}: {detail}")]
+    Full {
+        /// Its directory.
+        path: String,
+        /// What the database said.
+        detail: String,
+    },
+    /// Another process made it anew: what this one knows of it by numbers no longer holds.
+    #[error("the local index at {path} was made anew by another process meanwhile; run the command again")]
+    Remade {
+        /// Its directory.
+        path: String,
+    },
+    /// Another process is writing it, or relies on it while it would be made anew.
+    #[error("the local index at {path} is held by {holder}; wait for it, or use another --cache-dir")]
     Busy {
         /// Its directory.
         path: String,

@@ -2,7 +2,8 @@
 //!
 //! It is written by ingesting sorted files only, one process at a time; between changes it is held
 //! read-only, so that processes don't wait for one another. Whatever is wrong with it (damage, a
-//! foreign repository, an unknown layout), it is emptied and filled again from the regions.
+//! foreign repository, an unknown layout), it is emptied and filled again from the regions, though never
+//! below another process that relies on it.
 
 use super::memory::places_of;
 use super::record::{PackEntry, Place, decode_ordinals, decode_places, encode_ordinals, encode_places};
@@ -15,9 +16,13 @@ use rocksdb::{
     BlockBasedIndexType, BlockBasedOptions, Cache, ColumnFamily, ColumnFamilyDescriptor, DB, DBCompactionStyle,
     DBCompressionType, IngestExternalFileOptions, Options, SstFileWriter,
 };
+use rustix::fs::{FlockOperation, flock};
+use rustix::io::Errno;
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::time::Duration;
 
 const LAYOUT: &[u8] = b"keepstone index 4";
 const KEY_STAMP: &[u8] = b"stamp";
@@ -46,6 +51,9 @@ pub struct RocksIndex {
     cache_bytes: usize,
     state: RwLock<State>,
     packs: Mutex<HashMap<u32, Arc<PackEntry>>>,
+    /// Locked by every process that relies on the index, so that none makes it anew meanwhile; `None` where
+    /// nothing can be locked.
+    users: Mutex<Option<File>>,
 }
 
 struct State {
@@ -152,16 +160,29 @@ impl RocksIndex {
     /// When even a new one can't be made there.
     pub fn open(path: &Path, repository: RepositoryId, cache_bytes: usize) -> Result<Self, IndexError> {
         let index = Self::closed(path, repository, cache_bytes);
-        if index.reopen().is_err() {
-            // Another process may be in the middle of an ingest: wait for it, then look again.
-            std::fs::create_dir_all(path).map_err(|e| index.fail(e))?;
-            let again = index.hold().and_then(|_holder| index.reopen());
-            if let Err(error) = again {
-                tracing::info!(%error, "the local index is made anew");
-                index.clear()?;
+        for _ in 0..OPEN_ATTEMPTS {
+            if index.join() && index.reopen().is_ok() {
+                return Ok(index);
             }
+            std::fs::create_dir_all(path).map_err(|e| index.fail(e))?;
+            if index.claim() {
+                // Another process may have been in the middle of an ingest: wait for it, then look again.
+                let again = index.hold().and_then(|_holder| index.reopen());
+                match again {
+                    Ok(()) => {}
+                    // That wouldn't make room.
+                    Err(error @ IndexError::Full { .. }) => return Err(error),
+                    Err(error) => {
+                        tracing::info!(%error, "the local index is made anew");
+                        index.make_anew()?;
+                    }
+                }
+                index.join();
+                return Ok(index);
+            }
+            std::thread::sleep(PAUSE);
         }
-        Ok(index)
+        Err(index.in_use())
     }
 
     /// Opens the index as it is, and changes nothing.
@@ -191,11 +212,47 @@ impl RocksIndex {
             cache_bytes,
             state: RwLock::new(State::closed()),
             packs: Mutex::new(HashMap::new()),
+            users: Mutex::new(None),
         }
     }
 
     fn fail(&self, detail: impl ToString) -> IndexError {
-        IndexError::Database { path: self.path.display().to_string(), detail: detail.to_string() }
+        let (path, detail) = (self.path.display().to_string(), detail.to_string());
+        // The database hands the system's errors on as text.
+        match ["No space left on device", "Disk quota exceeded"].iter().any(|full| detail.contains(full)) {
+            true => IndexError::Full { path, detail },
+            false => IndexError::Database { path, detail },
+        }
+    }
+
+    fn in_use(&self) -> IndexError {
+        let holder = "another run, which relies on it".to_owned();
+        IndexError::Busy { path: self.path.display().to_string(), holder }
+    }
+
+    /// Says that this process relies on the index; false while another one makes it anew.
+    fn join(&self) -> bool {
+        self.lock_users(FlockOperation::NonBlockingLockShared)
+    }
+
+    /// Has the index for this process alone, unless another one relies on it. What was said by [`Self::join`] is
+    /// lost either way, and said again by it.
+    fn claim(&self) -> bool {
+        self.lock_users(FlockOperation::NonBlockingLockExclusive)
+    }
+
+    fn lock_users(&self, operation: FlockOperation) -> bool {
+        let mut users = self.users.lock().unwrap_or_else(PoisonError::into_inner);
+        if users.is_none() {
+            let path = self.path.join(USERS_FILE);
+            let made = File::options().read(true).write(true).create(true).truncate(false).open(&path);
+            // A cache that can only be read is used all the same.
+            *users = made.or_else(|_| File::open(&path)).ok();
+        }
+        match &*users {
+            Some(file) => flock(file, operation) != Err(Errno::WOULDBLOCK),
+            None => true,
+        }
     }
 
     fn damaged(&self, detail: impl ToString) -> IndexError {
@@ -234,7 +291,7 @@ impl RocksIndex {
         let (incarnation, numbering) = (get(KEY_INCARNATION)?, get(KEY_NUMBERING)?);
         if state.numbering.is_some() && state.numbering != numbering {
             // What this process remembers of packs by their ordinals no longer holds.
-            return Err(self.fail("another process made it anew meanwhile; run the command again"));
+            return Err(IndexError::Remade { path: self.path.display().to_string() });
         }
         let unlisted = decode_ordinals(&get(KEY_UNLISTED)?.unwrap_or_default()).map_err(|e| self.damaged(e))?;
         let number = |key| -> Result<u64, IndexError> {
@@ -673,6 +730,24 @@ impl Index for RocksIndex {
     }
 
     fn clear(&self) -> Result<(), IndexError> {
+        std::fs::create_dir_all(&self.path).map_err(|e| self.fail(e))?;
+        // Others are done with it in moments, or not before long.
+        for _ in 0..CLAIM_ATTEMPTS {
+            if self.claim() {
+                let cleared = self.make_anew();
+                self.join();
+                return cleared;
+            }
+            std::thread::sleep(PAUSE);
+        }
+        self.join();
+        Err(self.in_use())
+    }
+}
+
+impl RocksIndex {
+    /// Makes it anew; nobody else relies on it.
+    fn make_anew(&self) -> Result<(), IndexError> {
         {
             let mut state = self.state.write().unwrap_or_else(PoisonError::into_inner);
             *state = State::closed();
@@ -685,7 +760,7 @@ impl Index for RocksIndex {
                 let entry = entry.map_err(|e| self.fail(e))?;
                 let is_directory = entry.file_type().map_err(|e| self.fail(e))?.is_dir();
                 match entry.path() {
-                    _ if entry.file_name() == HOLDER_FILE || entry.file_name() == INGEST_MARKER => Ok(()),
+                    _ if KEPT_FILES.iter().any(|name| entry.file_name() == *name) => Ok(()),
                     directory if is_directory => std::fs::remove_dir_all(directory),
                     file => std::fs::remove_file(file),
                 }
@@ -712,6 +787,14 @@ impl Index for RocksIndex {
 
 const HOLDER_FILE: &str = "holder";
 const INGEST_MARKER: &str = "ingesting";
+const USERS_FILE: &str = "users";
+/// What stays when the index is made anew.
+const KEPT_FILES: [&str; 3] = [HOLDER_FILE, INGEST_MARKER, USERS_FILE];
+const PAUSE: Duration = Duration::from_millis(100);
+/// A minute, within which whoever makes an index anew or takes something in is done.
+const OPEN_ATTEMPTS: u32 = 600;
+/// How long others are waited for before the index is made anew below them.
+const CLAIM_ATTEMPTS: u32 = 50;
 
 /// Exclusive use of the database for writing, by an advisory lock that dies with its process.
 struct Holder {
@@ -725,7 +808,6 @@ enum HoldProblem {
 
 impl Holder {
     fn acquire(directory: &Path) -> Result<Self, HoldProblem> {
-        use rustix::fs::{FlockOperation, flock};
         use std::io::{Read, Seek, Write};
         let path = directory.join(HOLDER_FILE);
         let mut options = std::fs::OpenOptions::new();
@@ -742,10 +824,10 @@ impl Holder {
                     written.map_err(HoldProblem::Failed)?;
                     return Ok(Holder { _file: file });
                 }
-                Err(rustix::io::Errno::WOULDBLOCK) if attempt < 599 => {
+                Err(Errno::WOULDBLOCK) if attempt < 599 => {
                     std::thread::sleep(std::time::Duration::from_millis(100));
                 }
-                Err(rustix::io::Errno::WOULDBLOCK) => break,
+                Err(Errno::WOULDBLOCK) => break,
                 Err(error) => return Err(HoldProblem::Failed(error.into())),
             }
         }

@@ -272,11 +272,15 @@ impl Syncing<'_> {
             // What it knows of a region that can't be asked would be forgotten, and a loss there not noticed.
             return Ok(());
         }
-        self.monitor.notice("most of what the local index knows was collected: it is made anew");
         let segments = |region: &RegionId| self.index.segments(*region);
         let before = reached.iter().map(segments).collect::<Result<Vec<_>, _>>()?;
         let incarnation = self.index.incarnation();
-        self.index.clear()?;
+        match self.index.clear() {
+            // It is only larger than it needs to be.
+            Err(IndexError::Busy { .. }) => return Ok(()),
+            cleared => cleared?,
+        }
+        self.monitor.notice("most of what the local index knows was collected: it is made anew");
         let doubted = self.catch_up()?;
         let after = reached.iter().map(|region| self.index.segments(*region)).collect::<Result<Vec<_>, _>>()?;
         if !doubted && before.iter().zip(&after).all(|(before, after)| before.is_subset(after)) {

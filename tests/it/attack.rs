@@ -389,3 +389,40 @@ fn a_region_that_breaks_after_it_was_opened_is_left_out() {
         program.run(["check"]).expect(0);
     }
 }
+
+#[test]
+fn under_json_each_line_of_the_standard_error_is_an_object() {
+    let program = Program::new();
+    std::fs::rename(program.path("two"), program.path("away")).unwrap();
+    for arguments in [&["--json", "snapshots"][..], &["--json", "--region", "one", "snapshots"]] {
+        let ended = program.run(arguments).expect(0);
+        let lines: Vec<serde_json::Value> =
+            ended.stderr.lines().map(|line| serde_json::from_str(line).expect(line)).collect();
+        let told =
+            |line: &&serde_json::Value| line["text"].as_str().is_some_and(|text| text.contains("'two' takes no part"));
+        assert_eq!(lines.iter().find(told).unwrap()["type"], "notice", "{}", ended.stderr);
+    }
+    assert_eq!(program.run(["--quiet", "snapshots"]).expect(0).stderr, "");
+}
+
+#[test]
+fn a_signal_while_a_command_opens_is_told() {
+    let program = Program::new();
+    // It reads its passphrase from a pipe that nobody writes to.
+    let pipe = program.path("pipe");
+    assert!(std::process::Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+    for json in [true, false] {
+        let mut command = program.command(if json { &["--json", "snapshots"][..] } else { &["snapshots"] });
+        command.env_remove("KEEPSTONE_IDENTITY").env("KEEPSTONE_PASSPHRASE_FILE", &pipe);
+        let child = command.spawn().unwrap();
+        // Opened for writing only once it is there to read.
+        let held = std::fs::OpenOptions::new().write(true).open(&pipe).unwrap();
+        crate::program::signal(&child, rustix::process::Signal::HUP);
+        let ended = crate::program::Ended::new(child.wait_with_output().unwrap()).expect(130);
+        match json {
+            true => assert_eq!(ended.error()["class"], "cancelled"),
+            false => assert!(ended.stderr.contains("stopped"), "{}", ended.stderr),
+        }
+        drop(held);
+    }
+}

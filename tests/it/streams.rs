@@ -91,3 +91,44 @@ fn a_silent_stream_is_stopped_by_the_first_signal() {
     drop(held);
     assert!(program.snapshots(&[]).is_empty());
 }
+
+/// The index isn't made anew below a run that relies on it, and one that it was taken from says what to do.
+#[test]
+fn a_cache_is_not_rebuilt_below_a_backup() {
+    let program = Program::new();
+    for removed in [false, true] {
+        let (ready, go) = (program.path("ready"), program.path("go"));
+        let script = format!(
+            "head -c 20000000 /dev/urandom; : > '{}'; while ! [ -e '{}' ]; do sleep 0.05; done; head -c 20000000 /dev/urandom",
+            ready.display(),
+            go.display()
+        );
+        let mut running =
+            program.command(["--json", "backup", "--as", "x", "--", "sh", "-c", &script]).spawn().unwrap();
+        Program::wait_until(&mut running, || ready.exists());
+        let refused = program.run(["--json", "cache", "rebuild"]).expect(13).error();
+        assert!(refused["message"].as_str().unwrap().contains("relies on it"), "{refused}");
+        // Others go on beside it.
+        program.run(["snapshots"]).expect(0);
+        program.run(["stats"]).expect(0);
+        if removed {
+            std::fs::remove_dir_all(program.path("cache")).unwrap();
+            program.run(["cache", "rebuild"]).expect(0);
+        }
+        std::fs::write(&go, b"").unwrap();
+        let ended = Ended::new(running.wait_with_output().unwrap());
+        if removed {
+            // Without its spool and index it may have nothing left to do, or fail and say so.
+            if ended.code != Some(0) {
+                let error = ended.error();
+                assert!(!error.to_string().contains("cache rebuild"), "{error}");
+            }
+        } else {
+            ended.expect(0);
+        }
+        std::fs::remove_file(ready).unwrap();
+        std::fs::remove_file(go).unwrap();
+    }
+    program.run(["cache", "rebuild"]).expect(0);
+    program.run(["check", "--read-data"]).expect(0);
+}

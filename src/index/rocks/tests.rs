@@ -244,8 +244,10 @@ fn an_incarnation_changes_when_the_index_is_emptied_and_can_be_taken_up_again() 
         assert_eq!(index.incarnation(), before);
     }
     let index = RocksIndex::open(directory.path(), REPOSITORY, 1 << 20).expect("opened");
-    let (before, other) = (index.incarnation(), RocksIndex::open(directory.path(), REPOSITORY, 1 << 20));
-    other.expect("opened").clear().expect("cleared");
+    let before = index.incarnation();
+    // As one that doesn't know of the lock.
+    std::fs::remove_file(directory.path().join(USERS_FILE)).expect("removed");
+    RocksIndex::create(directory.path(), REPOSITORY, 1 << 20).expect("made anew");
     // What was emptied by somebody else can't be vouched for.
     assert!(index.resume(&before).is_err());
 }
@@ -299,10 +301,28 @@ fn another_repository_or_an_unfinished_ingest_makes_it_anew() {
 fn an_index_made_anew_by_another_process_is_noticed() {
     let directory = tempfile::tempdir().expect("a directory");
     let index = RocksIndex::open(directory.path(), REPOSITORY, 1 << 20).expect("opened");
-    let other = RocksIndex::open(directory.path(), REPOSITORY, 1 << 20).expect("opened");
-    other.clear().expect("cleared");
+    std::fs::remove_file(directory.path().join(USERS_FILE)).expect("removed");
+    RocksIndex::create(directory.path(), REPOSITORY, 1 << 20).expect("made anew");
     let (id, listed) = segment(1, 10);
-    assert!(matches!(index.ingest(id, &listed, &REGIONS), Err(IndexError::Database { .. })));
+    assert!(matches!(index.ingest(id, &listed, &REGIONS), Err(IndexError::Remade { .. })));
+}
+
+#[test]
+fn an_index_that_somebody_relies_on_is_not_made_anew() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let open = || RocksIndex::open(directory.path(), REPOSITORY, 1 << 20).expect("opened");
+    let (index, other) = (open(), open());
+    let (id, listed) = segment(1, 10);
+    assert!(matches!(other.clear(), Err(IndexError::Busy { .. })));
+    let created = RocksIndex::create(directory.path(), REPOSITORY, 1 << 20);
+    assert!(matches!(created, Err(IndexError::Busy { .. })));
+    index.ingest(id, &listed, &REGIONS).expect("ingested");
+    drop(index);
+    // Who was refused relies on it still.
+    assert!(matches!(RocksIndex::create(directory.path(), REPOSITORY, 1 << 20), Err(IndexError::Busy { .. })));
+    assert!(all_found(&other, &listed));
+    other.clear().expect("cleared");
+    assert_eq!(other.chunk_count(), 0);
 }
 
 #[test]
