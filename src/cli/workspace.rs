@@ -314,7 +314,7 @@ impl Workspace {
                 self.progress.notice(&format!(
                     "snapshot {} claims to be from the future and is not taken for the latest: a clock was wrong. \
                      Its id restores it",
-                    super::render::short(&last.id)
+                    render::short(&last.id)
                 ));
             }
         }
