@@ -7,8 +7,8 @@ use super::render::{self, Align, Table};
 use super::workspace::Workspace;
 use crate::format::audit::Action;
 use crate::format::ids::SlotId;
-use crate::repo::audit::{self, Chains, Finding, Recorded};
-use crate::repo::unrecorded::unrecorded;
+use crate::repo::audit::{Chains, Finding, Recorded};
+use crate::repo::unrecorded::examine;
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
 
@@ -18,9 +18,7 @@ use std::collections::BTreeSet;
 /// When a region can't be listed or read, or the slot is not there.
 pub fn run(args: &AuditArgs, global: &Global) -> Result<Class, CliError> {
     let workspace = Workspace::open(global)?;
-    let mut chains = audit::read(&workspace.repository)?;
-    chains.findings.extend(unrecorded(&workspace.repository, &chains)?);
-    let Chains { timeline, findings } = chains;
+    let Chains { timeline, findings } = examine(&workspace.repository)?;
     workspace.progress.finish();
     let slot = match &args.slot {
         Some(wanted) => Some(chosen(&workspace, &timeline, wanted)?),

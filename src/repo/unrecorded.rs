@@ -3,7 +3,7 @@
 //! Guarantees: what can't be read as what it should be is passed over, since it has no effect either and `check`
 //! reports it; a region that fails is an error. Called by `cli/audit`.
 
-use super::audit::{Chains, Finding, FindingKind};
+use super::audit::{self, Chains, Finding, FindingKind};
 use super::gclog;
 use super::open::{RegionHandle, Repository};
 use super::retention::GENERATION;
@@ -37,6 +37,23 @@ impl<'a> Told<'a> {
         }
         told
     }
+}
+
+/// All chains, with what is odd in them and what they don't tell of. Somebody may act meanwhile: what has no entry
+/// is judged again by chains that are read after it, since its entry came first (`AUDIT-6`).
+///
+/// # Errors
+/// As [`audit::read`] and [`unrecorded`].
+pub fn examine(repository: &Repository) -> Result<Chains, RepoError> {
+    let mut chains = audit::read(repository)?;
+    let mut untold = unrecorded(repository, &chains)?;
+    if !untold.is_empty() {
+        chains = audit::read(repository)?;
+        let again = unrecorded(repository, &chains)?;
+        untold.retain(|finding| again.contains(finding));
+    }
+    chains.findings.extend(untold);
+    Ok(chains)
 }
 
 /// Verdicts, tags, finals and designations that their signer's chain doesn't tell of.

@@ -15,7 +15,7 @@ use keepstone::repo::accepted::Acceptance;
 use keepstone::repo::audit::{Act, Chains, FindingKind, entry_name, merge, read, record};
 use keepstone::repo::designation::designate;
 use keepstone::repo::snapshots::set_tags;
-use keepstone::repo::unrecorded::unrecorded;
+use keepstone::repo::unrecorded::{examine, unrecorded};
 use keepstone::repo::verdicts::{self, Decree};
 use keepstone::repo::{RegionSpec, RepoError, Repository, attest};
 use keepstone::report::Silent;
@@ -398,6 +398,33 @@ fn what_was_done_without_an_entry_is_told() {
     let told = found(&world);
     assert_eq!(told.len(), 3, "{told:?}");
     assert!(told[2].detail.starts_with("collector/") && told[2].slot == Some(owner), "AUDIT-10: {told:?}");
+}
+
+/// Somebody who forgets and collects while the chains are read is not taken for one who left no entry.
+#[test]
+fn who_acts_meanwhile_is_no_finding() {
+    let world = World::new(1);
+    let source = tempfile::tempdir().unwrap();
+    write(source.path(), "a", &noise(1, 10_000));
+    let id = world.backup(&[0], source.path(), 0).unwrap().snapshot.unwrap();
+    note(&world, &[0], "an entry");
+    let calls = {
+        let repository = world.open(&[0]).unwrap();
+        world.calls_of(|| _ = examine(&repository).unwrap())
+    };
+    for number in 1..=calls {
+        let world = world.fork();
+        let repository = world.open(&[0]).unwrap();
+        world.visit_at(number, move |world| {
+            let repository = world.open(&[0]).unwrap();
+            verdicts::put(&repository, &BTreeSet::from([id]), &Decree::new(Ruling::Forget, "")).unwrap();
+            set_tags(&repository, id, &BTreeSet::new(), BTreeSet::from(["tag".to_owned()])).unwrap();
+            let report = gc(&repository, &GcOptions { now: true, ..GcOptions::default() }, &Silent).unwrap();
+            assert_eq!(report.regions[0].finished.len(), 1);
+        });
+        let found = examine(&repository).unwrap().findings;
+        assert!(found.iter().all(|finding| finding.kind != FindingKind::Unrecorded), "call {number}: {found:?}");
+    }
 }
 
 /// AUDIT-9: a store that overwrites loses no entry, since every entry there has a name of its own.

@@ -5,9 +5,11 @@ use crate::fixture::World;
 use crate::gc::*;
 use keepstone::format::gc::Fence;
 use keepstone::format::ids::{PackId, SnapshotId, number_name};
+use keepstone::format::roster::Role;
 use keepstone::format::verdict::Ruling;
 use keepstone::gc::gc;
 use keepstone::policy::{Keep, Policy, plan};
+use keepstone::repo::accepted::Acceptance;
 use keepstone::repo::gclog::publish;
 use keepstone::repo::snapshots::list_all;
 use keepstone::repo::unrecorded::unrecorded;
@@ -55,7 +57,7 @@ fn four() -> (World, Vec<TempDir>, Vec<SnapshotId>) {
     (world, sources, ids)
 }
 
-fn dies_anywhere(forget: &dyn Fn(&World, &[SnapshotId]) -> Result<(), RepoError>) {
+fn dies_anywhere(forget: impl Fn(&World, &[SnapshotId]) -> Result<(), RepoError>) {
     let (world, sources, ids) = four();
     let going = &ids[..2];
     let whole: Vec<(SnapshotId, &std::path::Path)> =
@@ -117,12 +119,12 @@ fn dies_anywhere(forget: &dyn Fn(&World, &[SnapshotId]) -> Result<(), RepoError>
 
 #[test]
 fn whenever_a_forget_by_id_dies_nothing_is_lost_and_nothing_is_left() {
-    dies_anywhere(&|world, going| by_id(world, going));
+    dies_anywhere(by_id);
 }
 
 #[test]
 fn whenever_a_forget_by_policy_dies_nothing_is_lost_and_nothing_is_left() {
-    dies_anywhere(&|world, _| by_policy(world));
+    dies_anywhere(|world, _| by_policy(world));
 }
 
 /// COLLECT-13: whoever opens a session before the condemn is there, and never looks, is named by the fence.
@@ -213,6 +215,57 @@ fn needs_that_come_before_the_fence_are_seen() {
         }
         assert!(in_time > 3, "{in_time} came in time");
     }
+}
+
+/// COLLECT-7: what of a revoked slot counts no longer goes, what is accepted stays, and while it isn't known what that
+/// is, nothing goes.
+#[test]
+fn a_collection_follows_what_of_a_revoked_slot_is_accepted() {
+    let (own, theirs, more) = (tree(1), tree(2), tree(3));
+    let world = World::new(1);
+    let first = backup(&world, own.path());
+    let before = packs(&world);
+    let (slot, identity) = world.add_slot(Role::Writer, "host");
+    let second = backup(&world.as_slot(&identity), theirs.path());
+    let all = packs(&world);
+    let revoke = |world: &World, none: bool| {
+        let acceptance = Acceptance { none, ..Acceptance::default() };
+        world.open(&[0]).unwrap().revoke_slot(slot, &acceptance, &Silent).unwrap();
+    };
+    let refused = world.fork();
+    revoke(&refused, true);
+    quiet(&refused);
+    assert_eq!(packs(&refused), before, "COLLECT-7");
+    assert_whole(&refused, &[(first, own.path())]);
+
+    let third = backup(&world, more.path());
+    revoke(&world, false);
+    rule(&world, third, 1, Ruling::Forget);
+    let unknown = world.fork();
+    quiet(&world);
+    assert_eq!(packs(&world), all, "COLLECT-7");
+    assert_whole(&world, &[(first, own.path()), (second, theirs.path())]);
+
+    let store = &unknown.stores[0].inner().memory;
+    let list = names(&unknown, "roster/accepted/").remove(0);
+    let bytes = store.get(&list, 1 << 20).unwrap();
+    let held = packs(&unknown);
+    for lost in [None, Some(b"damage".to_vec())] {
+        store.delete(&list).unwrap();
+        lost.into_iter().for_each(|bytes| _ = store.put_new(&list, &bytes.into()).unwrap());
+        for _ in 0..3 {
+            let stopped = match gc(&unknown.open(&[0]).unwrap(), &at_once(), &Silent) {
+                Ok(mut report) => report.regions.remove(0).failure.expect("COLLECT-7: it stops").to_string(),
+                Err(error) => error.to_string(),
+            };
+            assert!(stopped.contains("ACCEPT-4") || stopped.contains("COLLECT-1"), "{stopped}");
+            assert_eq!(packs(&unknown), held, "COLLECT-7");
+        }
+        let _ = store.delete(&list);
+        store.put_new(&list, &bytes.clone().into()).unwrap();
+    }
+    quiet(&unknown);
+    assert_eq!(packs(&unknown), all);
 }
 
 /// COLLECT-15: what a final lists as deleted is no copy, though a store that refuses deletes still has it and a

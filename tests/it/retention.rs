@@ -492,7 +492,7 @@ fn what_lacks_something_evicts_no_good_one() {
     };
     // Not everything could be read.
     let secret = program.write("0", b"changed");
-    std::fs::set_permissions(&secret, PermissionsExt::from_mode(0)).unwrap();
+    std::fs::set_permissions(&secret, PermissionsExt::from_mode(0o000)).unwrap();
     let partial = id(&program.backup_ending(4, &[]));
     assert_eq!(judged(&program, &partial), ("partial".into(), String::new(), true));
     std::fs::remove_file(&secret).unwrap();

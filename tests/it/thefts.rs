@@ -341,6 +341,7 @@ fn a_damaged_attestation_vouches_for_nothing_and_stops_nobody() {
     assert_eq!(attest::read(&scene.owner()).0.len(), report.verified.len());
 }
 
+/// ATTEST-2
 #[test]
 fn attestations_of_a_revoked_owner_count_as_accepted() {
     let scene = Scene::new(Role::Owner);
