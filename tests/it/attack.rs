@@ -356,7 +356,10 @@ fn a_region_whose_config_is_damaged_keeps_nothing_from_the_others() {
         let checked = program.run(["--json", "check"]).expect(11).json();
         let issue = &checked["issues"][0];
         assert!(checked["sound"] == false && issue["kind"] == "damaged", "{checked}");
-        assert!(issue["object"] == "two" && issue["detail"].as_str().unwrap().contains(object), "{checked}");
+        assert!(
+            issue["object"] == format!("two:{object}") && issue["detail"].as_str().unwrap().contains(object),
+            "{checked}"
+        );
         // Alone it can't be opened.
         program.run(["--region", "two", "snapshots"]).expect(11);
         write(program.path("two").join(object), whole).unwrap();
