@@ -175,7 +175,7 @@ pub fn check(
     let listing = snapshots::list(repository)?;
     listing.issues.iter().for_each(|issue| findings.push(issue.clone()));
     for damaged in &repository.damaged {
-        let subject = damaged.region.clone().into_bytes();
+        let subject = format!("{}:{}", damaged.region, damaged.object).into_bytes();
         findings.push(Issue { kind: IssueKind::Damaged, subject, detail: damaged.detail.clone() });
     }
     for info in &listing.snapshots {

@@ -5,7 +5,7 @@ use super::config::{Region, write_pin};
 use super::exit::{Class, CliError};
 use super::output::Output;
 use super::secret::{Passphrases, Terminal, VARIABLE_NEW};
-use super::workspace::{settings, stores};
+use super::workspace::{refuse_nested, settings, stores};
 use super::{output, render};
 use crate::crypto::slot::Wrapping;
 use crate::env::{SystemClock, SystemRandom};
@@ -27,6 +27,7 @@ pub fn run(args: &InitArgs, global: &Global) -> Result<Class, CliError> {
     if settings.regions.is_empty() {
         return Err(crate::repo::RepoError::NoRegions.into());
     }
+    refuse_nested(&settings)?;
     let (specs, mut failed) = stores(&settings, true)?;
     if !failed.is_empty() {
         // A repository that lacks a region from the start would look complete.

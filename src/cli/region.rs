@@ -5,7 +5,7 @@ use super::config::ConfigFile;
 use super::exit::{Class, CliError};
 use super::output::Output;
 use super::render;
-use super::workspace::{Workspace, settings};
+use super::workspace::{Workspace, refuse_nested, settings};
 use crate::repo::RegionSpec;
 use crate::report::Monitor;
 use crate::store::open::open_store;
@@ -27,6 +27,7 @@ fn add(args: &RegionAddArgs, global: &Global) -> Result<Class, CliError> {
         return Err(CliError::usage(format!("no region of this run is named '{}'", args.name))
             .hint("put it into keepstone.toml under [[regions]], or give its address: --region NAME=URL"));
     };
+    refuse_nested(&settings)?;
     let region = settings.regions.remove(at);
     if settings.regions.is_empty() {
         return Err(CliError::usage(format!("no other region than '{}' is named", args.name)).hint(

@@ -246,6 +246,30 @@ impl Passphrases<'_> {
     }
 }
 
+/// Identity files of at most this many bytes are read: one holds a few keys of a line each.
+const IDENTITY_BYTES_MAX: u64 = 64 << 10;
+
+/// Reads an identity file.
+///
+/// # Errors
+/// When it can't be read, isn't text, or is larger than such a file is.
+pub fn read_identities(path: &Path) -> Result<Zeroizing<String>, CliError> {
+    let failed = |error: &io::Error| CliError::file("read", path, error);
+    let file = File::open(path).map_err(|error| failed(&error))?;
+    // With room for all, so that no copy is left behind where it grew.
+    let mut bytes = Zeroizing::new(Vec::with_capacity(IDENTITY_BYTES_MAX as usize + 1));
+    file.take(IDENTITY_BYTES_MAX + 1).read_to_end(&mut bytes).map_err(|error| failed(&error))?;
+    let unusable = |why: &str| {
+        CliError::usage(format!("{} is no identity file: it {why}", render::path(path)))
+            .hint("name a file as `age-keygen` makes it")
+    };
+    if bytes.len() as u64 > IDENTITY_BYTES_MAX {
+        return Err(unusable("is longer than 64 KiB"));
+    }
+    let text = std::str::from_utf8(&bytes).map_err(|_| unusable("isn't text"))?;
+    Ok(Zeroizing::new(text.to_owned()))
+}
+
 /// Why a bounded read failed: the input itself, or reading it.
 enum ReadError {
     Unusable(SecretError),

@@ -14,6 +14,7 @@ use zeroize::Zeroizing;
 
 use super::args::{Global, ServeArgs, ServeRole};
 use super::exit::{Class, CliError};
+use super::secret::read_identities;
 use crate::crypto::object;
 use crate::crypto::slot::Unlock;
 use crate::env::{SystemClock, SystemRandom};
@@ -97,9 +98,7 @@ impl DatasetGate {
     fn new(path: PathBuf, dataset: String, global: &Global) -> Result<Self, CliError> {
         let mut identities = Zeroizing::new(String::new());
         for path in &global.identities {
-            let text = std::fs::read_to_string(path).map_err(|error| CliError::file("read", path, &error))?;
-            let text = Zeroizing::new(text);
-            identities.push_str(&text);
+            identities.push_str(&read_identities(path)?);
             identities.push('\n');
         }
         Ok(DatasetGate { path, dataset, identities, pin: global.pin.map(|pin| pin.0) })

@@ -4,7 +4,7 @@ use super::args::Global;
 use super::config::{Environment, Settings, load};
 use super::exit::{Class, CliError};
 use super::progress::Progress;
-use super::secret::{Passphrases, Terminal};
+use super::secret::{Passphrases, Terminal, read_identities};
 use super::{output, parse, render, seen_roster};
 use crate::crypto::slot::Unlock;
 use crate::env::{SystemClock, SystemRandom};
@@ -36,6 +36,49 @@ pub fn settings(global: &Global, may_create: bool) -> Result<Settings, CliError>
         settings.warnings.iter().for_each(|warning| output::notice(global.json, warning));
     }
     Ok(settings)
+}
+
+/// A path's directory as the system knows it, also of one that isn't made yet.
+fn resolved(path: &Path) -> PathBuf {
+    for ancestor in path.ancestors() {
+        if let Ok(real) = ancestor.canonicalize() {
+            return path.strip_prefix(ancestor).map_or(real.clone(), |rest| real.join(rest));
+        }
+    }
+    path.to_owned()
+}
+
+/// Local regions that lie inside another one, and a cache directory that lies inside a region.
+pub fn nested(settings: &Settings) -> Vec<String> {
+    let regions: Vec<(&str, PathBuf)> = settings
+        .regions
+        .iter()
+        .filter_map(|region| Some((region.name.as_str(), resolved(&local_path(&region.url)?))))
+        .collect();
+    let inside = |path: &Path, directory: &Path| path != directory && path.starts_with(directory);
+    let mut found = Vec::new();
+    for (outer, directory) in &regions {
+        for (inner, _) in regions.iter().filter(|(_, path)| inside(path, directory)) {
+            found.push(format!("region '{inner}' lies inside region '{outer}': what destroys one destroys both"));
+        }
+        let cache = resolved(&settings.cache_dir);
+        if cache == *directory || inside(&cache, directory) {
+            found.push(format!("the cache directory {} lies inside region '{outer}'", render::path(&cache)));
+        }
+    }
+    found
+}
+
+/// Refuses to make a region where [`nested`] finds something.
+///
+/// # Errors
+/// What it finds.
+pub fn refuse_nested(settings: &Settings) -> Result<(), CliError> {
+    match nested(settings).into_iter().next() {
+        None => Ok(()),
+        Some(found) => Err(CliError::usage(found)
+            .hint("give each region a directory of its own, on a disk of its own, and the cache another: --cache-dir")),
+    }
 }
 
 /// Regions whose store can't be opened, by name, and why.
@@ -89,9 +132,7 @@ fn secret(settings: &Settings, json: bool) -> Result<Unlock, CliError> {
     }
     let mut text = Zeroizing::new(String::new());
     for path in &settings.identities {
-        let read = std::fs::read_to_string(path).map_err(|error| CliError::file("read", path, &error))?;
-        let read = Zeroizing::new(read);
-        text.push_str(&read);
+        text.push_str(&read_identities(path)?);
         text.push('\n');
     }
     Ok(Unlock::Identities(text))
@@ -177,6 +218,9 @@ impl Workspace {
         for (name, why) in &absent {
             progress.notice(&format!("region '{name}' takes no part: {why}"));
         }
+        for found in nested(&settings) {
+            progress.notice(&found);
+        }
         Ok(Workspace { settings, repository, absent, progress })
     }
 
@@ -250,7 +294,13 @@ impl Workspace {
     /// When the index can't be made or a region can't be listed.
     pub fn index(&mut self) -> Result<(RocksIndex, Class), CliError> {
         let directory = self.cache_directory();
-        std::fs::create_dir_all(&directory).map_err(|error| CliError::file("make", &directory, &error))?;
+        std::fs::create_dir_all(&directory).map_err(|error| {
+            let error = CliError::file("make", &directory, &error);
+            match error.class {
+                Class::Storage => error.hint("make room there, or name another place with --cache-dir"),
+                _ => error,
+            }
+        })?;
         let cache_bytes = self.settings.memory_bytes / 8;
         let index = RocksIndex::open(&self.index_directory(), self.repository.config.repository, cache_bytes)?;
         let issues = loop {

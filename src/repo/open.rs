@@ -78,7 +78,9 @@ impl RegionHandle {
 pub struct DamagedRegion {
     /// The region's name in the configuration.
     pub region: String,
-    /// What is wrong with which of them.
+    /// Which of the two.
+    pub object: &'static str,
+    /// What is wrong with it.
     pub detail: String,
 }
 
@@ -243,7 +245,7 @@ impl Located {
     fn open_regions(specs: &[RegionSpec], pin: Option<[u8; 32]>) -> Result<(Self, Vec<(Digest, Roster)>), RepoError> {
         let mut regions: Vec<RegionHandle> = Vec::new();
         let mut unreachable = Vec::new();
-        let mut damaged: Vec<(&RegionSpec, RepoError)> = Vec::new();
+        let mut damaged: Vec<(&RegionSpec, &'static str, RepoError)> = Vec::new();
         let mut found: Option<(Config, String)> = None;
         let mut empty: Vec<&RegionSpec> = Vec::new();
         if specs.is_empty() {
@@ -261,7 +263,7 @@ impl Located {
                     continue;
                 }
                 Err(error) => {
-                    damaged.push((spec, error));
+                    damaged.push((spec, "config", error));
                     continue;
                 }
             };
@@ -270,7 +272,7 @@ impl Located {
             let config = match Config::decode(&payload) {
                 Ok(config) => config,
                 Err(source) => {
-                    damaged.push((spec, object("config", source)));
+                    damaged.push((spec, "config", object("config", source)));
                     continue;
                 }
             };
@@ -291,7 +293,8 @@ impl Located {
             let payload = match read_root_signed(spec, ObjectKind::Region, "region", Some(&config)) {
                 Ok(Some((payload, _))) => payload,
                 Ok(None) => {
-                    damaged.push((spec, RepoError::Missing { region: spec.name.clone(), name: "region".to_owned() }));
+                    let missing = RepoError::Missing { region: spec.name.clone(), name: "region".to_owned() };
+                    damaged.push((spec, "region", missing));
                     continue;
                 }
                 Err(RepoError::Store { source, .. }) => {
@@ -299,14 +302,14 @@ impl Located {
                     continue;
                 }
                 Err(error) => {
-                    damaged.push((spec, error));
+                    damaged.push((spec, "region", error));
                     continue;
                 }
             };
             let info = match Region::decode(&payload) {
                 Ok(info) => info,
                 Err(source) => {
-                    damaged.push((spec, object("region", source)));
+                    damaged.push((spec, "region", object("region", source)));
                     continue;
                 }
             };
@@ -321,7 +324,7 @@ impl Located {
         }
         let Some((config, _)) = found.filter(|_| !regions.is_empty()) else {
             if !damaged.is_empty() {
-                return Err(damaged.swap_remove(0).1);
+                return Err(damaged.swap_remove(0).2);
             }
             return Err(match empty.first() {
                 Some(spec) => {
@@ -337,11 +340,11 @@ impl Located {
             (spec.name.clone(), error)
         }));
         let mut reported = Vec::new();
-        for (spec, error) in damaged {
+        for (spec, object, error) in damaged {
             let detail = error.to_string();
             let kind = StoreErrorKind::Other;
             unreachable.push((spec.name.clone(), StoreError::new(kind, "open", spec.store.address(), "", detail)));
-            reported.push(DamagedRegion { region: spec.name.clone(), detail: error.to_string() });
+            reported.push(DamagedRegion { region: spec.name.clone(), object, detail: error.to_string() });
         }
         let rosters = loop {
             match read_rosters(&regions, &config) {

@@ -356,7 +356,10 @@ fn a_region_whose_config_is_damaged_keeps_nothing_from_the_others() {
         let checked = program.run(["--json", "check"]).expect(11).json();
         let issue = &checked["issues"][0];
         assert!(checked["sound"] == false && issue["kind"] == "damaged", "{checked}");
-        assert!(issue["object"] == "two" && issue["detail"].as_str().unwrap().contains(object), "{checked}");
+        assert!(
+            issue["object"] == format!("two:{object}") && issue["detail"].as_str().unwrap().contains(object),
+            "{checked}"
+        );
         // Alone it can't be opened.
         program.run(["--region", "two", "snapshots"]).expect(11);
         write(program.path("two").join(object), whole).unwrap();
@@ -425,4 +428,62 @@ fn a_signal_while_a_command_opens_is_told() {
         }
         drop(held);
     }
+}
+
+#[test]
+fn what_is_no_identity_file_is_not_read_without_end() {
+    let program = Program::new();
+    program.write("large", &vec![b'x'; 1 << 20]);
+    for file in ["/dev/zero", program.source().join("large").to_str().unwrap()] {
+        let error = program.run(["--json", "--identity", file, "snapshots"]).expect(2).error();
+        assert!(error["message"].as_str().unwrap().contains("no identity file"), "{error}");
+    }
+}
+
+#[test]
+fn a_region_inside_another_one_is_refused_and_told() {
+    let program = Program::new();
+    let file = program.path("keepstone.toml");
+    let text = std::fs::read_to_string(&file).unwrap();
+    let inner = program.path("one/./sub");
+    std::fs::write(&file, format!("{text}\n[[regions]]\nname = 'sub'\nurl = '{}'\n", inner.display())).unwrap();
+    let refused = program.run(["--json", "region", "add", "sub"]).expect(2).error();
+    assert!(refused["message"].as_str().unwrap().contains("'sub' lies inside region 'one'"), "{refused}");
+    assert!(!inner.exists());
+    let ended = program.run(["snapshots"]).expect(0);
+    assert!(ended.stderr.contains("lies inside region 'one'"), "{}", ended.stderr);
+    std::fs::write(&file, text).unwrap();
+    assert!(!program.run(["snapshots"]).expect(0).stderr.contains("lies inside"));
+    let cache = program.path("two/cache").display().to_string();
+    let ended = program.run(["--cache-dir", &cache, "snapshots"]).expect(0);
+    assert!(ended.stderr.contains("cache directory") && ended.stderr.contains("'two'"), "{}", ended.stderr);
+    // Nor does a new repository begin so.
+    let other = Program::bare();
+    let recipient = std::fs::read_to_string(other.path("recipient")).unwrap();
+    std::os::unix::fs::symlink(other.path("a"), other.path("link")).unwrap();
+    std::fs::create_dir(other.path("a")).unwrap();
+    let (a, link) = (other.region("a"), format!("b={}", other.path("link/b").display()));
+    other.run(["--region", &a, "--region", &link, "init", "--recipient", &recipient]).expect(2);
+}
+
+/// A cache without room is told as such, and where another one may be.
+#[test]
+fn a_cache_on_a_full_disk_has_a_class_of_its_own() {
+    let program = Program::new();
+    program.write("file", &noise(1, 300_000));
+    program.backup(&[]);
+    let small = program.path("small");
+    let Some(mounted) = crate::restore::Mounted::tmpfs(&small, "size=1m") else { return };
+    let mut filling = std::fs::File::create(small.join("fill")).unwrap();
+    while std::io::Write::write(&mut filling, &[0; 4096]).is_ok_and(|written| written > 0) {}
+    let cache = small.display().to_string();
+    let source = program.source().display().to_string();
+    for arguments in [&["backup", &source][..], &["restore", "latest", "--to", "out"], &["ls", "latest"]] {
+        let error = program.run(["--json", "--cache-dir", &cache].iter().chain(arguments)).expect(14).error();
+        assert!(error["hint"].as_str().unwrap().contains("--cache-dir"), "{error}");
+        assert!(!error.to_string().contains("cache rebuild"), "{error}");
+    }
+    drop(filling);
+    drop(mounted);
+    program.restore("out", &["latest"]).expect(0);
 }

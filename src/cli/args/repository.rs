@@ -370,7 +370,7 @@ pub struct KeyExportArgs {
 /// Inspect or rebuild the local index
 #[derive(Clone, Copy, Debug, Subcommand)]
 pub enum CacheCommand {
-    /// Throw the local index away and build it again from the regions
+    /// Throw the local index away and build it again from the regions; ends with 13 while another run relies on it
     Rebuild,
     /// Show where the local index is, its size, and how far it is up to date
     #[command(after_help = "\

@@ -320,7 +320,7 @@ fn an_index_that_somebody_relies_on_is_not_made_anew() {
     drop(index);
     // Who was refused relies on it still.
     assert!(matches!(RocksIndex::create(directory.path(), REPOSITORY, 1 << 20), Err(IndexError::Busy { .. })));
-    assert!(all_found(&other, &listed));
+    assert!(all_found(&open(), &listed));
     other.clear().expect("cleared");
     assert_eq!(other.chunk_count(), 0);
 }
