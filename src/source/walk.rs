@@ -345,7 +345,6 @@ impl Walk {
     }
 
     /// Enters an open directory: its names, what of them is left out, its own entry.
-    #[expect(clippy::too_many_arguments, reason = "all of it describes one directory")]
     fn enter(
         &mut self,
         opened: Opened,
