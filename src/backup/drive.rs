@@ -77,7 +77,7 @@ impl Shared<'_> {
         worker.clear();
         for at in 0..block.items.len() {
             if self.engine.interrupted() {
-                return Ok(());
+                return Err(BackupError::Cancelled);
             }
             let Item::Read(entry, ..) = &mut block.items[at] else { continue };
             self.monitor.current(&entry.path);

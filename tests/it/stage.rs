@@ -377,13 +377,21 @@ impl Stage {
 
 /// Looks at the log at every step.
 pub fn watching() -> Backup {
-    Backup { watch_interval: Duration::ZERO, ..options(0) }
+    Backup { watch_interval: Duration::ZERO, ..plain() }
 }
+
+/// Without threads, and in chunks so large that no file needs a list of them.
+pub fn plain() -> Backup {
+    Backup { chunk_average: keepstone::limits::CHUNK_AVERAGE_BYTES_TREE, ..options(0) }
+}
+
+/// Large enough that each file is looked up by itself; small ones are together.
+pub const FILE_BYTES: usize = 70_000;
 
 pub fn source() -> TempDir {
     let source = tempfile::tempdir().unwrap();
     for at in 0..6 {
-        write(source.path(), &format!("file{at}"), &noise(at, 5000));
+        write(source.path(), &format!("file{at}"), &noise(at, FILE_BYTES));
     }
     source
 }

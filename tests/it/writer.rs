@@ -1,8 +1,8 @@
 //! The writer's side of collection: what a backup observes of a region's log, when, and what it does when a
 //! collector was quicker.
 
-use crate::fixture::{noise, options, write};
-use crate::stage::{Answer, AtFile, Stage, source, watching};
+use crate::fixture::{noise, write};
+use crate::stage::{Answer, AtFile, FILE_BYTES, Stage, plain, source, watching};
 use keepstone::backup::{Backup, BackupError, BackupSummary};
 use keepstone::format::ids::{PackId, SegmentId, SessionId, SnapshotId, number_name};
 use keepstone::format::verdict::Ruling;
@@ -147,7 +147,7 @@ fn sleeper(at_put: &'static str, own: bool) {
         }
         Answer::Go
     });
-    let summary = stage.backup_with(source.path(), &options(0), &Silent).unwrap();
+    let summary = stage.backup_with(source.path(), &plain(), &Silent).unwrap();
     assert!(!summary.pending());
     let id = summary.snapshot.unwrap();
     // Whatever else is shown restores as well: a commit that was fenced for good is nobody's.
@@ -256,24 +256,43 @@ fn order_4_a_successor_that_no_collector_has_seen_does_not_trust_a_fence_that_sp
         Answer::Go
     });
     write(source.path(), "new", &noise(78, 20_000));
-    let summary = stage.backup_with(source.path(), &options(0), &Silent).unwrap();
+    let summary = stage.backup_with(source.path(), &plain(), &Silent).unwrap();
     assert!(packs.iter().all(|pack| !stage.collector.packs(0).contains(pack)), "they are gone for real");
     stage.assert_restores(&[0], summary.snapshot.unwrap(), source.path());
 }
 
+/// Stops the run once this file is begun.
+struct Stop(&'static [u8], Mutex<bool>);
+
+impl Monitor for Stop {
+    fn current(&self, path: &[u8]) {
+        *self.1.lock().unwrap() |= path == self.0;
+    }
+    fn cancelled(&self) -> bool {
+        *self.1.lock().unwrap()
+    }
+}
+
+/// Small files are read together: those of them that were not come to are no failure of the walk.
 #[test]
-fn an_interrupted_session_of_this_slot_is_adopted_from_the_first_state_on() {
-    struct Stop(Mutex<bool>);
-    impl Monitor for Stop {
-        fn current(&self, path: &[u8]) {
-            *self.0.lock().unwrap() |= path == b"file4";
-        }
-        fn cancelled(&self) -> bool {
-            *self.0.lock().unwrap()
+fn a_stop_among_small_files_is_told_as_one() {
+    for threads in [0, 2] {
+        for file in [b"0", b"4", b"9"] {
+            let (stage, source) = (Stage::new(1), tempfile::tempdir().unwrap());
+            for at in 0..10 {
+                write(source.path(), &at.to_string(), &noise(at, 300));
+            }
+            let options = Backup { threads, ..plain() };
+            let error = stage.backup_with(source.path(), &options, &Stop(file, Mutex::new(false))).unwrap_err();
+            assert!(matches!(error, BackupError::Cancelled), "{error}");
         }
     }
+}
+
+#[test]
+fn an_interrupted_session_of_this_slot_is_adopted_from_the_first_state_on() {
     let ((stage, identity), source) = (Stage::with_writer(2), source());
-    let error = stage.backup_with(source.path(), &watching(), &Stop(Mutex::new(false))).unwrap_err();
+    let error = stage.backup_with(source.path(), &watching(), &Stop(b"file4", Mutex::new(false))).unwrap_err();
     assert!(matches!(error, BackupError::Cancelled));
     let left = stage.collector.open_sessions(0);
     assert_eq!((left.len(), stage.collector.packs(0).len()), (1, 1));
@@ -286,7 +305,7 @@ fn an_interrupted_session_of_this_slot_is_adopted_from_the_first_state_on() {
         let looked = stage.place(0, at, "list", "sessions/");
         assert!(looked < stage.place(0, at, "put", "sessions/"));
     }
-    assert!(summary.new_bytes < 6 * 5000, "what was stored is used");
+    assert!(summary.new_bytes < 6 * FILE_BYTES as u64, "what was stored is used");
     // Nothing is left to adopt for who comes after, but the one that is open still.
     stage.backup(source.path());
     let last = stage.collector.commits(0);
@@ -522,7 +541,7 @@ fn order_7_a_base_that_goes_with_its_fenced_session_is_read_again() {
         });
         let summary = set.backup(&Silent).unwrap();
         assert_eq!(summary.files_unmodified, 0, "at {at_put}: counted in the pass that was saved");
-        assert!(summary.new_bytes >= 6 * 5000);
+        assert!(summary.new_bytes >= 6 * FILE_BYTES as u64);
         set.stage.assert_restores(&[0], summary.snapshot.unwrap(), set.source.path());
     }
 }
@@ -561,7 +580,7 @@ fn an_unchanged_source_is_saved_again_when_the_last_snapshot_goes_meanwhile() {
         }
     });
     // Without the cache every file is read, and the watch sleeps until the end.
-    let options = Backup { skip_if_unchanged: true, ..options(0) };
+    let options = Backup { skip_if_unchanged: true, ..plain() };
     let summary = set.stage.backup_with(set.source.path(), &options, &monitor).unwrap();
     assert!(!summary.unchanged);
     set.stage.assert_restores(&[0], summary.snapshot.unwrap(), set.source.path());
