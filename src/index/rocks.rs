@@ -13,8 +13,8 @@ use crate::env::{SystemRandom, random_bytes};
 use crate::format::ids::{ChunkId, PackId, RegionId, RepositoryId, SegmentId};
 use crate::format::segment::Segment;
 use rocksdb::{
-    BlockBasedIndexType, BlockBasedOptions, Cache, ColumnFamily, ColumnFamilyDescriptor, DB, DBCompactionStyle,
-    DBCompressionType, IngestExternalFileOptions, Options, SstFileWriter,
+    BlockBasedIndexType, BlockBasedOptions, Cache, ColumnFamily, ColumnFamilyDescriptor, DB, DBCompressionType,
+    IngestExternalFileOptions, Options, SstFileWriter,
 };
 use rustix::fs::{FlockOperation, flock};
 use rustix::io::Errno;
@@ -115,9 +115,6 @@ fn options(name: &str, cache: &Cache) -> Options {
     let mut options = Options::default();
     options.set_block_based_table_factory(&table);
     options.set_compression_type(DBCompressionType::Zstd);
-    // Keys are random, so each file overlaps all others: by levels a few small ones would have a whole level
-    // written again, and this way only what is about as large as they are.
-    options.set_compaction_style(DBCompactionStyle::Universal);
     // Sooner, one would begin whenever the database is open for a moment, and be thrown away.
     options.set_level_zero_file_num_compaction_trigger(LEVEL_0_FILES_MAX as i32);
     // Keys of the chunk family are random and values small: a small write buffer is enough, since
