@@ -8,9 +8,9 @@
 #
 # moto judges requests, answers, conditional puts, listings with pages, error codes and Object Lock: a locked
 # version stays, and a delete without a version only hides it, as with S3 itself. It wants another header than
-# S3 does for a put into a bucket with a default retention, so that isn't tried. It can't judge consistency
-# between servers, durability, real signatures and policies (it accepts any credentials), throttling, or how a
-# service behaves under load: one process holds everything in memory.
+# S3 does for a put into a bucket with a default retention, so that isn't tried. It can't judge atomicity (it is
+# given one request at a time), consistency between servers, durability, real signatures and policies (it accepts
+# any credentials), throttling, or how a service behaves under load: one process holds everything in memory.
 set -eu
 
 MOTO=5.2.5
@@ -35,4 +35,21 @@ if [ ! -f "$environment/complete" ]; then
     exec 9>&-
 fi
 
-exec "$environment/bin/moto_server" -H 127.0.0.1 -p "$port"
+# moto looks whether a key exists and then puts it, in as many threads as there are requests: two creates at once
+# could both succeed. One request at a time, a condition on a put holds, as it does with S3.
+exec "$environment/bin/python" -c '
+import threading
+import moto.server
+
+dispatch = moto.server.DomainDispatcherApplication.__call__
+turn = threading.Lock()
+
+
+def in_turn(application, request, start_response):
+    with turn:
+        return dispatch(application, request, start_response)
+
+
+moto.server.DomainDispatcherApplication.__call__ = in_turn
+moto.server.main()
+' -H 127.0.0.1 -p "$port"
