@@ -70,9 +70,9 @@ impl Worker {
         entry.identity.size >= SMALL_BYTES_MAX as u64 || self.buffer.len() - self.filled > SMALL_BYTES_MAX
     }
 
-    /// Reads, cuts and identifies a small file, whose place in the block is `at`, and which had the
-    /// chunks `base` in the snapshot from which unchanged files are taken over: it often has them still. False if it isn't one, or not as
-    /// the walk saw it: then it is to be captured as any other.
+    /// Reads, cuts and identifies a small file, whose place in the block is `at`, and which had the chunks `base`
+    /// in the snapshot from which unchanged files are taken over: it often has them still. False if it isn't one,
+    /// or not as the walk saw it: then it is to be captured as any other.
     pub fn read_small(
         &mut self,
         engine: &Engine<'_>,

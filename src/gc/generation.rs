@@ -44,6 +44,15 @@ pub struct View {
     pub needed: Needed,
 }
 
+impl View {
+    /// True for a pack, by index into the holdings', that is there, of which something is needed, and about which
+    /// no two segments disagree.
+    pub fn stays(&self, pack: u32) -> bool {
+        let row = &self.holdings.packs[pack as usize];
+        self.needed.packs[pack as usize] && row.present && !row.dead && !row.disputed
+    }
+}
+
 impl Run<'_> {
     pub fn stop_if_cancelled(&self) -> Result<(), GcError> {
         match self.monitor.cancelled() {

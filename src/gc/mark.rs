@@ -261,9 +261,11 @@ impl<'a> Tallies<'a> {
             None => homes.values().for_each(|copy| self.need(copy)),
         }
         // What segments disagree about may be needed for what any of them says.
-        let disputed = |copy: &&ChunkCopy| self.usable(copy) && self.holdings.packs[copy.pack as usize].disputed;
-        let disputed: Vec<ChunkCopy> = copies.iter().filter(disputed).copied().collect();
-        disputed.iter().for_each(|copy| self.need(copy));
+        for copy in copies {
+            if self.usable(copy) && self.holdings.packs[copy.pack as usize].disputed {
+                self.need(copy);
+            }
+        }
     }
 
     fn finish(self, marks: Marks, notices: Vec<String>) -> Needed {

@@ -63,8 +63,7 @@ impl Run<'_> {
         let wanted: BTreeSet<&PackId> = view.claims.open(&self.log).flat_map(|(_, record)| &record.needs).collect();
         let (mut choices, mut total, mut unused) = (Vec::new(), 0, 0);
         for (at, pack) in view.holdings.packs.iter().enumerate() {
-            let stays = view.needed.packs[at] && pack.present && !pack.dead;
-            if !stays || pack.disputed || protected.contains(&pack.session) || wanted.contains(&pack.id) {
+            if !view.stays(at as u32) || protected.contains(&pack.session) || wanted.contains(&pack.id) {
                 continue;
             }
             let frames = pack.first_frame..pack.first_frame + pack.frame_count as usize;
@@ -442,9 +441,8 @@ impl<'a, 'b> Work<'a, 'b> {
             return Ok(false);
         }
         let stays = |copy: &ChunkCopy| {
-            let pack = &view.holdings.packs[copy.pack as usize];
-            let there = copy.present && !pack.dead && !pack.disputed && view.needed.packs[copy.pack as usize];
-            there && pack.origin == origin && !self.chosen.contains(&copy.pack)
+            let same_origin = view.holdings.packs[copy.pack as usize].origin == origin;
+            copy.present && same_origin && view.stays(copy.pack) && !self.chosen.contains(&copy.pack)
         };
         Ok(!graph.copies(id)?.iter().any(stays))
     }

@@ -681,6 +681,7 @@ impl Index for RocksIndex {
         let arriving = arrivals.iter().map(|arrival| (arrival.id, &arrival.segment, &arrival.regions[..]));
         self.take_in(&arriving.collect::<Vec<_>>())
     }
+
     fn detach(
         &self,
         region: RegionId,
@@ -811,7 +812,7 @@ impl Holder {
         let mut file =
             options.read(true).write(true).create(true).truncate(false).open(path).map_err(HoldProblem::Failed)?;
         // Ingests take moments: wait for them, and say for whom only when it takes too long.
-        for attempt in 0..600 {
+        for attempt in 1..=OPEN_ATTEMPTS {
             match flock(&file, FlockOperation::NonBlockingLockExclusive) {
                 Ok(()) => {
                     let written = file
@@ -821,9 +822,7 @@ impl Holder {
                     written.map_err(HoldProblem::Failed)?;
                     return Ok(Holder { _file: file });
                 }
-                Err(Errno::WOULDBLOCK) if attempt < 599 => {
-                    std::thread::sleep(std::time::Duration::from_millis(100));
-                }
+                Err(Errno::WOULDBLOCK) if attempt < OPEN_ATTEMPTS => std::thread::sleep(PAUSE),
                 Err(Errno::WOULDBLOCK) => break,
                 Err(error) => return Err(HoldProblem::Failed(error.into())),
             }

@@ -249,8 +249,8 @@ struct Ends {
 }
 
 /// Reads what the regions hold of a slot's chain, from the end of the shortest or the first branch on, copies
-/// to each what it lacks of that, and gives the chain's ends. What is damaged is no reason not to record: the chain goes on
-/// beside it, and [`read`] reports it. A region without room for that is left out.
+/// to each what it lacks of that, and gives the chain's ends. What is damaged is no reason not to record: the
+/// chain goes on beside it, and [`read`] reports it. A region without room for that is left out.
 fn bring_together(
     repository: &Repository,
     regions: &mut Vec<usize>,

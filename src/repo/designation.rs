@@ -83,7 +83,8 @@ pub fn read(repository: &Repository, region: &RegionHandle) -> Result<Option<Des
     }
 }
 
-/// Records in the audit chain that a slot on a host is about to be designated in a region, then does it. Whoever was designated before must not be collecting any more.
+/// Records in the audit chain that a slot on a host is about to be designated in a region, then does it. Whoever
+/// was designated before must not be collecting any more.
 ///
 /// # Errors
 /// When this slot is no owner's, or the region can't be written.

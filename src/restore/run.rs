@@ -2,7 +2,7 @@
 
 use super::RestoreError;
 use super::target::{Decision, DirHandle, Linked, Room, Target, TargetError, TargetErrorKind};
-use super::window::{OpenFile, Outcome, Queue, Window};
+use super::window::{OpenFile, Outcome, Queue, Window, release};
 use crate::format::ids::{ChunkId, ChunkKind};
 use crate::format::node::{Content, Extent, Node, NodeKind};
 use crate::repo::fetch::{FetchError, Fetcher};
@@ -442,7 +442,7 @@ impl Run<'_> {
                 Ok(None) => break,
                 Ok(Some(Extent::Hole { length })) => {
                     if let Err(error) = file.hole(offset, length) {
-                        self.window.abandon(&file);
+                        file.abandon();
                         return self.target_error(error);
                     }
                     offset += length;
@@ -483,31 +483,37 @@ impl Run<'_> {
         Ok(())
     }
 
-    fn close(&mut self, file: &std::sync::Arc<OpenFile>, whole: bool) {
+    /// All that is wanted of the file has been asked for; unless that is the whole of it, it is given up.
+    fn close(&self, file: &std::sync::Arc<OpenFile>, whole: bool) {
         if !whole {
-            self.window.abandon(file);
+            file.abandon();
         }
-        self.window.complete(self.target, file, self.outcome);
+        release(self.target, file, self.outcome);
     }
 
     /// Has fetched what was asked for, while more is asked for.
     fn fetch(&mut self) -> Result<(), RestoreError> {
-        if self.monitor.cancelled() {
-            return Err(RestoreError::Cancelled);
-        }
+        self.stop_if_ended()?;
         self.window.flush(self.queue)?;
-        match self.outcome.fatal.lock().unwrap_or_else(PoisonError::into_inner).take() {
-            Some(error) => Err(error.into()),
-            None => Ok(()),
-        }
+        self.stop_if_ended()
     }
 
     /// Returns when all that was asked for is written.
     fn settle(&mut self) -> Result<(), RestoreError> {
         self.fetch()?;
         self.queue.drain();
-        // What failed meanwhile.
-        self.fetch()
+        self.stop_if_ended()
+    }
+
+    /// Stops where the user wants it to, or where the target failed.
+    fn stop_if_ended(&self) -> Result<(), RestoreError> {
+        if self.monitor.cancelled() {
+            return Err(RestoreError::Cancelled);
+        }
+        match self.outcome.fatal.lock().unwrap_or_else(PoisonError::into_inner).take() {
+            Some(error) => Err(error.into()),
+            None => Ok(()),
+        }
     }
 
     /// Fetches what was asked for, then links, then finishes directories, children before parents.

@@ -78,6 +78,11 @@ impl OpenFile {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// The file can't be restored; what was written of it goes.
+    pub fn abandon(&self) {
+        self.failed.store(true, Ordering::Relaxed);
+    }
+
     /// Declares a hole.
     ///
     /// # Errors
@@ -178,16 +183,6 @@ impl Window {
     /// Notes that a file written in pieces waits for what was asked for.
     pub fn note_file(&mut self) {
         self.files += 1;
-    }
-
-    /// All chunks of the file have been asked for.
-    pub fn complete(&mut self, target: &Target, file: &Arc<OpenFile>, outcome: &Outcome) {
-        release(target, file, outcome);
-    }
-
-    /// The file can't be restored; what was written of it goes.
-    pub fn abandon(&mut self, file: &Arc<OpenFile>) {
-        file.failed.store(true, Ordering::Relaxed);
     }
 
     /// Plaintext bytes asked for.
@@ -431,8 +426,8 @@ fn write(target: &Target, want: &Want, bytes: &[u8], outcome: &Outcome) {
     release(target, file, outcome);
 }
 
-/// One thing less to wait for; the last one completes the file.
-fn release(target: &Target, file: &Arc<OpenFile>, outcome: &Outcome) {
+/// One thing less to wait for, a chunk or that all were asked for; the last one completes the file.
+pub fn release(target: &Target, file: &Arc<OpenFile>, outcome: &Outcome) {
     if file.left.fetch_sub(1, Ordering::AcqRel) != 1 {
         return;
     }

@@ -389,17 +389,10 @@ fn a_low_limit_of_open_files_is_enough() {
     for at in 0..400 {
         program.write(&format!("{}/{at}", at % 7), &noise(at, 40_000));
     }
-    let limited = |arguments: &[&str]| {
-        let inner = program.command(arguments);
-        let mut shell = std::process::Command::new("sh");
-        shell.args(["-c", "ulimit -n 128; exec \"$0\" \"$@\""]).arg(inner.get_program()).args(inner.get_args());
-        shell.current_dir(program.home.path()).envs(inner.get_envs().filter_map(|(name, value)| Some((name, value?))));
-        Ended::new(shell.output().unwrap())
-    };
     let source = program.source();
-    limited(&["backup", "--chunk-size", "16KiB", source.to_str().unwrap()]).expect(0);
+    program.run_with_descriptors(128, &["backup", "--chunk-size", "16KiB", source.to_str().unwrap()]).expect(0);
     let out = program.path("out");
-    limited(&["restore", "latest", "--to", out.to_str().unwrap()]).expect(0);
+    program.run_with_descriptors(128, &["restore", "latest", "--to", out.to_str().unwrap()]).expect(0);
     assert_same(&source, &out);
 }
 
@@ -410,22 +403,9 @@ fn more_directories_than_may_be_open_are_captured_all() {
     for number in 0..count {
         program.write(&format!("{:02}/{:02}/file", number / 100, number % 100), format!("{number}").as_bytes());
     }
+    let source = program.source().display().to_string();
     // What many systems allow a process that didn't ask for more.
-    let limited = |descriptors: u32| {
-        let shell = format!("ulimit -n {descriptors} && exec \"$0\" \"$@\"");
-        let source = program.source().display().to_string();
-        let mut command = program.command::<&str>([]);
-        let binary = command.get_program().to_owned();
-        let mut shell_command = std::process::Command::new("sh");
-        shell_command.arg("-c").arg(shell).arg(binary);
-        shell_command.args(["--json", "--threads", "4", "backup", &source]).stdin(Stdio::null());
-        shell_command
-            .env_clear()
-            .envs(command.env("PATH", "/usr/bin:/bin").get_envs().filter_map(|(k, v)| Some((k, v?))));
-        shell_command.current_dir(program.path("."));
-        Ended::new(shell_command.output().unwrap())
-    };
-    let saved = limited(1024).expect(0).json();
+    let saved = program.run_with_descriptors(1024, &["--json", "--threads", "4", "backup", &source]).expect(0).json();
     assert_eq!((saved["files"].as_u64(), saved["issues"].as_u64()), (Some(count), Some(0)), "{saved}");
     program.restore("out", &["latest"]).expect(0);
     assert_same(&program.source(), &program.path("out"));

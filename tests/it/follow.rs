@@ -2,6 +2,7 @@
 //! holds, and what no collection explains is a loss.
 
 use crate::fixture::{World, noise, options, write};
+use crate::gc::thorough;
 use keepstone::backup::{Backup, BackupSummary, backup_tree};
 use keepstone::check::{self, check};
 use keepstone::env::{Clock, StepClock};
@@ -76,15 +77,6 @@ fn world(regions: usize) -> World {
 fn old_file(root: &Path, name: &str, bytes: &[u8]) {
     let file = std::fs::File::open(write(root, name, bytes)).unwrap();
     file.set_modified(std::time::UNIX_EPOCH + Duration::from_secs(1_000_000_000)).unwrap();
-}
-
-fn thorough() -> GcOptions {
-    GcOptions {
-        now: true,
-        forget_window: jiff::Span::new(),
-        max_unused: MaxUnused::Permyriad(0),
-        ..GcOptions::default()
-    }
 }
 
 fn collect(world: &World, which: &[usize], options: &GcOptions) {

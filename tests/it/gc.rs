@@ -68,7 +68,7 @@ pub fn rule(world: &World, id: SnapshotId, number: u64, ruling: Ruling) {
     rule_at(&repository, id, number, ruling, decided_at);
 }
 
-pub fn rule_at(repository: &Repository, id: SnapshotId, number: u64, ruling: Ruling, decided_at: i64) {
+fn rule_at(repository: &Repository, id: SnapshotId, number: u64, ruling: Ruling, decided_at: i64) {
     let verdict = Verdict { snapshot: id, number, ruling, decided_at, reason: String::new(), until: None };
     let (bytes, digest) = build_sealed(
         ObjectKind::Verdict,
@@ -996,7 +996,7 @@ fn each_region_is_collected_by_itself() {
     assert_clean(&world, &[second]);
 }
 
-fn stored_bytes(world: &World) -> u64 {
+pub fn stored_bytes(world: &World) -> u64 {
     list_sorted(&world.stores[0].inner().memory, "packs/").unwrap().iter().map(|listed| listed.size).sum()
 }
 

@@ -2,13 +2,12 @@
 //! nobody changes stops changing.
 
 use crate::fixture::{World, noise, options, write};
-use jiff::Span;
+use crate::gc::{collect, rule, stored_bytes, thorough};
 use keepstone::backup::{Backup, DedupTrust, backup_tree};
 use keepstone::check::{self, check};
 use keepstone::format::ids::SnapshotId;
 use keepstone::format::roster::Role;
 use keepstone::format::verdict::Ruling;
-use keepstone::gc::{GcOptions, GcReport, MaxUnused, gc};
 use keepstone::index::MemoryIndex;
 use keepstone::repo::snapshots::list;
 use keepstone::repo::sync::sync;
@@ -18,35 +17,17 @@ use keepstone::store::list_sorted;
 use std::path::Path;
 use tempfile::TempDir;
 
-fn collect(world: &World) -> GcReport {
-    let options = GcOptions {
-        now: true,
-        forget_window: Span::new(),
-        max_unused: MaxUnused::Permyriad(0),
-        ..GcOptions::default()
-    };
-    let report = gc(&world.open(&world.all()).unwrap(), &options, &Silent).unwrap();
-    for region in &report.regions {
-        assert!(region.failure.is_none(), "{:?}", region.failure);
-    }
-    report
-}
-
 fn stored(world: &World) -> Vec<(String, u64)> {
     let listed = list_sorted(&world.stores[0].inner().memory, "packs/").unwrap();
     listed.into_iter().map(|listed| (listed.name, listed.size)).collect()
 }
 
-fn bytes(world: &World) -> u64 {
-    stored(world).iter().map(|(_, size)| size).sum()
-}
-
 /// After a few collections further ones change nothing.
 fn assert_settles(world: &World) {
-    (0..4).for_each(|_| drop(collect(world)));
+    (0..4).for_each(|_| drop(collect(world, &thorough())));
     let settled = stored(world);
     for _ in 0..3 {
-        let report = collect(world);
+        let report = collect(world, &thorough());
         assert_eq!(report.regions[0].repacked_bytes, 0, "{:?}", report.regions[0]);
         assert_eq!(stored(world), settled);
     }
@@ -61,11 +42,6 @@ fn assert_sound(world: &World, kept: &[(SnapshotId, &Path)]) {
     }
 }
 
-fn forget(world: &World, id: SnapshotId) {
-    let repository = world.open(&world.all()).unwrap();
-    crate::gc::rule_at(&repository, id, 1, Ruling::Forget, 0);
-}
-
 /// Files in one frame, every third of which the second snapshot still has.
 fn thin() -> (World, TempDir, SnapshotId) {
     let (world, source) = (World::new(1), tempfile::tempdir().unwrap());
@@ -77,7 +53,7 @@ fn thin() -> (World, TempDir, SnapshotId) {
         std::fs::remove_file(source.path().join(at.to_string())).unwrap();
     }
     let second = world.backup(&[0], source.path(), 0).unwrap().snapshot.unwrap();
-    forget(&world, first);
+    rule(&world, first, 1, Ruling::Forget);
     (world, source, second)
 }
 
@@ -86,12 +62,12 @@ fn thin() -> (World, TempDir, SnapshotId) {
 fn what_is_packed_anew_after_a_rotation_is_found_under_its_id() {
     for rotations in [&[true][..], &[false], &[false, true], &[true, false]] {
         let (world, source, second) = thin();
-        let before = bytes(&world);
+        let before = stored_bytes(&world);
         for renew_ids in rotations {
             world.open(&[0]).unwrap().rotate(*renew_ids).unwrap();
         }
         assert_settles(&world);
-        assert!(bytes(&world) < before / 2, "{rotations:?}: {} of {before} bytes left", bytes(&world));
+        assert!(stored_bytes(&world) < before / 2, "{rotations:?}: {} of {before} bytes left", stored_bytes(&world));
         assert_sound(&world, &[(second, source.path())]);
         // A backup after it is as good as before, whether it finds its chunks again or not.
         let third = world.backup(&[0], source.path(), 0).unwrap().snapshot.unwrap();
@@ -121,10 +97,10 @@ fn second_copies_are_taken_out_once() {
     let listing = list(&repository).unwrap();
     let second = backup_tree(&repository, &index, &options(0), &sources, walk, &listing.snapshots, &Silent);
     let second = second.unwrap().snapshot.unwrap();
-    let before = bytes(&world);
+    let before = stored_bytes(&world);
     assert_settles(&world);
     let shared = 75 * 20_000;
-    assert!(bytes(&world) < before - shared * 9 / 10, "{} of {before} bytes left", bytes(&world));
+    assert!(stored_bytes(&world) < before - shared * 9 / 10, "{} of {before} bytes left", stored_bytes(&world));
     assert_sound(&world, &[(first, one.path()), (second, two.path())]);
 }
 
@@ -142,8 +118,8 @@ fn what_another_slot_relies_on_is_moved_once() {
     let trusting = Backup { trust: DedupTrust::All, ..options(0) };
     let summary = world.as_slot(&writer).backup_as(&[0], source.path(), &trusting).unwrap();
     assert!(summary.new_bytes < 100_000, "it relies on the owner's packs");
-    forget(&world, first);
+    rule(&world, first, 1, Ruling::Forget);
     assert_settles(&world);
-    assert!(bytes(&world) < 3 << 20, "{} bytes left", bytes(&world));
+    assert!(stored_bytes(&world) < 3 << 20, "{} bytes left", stored_bytes(&world));
     assert_sound(&world, &[(summary.snapshot.unwrap(), source.path())]);
 }

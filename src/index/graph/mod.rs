@@ -543,7 +543,7 @@ impl Graph {
         if marks.incomplete {
             return Err(GraphError::Incomplete);
         }
-        let group = self.find(&mut self.listed.cursor(), id)?;
+        let group = self.find(&mut self.listed.cursor(), id, &mut Vec::new())?;
         Ok(group.is_some_and(|group| marks.is_set(group.position)))
     }
 
@@ -552,17 +552,9 @@ impl Graph {
     /// # Errors
     /// When what was put aside can't be read back.
     pub fn copies(&self, id: &ChunkId) -> Result<Vec<ChunkCopy>, GraphError> {
-        let mut listed = self.listed.cursor();
-        let name = chunk_name(id);
-        listed.seek(key(id))?;
         let mut copies = Vec::new();
-        while let Some(group) = group(&mut listed, &mut |copy| copies.push(*copy))?.filter(|group| group.name <= name) {
-            if group.name == name {
-                return Ok(copies);
-            }
-            copies.clear();
-        }
-        Ok(Vec::new())
+        self.find(&mut self.listed.cursor(), id, &mut copies)?;
+        Ok(copies)
     }
 
     /// Marks listed chunks without walking what they refer to: for marks that are no walk's.
@@ -574,9 +566,9 @@ impl Graph {
             return Err(GraphError::Incomplete);
         }
         marks.incomplete = true;
-        let mut listed = self.listed.cursor();
+        let (mut listed, mut copies) = (self.listed.cursor(), Vec::new());
         for id in ids {
-            if let Some(group) = self.find(&mut listed, id)? {
+            if let Some(group) = self.find(&mut listed, id, &mut copies)? {
                 marks.reach(&group);
             }
         }
@@ -584,14 +576,24 @@ impl Graph {
         Ok(())
     }
 
-    fn find(&self, listed: &mut Cursor<'_, Listed>, id: &ChunkId) -> Result<Option<Group>, GraphError> {
+    /// Finds a chunk, and fills in its copies.
+    fn find(
+        &self,
+        listed: &mut Cursor<'_, Listed>,
+        id: &ChunkId,
+        copies: &mut Vec<ChunkCopy>,
+    ) -> Result<Option<Group>, GraphError> {
         let name = chunk_name(id);
         listed.seek(key(id))?;
-        while let Some(group) = group(listed, &mut |_| {})?.filter(|group| group.name <= name) {
-            if group.name == name {
-                return Ok(Some(group));
+        loop {
+            copies.clear();
+            match group(listed, &mut |copy| copies.push(*copy))? {
+                Some(group) if group.name == name => return Ok(Some(group)),
+                Some(group) if group.name < name => {}
+                _ => break,
             }
         }
+        copies.clear();
         Ok(None)
     }
 }
