@@ -105,6 +105,9 @@ pub const SOURCES_BYTES_TARGET: usize = 10 << 20;
 pub const MEMORY_BYTES_DEFAULT: usize = 256 << 20;
 /// Lowest ceiling that the engine can keep.
 pub const MEMORY_BYTES_MIN: usize = 96 << 20;
+/// What a run takes of its ceiling before the first worker begins, by measurement: the program, its threads, the
+/// index's own buffers.
+pub const MEMORY_BYTES_AT_REST: usize = 48 << 20;
 
 const _: () = assert!(CHUNK_BYTES_MAX < FRAME_RAW_BYTES_MAX);
 const _: () = assert!(FRAME_RAW_BYTES_TARGET + 4 * CHUNK_AVERAGE_BYTES_MAX <= FRAME_RAW_BYTES_MAX);

@@ -4,6 +4,7 @@ use super::BackupError;
 use super::engine::{Engine, ExtentCollector, Piece};
 use crate::format::ids::ChunkId;
 use crate::format::node::{Content, Extent, NodeKind};
+use crate::limits::FRAME_RAW_BYTES_TARGET;
 use crate::pack::FrameBuilder;
 use crate::report::{Issue, IssueKind};
 use crate::source::{Entry, FileReader, Identity, ReadError, ReadOutcome, SMALL_BYTES_MAX, Span, XattrReader};
@@ -18,6 +19,18 @@ pub enum Captured {
     Whole(Option<Identity>, Option<Issue>),
     /// The entry is not in the snapshot.
     Lost(Issue),
+}
+
+/// What a worker holds at most, in bytes, when it cuts to this average: its buffer, an open frame, that frame's
+/// sealed copy and Zstandard's tables.
+pub const fn worker_bytes(chunk_average: usize) -> usize {
+    let chunk_max = 4 * chunk_average;
+    buffer_bytes(chunk_max) + 2 * (FRAME_RAW_BYTES_TARGET + chunk_max)
+}
+
+/// Room for several of the largest chunks.
+const fn buffer_bytes(chunk_max: usize) -> usize {
+    if chunk_max > 1 << 19 { 2 * chunk_max } else { 1 << 20 }
 }
 
 /// A worker's own buffers.
@@ -46,11 +59,11 @@ struct SmallFile {
 pub type SmallDone<'a> = dyn FnMut(usize, Content, Option<Issue>) + 'a;
 
 impl Worker {
-    /// With a buffer that holds several of the largest chunks.
+    /// For chunks of up to so many bytes.
     pub fn new(chunk_max: usize) -> Self {
         Worker {
             frame: FrameBuilder::new(),
-            buffer: vec![0; (2 * chunk_max).max(1 << 20)],
+            buffer: vec![0; buffer_bytes(chunk_max)],
             xattrs: XattrReader::default(),
             small: Vec::new(),
             pieces: Vec::new(),

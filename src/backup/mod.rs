@@ -18,6 +18,7 @@ pub mod usable;
 pub mod watch;
 
 pub use engine::DedupTrust;
+pub use file::worker_bytes;
 pub use run::{Backup, WATCH_INTERVAL_DEFAULT, backup_stream, backup_tree};
 
 use crate::format::ids::SnapshotId;

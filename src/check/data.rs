@@ -1,8 +1,8 @@
 //! Reads packs: every byte against the pack's name, every frame opened, every chunk's id computed anew,
 //! and what the segment states compared with what is there.
 //!
-//! A pack streams through in stored order: a thread holds one piece of it, one frame, and the directory
-//! with the padding at its end; about 10 MiB each with frames of the usual size, never a whole pack.
+//! A pack streams through in stored order: a thread holds one piece of it twice, as it comes and as it is taken, one
+//! opened frame, and the directory with the padding at its end; never a whole pack.
 
 use super::CheckError;
 use super::run::{Run, store_issue};
@@ -27,7 +27,7 @@ use std::collections::HashSet;
 use std::sync::{Mutex, PoisonError};
 
 /// Bytes read at once.
-const PIECE_BYTES: u64 = 8 << 20;
+const PIECE_BYTES: u64 = 4 << 20;
 /// Faults of one pack that are told one by one.
 const FAULTS_TOLD_MAX: usize = 16;
 /// The longest end of a pack after its frames: directory and padding.

@@ -146,7 +146,7 @@ fn options(workspace: &Workspace, wanted: &BackupSettings) -> Result<Backup, Cli
             DedupTrust::Verified => crate::backup::DedupTrust::Own,
             DedupTrust::All => crate::backup::DedupTrust::All,
         },
-        threads: workspace.settings.threads.max(1),
+        threads: workspace.settings.workers(crate::backup::worker_bytes(wanted.chunk_size_bytes)),
         spools: SpoolSpace::Directory(directory.clone()),
         seen_directory: Some(directory),
         watch_interval: crate::backup::WATCH_INTERVAL_DEFAULT,

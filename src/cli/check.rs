@@ -42,7 +42,7 @@ pub fn run(args: &CheckArgs, global: &Global) -> Result<Class, CliError> {
             ReadData::Permyriad(share) => Subset::Permyriad(share),
             ReadData::Part { part, of } => Subset::Part { part, of },
         }),
-        threads: workspace.settings.threads,
+        threads: workspace.settings.workers(crate::check::WORKER_BYTES),
         memory_bytes: workspace.settings.memory_bytes / 4,
         spill: Some(spill),
     };

@@ -30,7 +30,7 @@ pub fn run(args: &GcArgs, global: &Global) -> Result<Class, CliError> {
     let options = GcOptions {
         now: args.now,
         dry_run: args.dry_run,
-        threads: workspace.settings.threads,
+        threads: workspace.settings.workers(crate::gc::WORKER_BYTES),
         memory_bytes: workspace.settings.memory_bytes / 2,
         spill: Some(directory.clone()),
         spools: SpoolSpace::Directory(directory),

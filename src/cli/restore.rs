@@ -74,7 +74,7 @@ pub fn run(args: &RestoreArgs, global: &Global) -> Result<Class, CliError> {
         include: args.include.clone(),
         exclude: args.exclude.clone(),
         verify: args.verify,
-        threads: workspace.settings.threads.max(1),
+        threads: workspace.settings.workers(crate::restore::WORKER_BYTES),
     };
     let monitor: &dyn Monitor = &workspace.progress;
     let fetcher = Fetcher::new(&workspace.repository, &index, monitor, workspace.settings.memory_bytes / 8);

@@ -32,7 +32,7 @@ pub fn run(args: &ScrubArgs, global: &Global) -> Result<Class, CliError> {
     let store = open_store(&region.url, &settings.store_options(region), false)
         .map_err(|error| CliError::from(error).in_region(&region.name))?;
     let progress = Progress::start(global).map_err(|error| CliError::new(Class::Failed, error.to_string()))?;
-    let report = scrub(&region.name, &*store, settings.threads, &progress)?;
+    let report = scrub(&region.name, &*store, settings.workers(crate::check::WORKER_BYTES), &progress)?;
     progress.finish();
     let document = json!({
         "region": region.name, "sound": report.issues_total == 0,

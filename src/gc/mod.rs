@@ -40,6 +40,8 @@ use std::time::Duration;
 pub const FORGET_WINDOW_DAYS: i64 = 7;
 /// How long a session may take to see a condemn before it is fenced. Writers look every few minutes.
 pub const OBSERVE_TIME: Duration = Duration::from_secs(600);
+/// What a thread of a collection holds at most, in bytes: a usual segment as stored and as decoded.
+pub const WORKER_BYTES: usize = 12 << 20;
 /// How often a run that waits looks whether the sessions have seen it.
 const POLL: Duration = Duration::from_secs(10);
 

@@ -6,7 +6,7 @@ pub mod run;
 pub mod target;
 mod window;
 
-pub use run::{Restore, RestoreSummary, restore};
+pub use run::{Restore, RestoreSummary, WORKER_BYTES, restore};
 
 use crate::repo::fetch::FetchError;
 

@@ -17,6 +17,9 @@ use std::sync::PoisonError;
 const WINDOW_BYTES: u64 = 32 << 20;
 const WINDOW_CHUNKS: usize = 8192;
 const DIRECTORIES_WAITING_MAX: usize = 4096;
+/// What a thread of a restore holds at most with frames of the usual size, in bytes: sealed frames read at once, and
+/// one that is opened.
+pub const WORKER_BYTES: usize = 6 << 20;
 
 /// What to restore of a snapshot, and how.
 #[derive(Clone, Debug, Default)]

@@ -145,7 +145,7 @@ pub struct Global {
     #[arg(long, value_name = "SIZE", global = true, value_parser = parse::memory)]
     pub memory: Option<usize>,
 
-    /// How many threads may compute at once [env: KEEPSTONE_THREADS] [default: one for each core]
+    /// How many threads may compute at once, as far as the memory goes [env: KEEPSTONE_THREADS] [default: one for each core]
     #[arg(long, value_name = "N", global = true, value_parser = parse::threads)]
     pub threads: Option<usize>,
 

@@ -234,7 +234,7 @@ pub struct Settings {
     pub cache_dir: PathBuf,
     /// Ceiling for all buffers and caches.
     pub memory_bytes: usize,
-    /// Threads that compute at once.
+    /// Threads that compute at once, where [`Settings::workers`] finds room for them.
     pub threads: usize,
     /// age identity files.
     pub identities: Vec<PathBuf>,
@@ -255,6 +255,13 @@ pub struct Settings {
 }
 
 impl Settings {
+    /// How many threads may work at once when each holds so many bytes: `threads`, if half of what the ceiling leaves
+    /// beside the program at rest has room for them. The other half is for the caches and queues that they share.
+    pub fn workers(&self, each_bytes: usize) -> usize {
+        let room = self.memory_bytes.saturating_sub(limits::MEMORY_BYTES_AT_REST) / 2;
+        self.threads.min(room / each_bytes).max(1)
+    }
+
     /// What a region's store is opened with: its options, under what the environment says.
     pub fn store_options(&self, region: &Region) -> BTreeMap<String, String> {
         let mut options = region.options.clone();

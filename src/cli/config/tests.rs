@@ -79,6 +79,19 @@ fn without_anything_there_are_defaults() {
 }
 
 #[test]
+fn there_are_no_more_workers_than_memory_has_room_for() {
+    let workers = |memory: &str, threads: &str, each_bytes: usize| {
+        let home = Home::new(None).set("KEEPSTONE_MEMORY", memory).set("KEEPSTONE_THREADS", threads);
+        home.load("keepstone stats").unwrap().workers(each_bytes)
+    };
+    assert_eq!(workers("256MiB", "2", 8 << 20), 2);
+    assert_eq!(workers("256MiB", "64", 8 << 20), 13);
+    assert_eq!(workers("1GiB", "64", 8 << 20), 61);
+    // There is always one: what it holds was reckoned in.
+    assert_eq!(workers("96MiB", "64", 1 << 30), 1);
+}
+
+#[test]
 fn command_line_over_environment_over_file() {
     let file = "memory = '100MiB'\nthreads = 3\ncache_dir = 'c'\nidentity = 'id'\n";
     let home = Home::new(Some(file));
