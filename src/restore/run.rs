@@ -9,6 +9,7 @@ use crate::repo::fetch::{FetchError, Fetcher};
 use crate::repo::walk::{Extents, Nodes, find_name, root_node};
 use crate::report::{Issue, IssueKind, Monitor, Phase};
 use ignore::gitignore::{Gitignore, GitignoreBuilder};
+use std::fs::File;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::sync::PoisonError;
@@ -16,10 +17,12 @@ use std::sync::PoisonError;
 /// Two windows are under way at a time: one being fetched, one being filled.
 const WINDOW_BYTES: u64 = 32 << 20;
 const WINDOW_CHUNKS: usize = 8192;
+/// Bytes of what should be a hole that are read back at once.
+const ZEROS_READ_BYTES: u64 = 1 << 20;
 const DIRECTORIES_WAITING_MAX: usize = 4096;
 /// What a thread of a restore holds at most with frames of the usual size, in bytes: sealed frames read at once, and
 /// one that is opened.
-pub const WORKER_BYTES: usize = 6 << 20;
+pub const WORKER_BYTES: usize = 8 << 20;
 
 /// What to restore of a snapshot, and how.
 #[derive(Clone, Debug, Default)]
@@ -338,6 +341,7 @@ impl Run<'_> {
                 self.summary.kept += 1;
                 if self.looks_same(parent, node) {
                     self.target.keep_link(parent, node);
+                    self.verify_later(parent, node, path);
                 } else {
                     // Kept as asked, but whoever reads the result must not take it for restored.
                     let detail = "another file is there and is kept; `--overwrite if-different` replaces it".to_owned();
@@ -598,6 +602,13 @@ impl Run<'_> {
         let mut extents = Extents::of(self.fetcher, content);
         let (mut offset, mut buffer) = (0, Vec::new());
         while let Some(extent) = extents.next()? {
+            if let Extent::Hole { length } = extent {
+                match first_nonzero(&file, offset, offset + length, &mut buffer) {
+                    Ok(None) => {}
+                    Ok(Some(at)) => return Ok(Some(format!("read back: zeros expected at byte {at}"))),
+                    Err(error) => return Ok(Some(format!("read back at byte {offset}: {error}"))),
+                }
+            }
             if let Extent::Chunk { id, length } = extent {
                 buffer.resize(length as usize, 0);
                 if let Err(error) = file.read_exact_at(&mut buffer, offset) {
@@ -616,4 +627,28 @@ impl Run<'_> {
         }
         Ok(None)
     }
+}
+
+/// Where the first byte that isn't zero lies between two offsets of a file. What it holds no data for isn't read.
+fn first_nonzero(file: &File, from: u64, to: u64, buffer: &mut Vec<u8>) -> std::io::Result<Option<u64>> {
+    use std::os::unix::fs::FileExt;
+    let mut at = from;
+    while at < to {
+        match rustix::fs::seek(file, rustix::fs::SeekFrom::Data(at)) {
+            Ok(data) if data >= to => return Ok(None),
+            Ok(data) => at = data,
+            // No data up to its end.
+            Err(rustix::io::Errno::NXIO) => return Ok(None),
+            // Not every file system can tell: then all is read.
+            Err(rustix::io::Errno::INVAL | rustix::io::Errno::OPNOTSUPP) => {}
+            Err(error) => return Err(error.into()),
+        }
+        buffer.resize(ZEROS_READ_BYTES.min(to - at) as usize, 0);
+        file.read_exact_at(buffer, at)?;
+        if let Some(found) = buffer.iter().position(|byte| *byte != 0) {
+            return Ok(Some(at + found as u64));
+        }
+        at += buffer.len() as u64;
+    }
+    Ok(None)
 }

@@ -107,8 +107,13 @@ fn what_cannot_be_read_makes_the_snapshot_partial() {
     for path in [&closed, &directory] {
         std::fs::set_permissions(path, PermissionsExt::from_mode(0o000)).unwrap();
     }
-    let saved = program.backup_ending(4, &[]);
+    let ended = program.run(["--json", "backup", "source"]).expect(4);
+    let saved = ended.json();
     assert_eq!((&saved["partial"], &saved["issues"]), (&true.into(), &2.into()));
+    for name in ["source/closed\"", "source/closed directory\""] {
+        let told = ended.stderr.lines().filter(|line| line.contains("issue") && line.contains(name)).count();
+        assert_eq!(told, 1, "{name}: {}", ended.stderr);
+    }
     assert_eq!(program.snapshots(&[])[0]["partial"], true);
     let restored = program.restore("out", &["latest"]);
     assert_eq!(std::fs::read(program.path("out/fine")).unwrap(), b"fine");

@@ -188,3 +188,32 @@ fn a_full_region_is_left_out_and_the_other_one_commits() {
     assert_same(&program.source(), &program.path("out"));
     program.assert_tidy();
 }
+
+/// Garbage in what should be a hole is found by reading back, whatever the file's size and time say; and a file that
+/// was there already with both is read back too.
+#[test]
+fn reading_back_looks_into_holes_and_at_files_that_were_there() {
+    use std::os::unix::fs::FileExt;
+    let program = Program::new();
+    let sparse = std::fs::File::create(program.write("sparse", b"")).unwrap();
+    sparse.write_all_at(b"begins", 0).unwrap();
+    sparse.write_all_at(b"ends", 20 << 20).unwrap();
+    drop(sparse);
+    program.backup_ending(0, &[]);
+    let restore = |overwrite: &str| program.restore("out", &["latest", "--overwrite", overwrite, "--verify"]);
+    restore("never").expect(0);
+    let again = restore("never").expect(0).json();
+    assert!(again["files"] == 0 && again["verified"].as_u64() >= Some(1), "{again}");
+    let path = program.path("out/sparse");
+    let about = std::fs::metadata(&path).unwrap();
+    let file = std::fs::OpenOptions::new().write(true).open(&path).unwrap();
+    file.write_all_at(b"garbage", 9 << 20).unwrap();
+    file.set_times(std::fs::FileTimes::new().set_modified(about.modified().unwrap())).unwrap();
+    drop(file);
+    for overwrite in ["never", "if-different"] {
+        let found = restore(overwrite).expect(4).json();
+        assert!(found["issues"].to_string().contains(&format!("zeros expected at byte {}", 9 << 20)), "{found}");
+    }
+    restore("always").expect(0);
+    assert_same(&program.source(), &program.path("out"));
+}

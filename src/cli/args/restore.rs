@@ -46,7 +46,7 @@ pub struct RestoreArgs {
     #[arg(long, short = 'n')]
     pub dry_run: bool,
 
-    /// Read back everything that was written, and compare
+    /// Read back every file that was written, or was there already with its size and time, and compare
     #[arg(long)]
     pub verify: bool,
 
