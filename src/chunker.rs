@@ -22,6 +22,17 @@ pub struct Chunker {
 )]
 pub struct ChunkSizeError(pub usize);
 
+/// Files of fewer averages than these are cut finer: they change in a few lines, and an edit stores its chunk anew. By
+/// measurement (benches/README.md).
+const FINE_BELOW_AVERAGES: usize = 16;
+/// By how much finer, as far as the smallest average allows.
+const FINE_DIVISOR: usize = 4;
+
+fn masks(average: usize) -> [u64; 4] {
+    let (strict, relaxed) = select_masks(average, Normalization::Level1);
+    [strict, relaxed, strict << 1, relaxed << 1]
+}
+
 impl Chunker {
     /// With the ring's `gear` secret and an average size in bytes; the smallest chunk is a quarter of
     /// it, the largest four times it.
@@ -39,9 +50,18 @@ impl Chunker {
             *entry = bytes.iter().rev().fold(0, |value, byte| value << 8 | u64::from(*byte));
         }
         let gear_shifted = Box::new(gear.map(|entry| entry << 1));
-        let (strict, relaxed) = select_masks(average, Normalization::Level1);
-        let masks = [strict, relaxed, strict << 1, relaxed << 1];
-        Ok(Chunker { gear, gear_shifted, masks, min: average / 4, average, max: average * 4 })
+        Ok(Chunker { gear, gear_shifted, masks: masks(average), min: average / 4, average, max: average * 4 })
+    }
+
+    /// The one for files below [`Chunker::fine_below`].
+    pub fn fine(&self) -> Self {
+        let average = (self.average / FINE_DIVISOR).max(CHUNK_AVERAGE_BYTES_MIN);
+        Chunker { masks: masks(average), min: average / 4, average, max: average * 4, ..self.clone() }
+    }
+
+    /// Files of fewer bytes are cut finer.
+    pub fn fine_below(&self) -> u64 {
+        (self.average * FINE_BELOW_AVERAGES) as u64
     }
 
     /// The largest chunk in bytes: the window that [`Chunker::cut`] must see unless the input ends.
@@ -119,6 +139,18 @@ mod tests {
         assert_ne!(one, two);
         let average = bytes.len() / one.len();
         assert!((10 << 10..26 << 10).contains(&average), "{average}");
+    }
+
+    #[test]
+    fn files_of_a_few_chunks_are_cut_finer() {
+        let coarse = Chunker::new(&[1; 32], 64 << 10).expect("valid");
+        assert_eq!((coarse.fine_below(), coarse.fine().average(), coarse.fine().max()), (1 << 20, 16 << 10, 64 << 10));
+        let mut bytes = vec![0u8; 4 << 20];
+        SeededRandom::new(5).fill(&mut bytes);
+        // As if the average had been asked for.
+        assert_eq!(cuts(&coarse.fine(), &bytes), cuts(&Chunker::new(&[1; 32], 16 << 10).expect("valid"), &bytes));
+        let finest = Chunker::new(&[1; 32], CHUNK_AVERAGE_BYTES_MIN).expect("valid");
+        assert_eq!(finest.fine().average(), CHUNK_AVERAGE_BYTES_MIN);
     }
 
     #[test]

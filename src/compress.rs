@@ -33,8 +33,8 @@ impl Compression {
         let mut context = zstd::bulk::Compressor::new(self.level())?;
         if self == Compression::Default {
             // Level 3 would take 768 KiB of tables for a frame, more than most cores' second cache next to the
-            // frame itself; with 256 KiB it is about a fifth faster and a hundredth larger (`benches/README.md`).
-            context.set_parameter(CParameter::HashLog(15))?;
+            // frame itself; with 384 KiB it is about as fast as with 256 KiB, and smaller (`benches/README.md`).
+            context.set_parameter(CParameter::HashLog(16))?;
             context.set_parameter(CParameter::ChainLog(15))?;
         }
         Ok(context)

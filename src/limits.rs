@@ -7,7 +7,9 @@ pub const CHUNK_BYTES_MAX: usize = 16 << 20;
 /// Largest frame, in plaintext bytes.
 pub const FRAME_RAW_BYTES_MAX: usize = 17 << 20;
 /// A frame is sealed once it holds this many plaintext bytes, unless a dataset says otherwise.
-pub const FRAME_RAW_BYTES_TARGET: usize = 2 << 20;
+pub const FRAME_RAW_BYTES_TARGET: usize = 4 << 20;
+/// A frame is sealed once it holds so many chunks, however small they are: what is kept of each outweighs its bytes.
+pub const FRAME_CHUNKS_TARGET: usize = 1 << 16;
 /// Largest sealed frame: raw bytes, zstd's worst expansion, codec byte and tag.
 pub const FRAME_SEALED_BYTES_MAX: usize = FRAME_RAW_BYTES_MAX + (FRAME_RAW_BYTES_MAX >> 7) + 1024;
 /// Largest pack.
@@ -92,7 +94,7 @@ pub const CHUNK_AVERAGE_BYTES_MAX: usize = 1 << 20;
 /// Average chunk size for directory trees, by measurement (benches/README.md).
 pub const CHUNK_AVERAGE_BYTES_TREE: usize = 64 << 10;
 /// Average chunk size for streams, by measurement.
-pub const CHUNK_AVERAGE_BYTES_STREAM: usize = 16 << 10;
+pub const CHUNK_AVERAGE_BYTES_STREAM: usize = 8 << 10;
 /// Issues and exclusions that a snapshot lists one by one; more are only counted.
 pub const NOT_CAPTURED_LISTED_MAX: usize = 10_000;
 /// A writer lists so many bytes of issues, and of exclusions, one by one; more are only counted.
@@ -113,8 +115,8 @@ const _: () = assert!(CHUNK_BYTES_MAX < FRAME_RAW_BYTES_MAX);
 const _: () = assert!(FRAME_RAW_BYTES_TARGET + 4 * CHUNK_AVERAGE_BYTES_MAX <= FRAME_RAW_BYTES_MAX);
 const _: () = assert!((FRAME_SEALED_BYTES_MAX as u64) < PACK_BYTES_MAX);
 const _: () = assert!(PACK_BYTES_TARGET <= PACK_BYTES_MAX);
-// One frame of the smallest different chunks may lie above the target; two packs may be joined.
-const _: () = assert!(2 * (PACK_CHUNKS_TARGET + FRAME_RAW_BYTES_TARGET / 2) <= PACK_CHUNKS_MAX);
+// One frame may lie above the target; two packs may be joined.
+const _: () = assert!(2 * (PACK_CHUNKS_TARGET + FRAME_CHUNKS_TARGET) <= PACK_CHUNKS_MAX);
 // A snapshot with full lists, root, command and tags, even where nothing of it compresses.
 const _: () = assert!(SOURCES_BYTES_TARGET + 2 * NOT_CAPTURED_BYTES_TARGET + (1 << 20) <= OBJECT_BYTES_MAX);
 const _: () = assert!(2 * PATH_BYTES_MAX + 2 * TAGS_MAX * LABEL_BYTES_MAX + (64 << 10) < 1 << 20);

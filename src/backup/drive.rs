@@ -16,11 +16,11 @@ use crate::env::Random;
 use crate::format::ids::ChunkId;
 use crate::format::node::NodeKind;
 use crate::index::InFlight;
-use crate::pack::{FinishedPack, FrameBuilder, PackWriter};
+use crate::pack::{FinishedPack, FrameBuilder, PackWriter, PendingFrame};
 use crate::report::{Issue, Monitor};
 use crate::source::{Entry, Identity, SeenWriter};
 use crate::timing::Stage;
-use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
+use crossbeam_channel::{Receiver, RecvError, Sender, bounded, select, unbounded};
 use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
 use std::sync::atomic::Ordering;
@@ -110,7 +110,10 @@ impl Shared<'_> {
     fn done(&self, item: &mut Item, captured: Captured) {
         let Item::Read(entry, ..) = std::mem::replace(item, Item::Leave(Vec::new(), None)) else { return };
         *item = match captured {
-            Captured::Lost(issue) => Item::Failed(issue),
+            Captured::Lost(issue) => {
+                self.monitor.issue(&issue);
+                Item::Failed(issue)
+            }
             Captured::Whole(identity, issue) => {
                 if let Some(issue) = issue {
                     // The entry is kept and the issue is counted besides it.
@@ -168,15 +171,19 @@ impl Run<'_> {
             PackWriter::new(Arc::clone(keyring), random, spools, session, metadata, options.compression, sink)
                 .timed(self.monitor.timer())
         };
+        // Without room: a frame goes over only to a worker that waits for it at that moment.
+        let (idle, pending) = bounded::<PendingFrame>(0);
         let in_flight = Arc::new(InFlight::new());
+        let chunker = Chunker::new(&keyring.gear()?, options.chunk_average)?;
         let engine = Engine {
             index: self.index,
             in_flight: Arc::clone(&in_flight),
-            data: writer(false),
+            data: writer(false).helped(idle),
             metadata: writer(true),
             metadata_frame: Mutex::new(FrameBuilder::new()),
             hasher: keyring.ids(keyring.current_epoch())?,
-            chunker: Chunker::new(&keyring.gear()?, options.chunk_average)?,
+            fine_chunker: chunker.fine(),
+            chunker,
             usable: watch.usable,
             watch,
             watches: options.threads == 0,
@@ -205,7 +212,7 @@ impl Run<'_> {
         let files = if options.threads == 0 {
             self.drive_inline(&shared, &mut gather, &mut seen, finisher, &pack_receiver, produce)
         } else {
-            self.drive_threads(&shared, &mut gather, &mut seen, finisher, pack_receiver, produce)
+            self.drive_threads(&shared, &mut gather, &mut seen, finisher, pack_receiver, &pending, produce)
         };
         // What the watch stopped fails in other ways too; what the user stopped isn't repeated.
         if let Some(error) = watch.take_failure().filter(|_| !self.monitor.cancelled()) {
@@ -269,6 +276,7 @@ impl Run<'_> {
         seen: &mut Option<&mut Option<SeenWriter>>,
         mut finisher: Finisher<'_>,
         packs: Receiver<FinishedPack>,
+        pending: &Receiver<PendingFrame>,
         produce: impl FnOnce(&Shared<'_>, &mut Blocks<'_, '_>) -> Result<(), BackupError> + Send,
     ) -> [u64; 3] {
         let under_way = blocks_under_way(self.options.threads);
@@ -293,25 +301,16 @@ impl Run<'_> {
                     shared.fail(error);
                 }
             });
+            // Held by each worker that may still fill frames.
+            let (filling, filled) = bounded::<()>(0);
             let workers: Vec<_> = (0..self.options.threads)
                 .map(|_| {
                     let (work, to_tree) = (work.clone(), to_tree.clone());
-                    scope.spawn(move || {
-                        let mut worker = Worker::new(shared.engine.chunker.max());
-                        let timer = &shared.engine.timer;
-                        while let Ok(mut block) = timer.wait(Stage::Read, || work.recv()) {
-                            if let Err(error) = timer.run(Stage::Frame, || shared.work(&mut worker, &mut block)) {
-                                shared.fail(error);
-                            }
-                            // The tree builder lives as long as there are workers.
-                            let _ = to_tree.send(block);
-                        }
-                        if let Err(error) = worker.frame.flush(&shared.engine.data) {
-                            shared.fail(error.into());
-                        }
-                    })
+                    let (filling, filled) = (filling.clone(), filled.clone());
+                    scope.spawn(move || worker_thread(shared, work, to_tree, pending, filling, &filled))
                 })
                 .collect();
+            drop(filling);
             drop((work, to_tree));
             let producing = scope.spawn(move || {
                 let mut send = |block: Block| {
@@ -360,6 +359,62 @@ impl Run<'_> {
             drop(running);
             files
         })
+    }
+}
+
+/// Reads what is in blocks, and helps others with full frames: one large file has its frames compressed by all.
+fn worker_thread(
+    shared: &Shared<'_>,
+    work: Receiver<Block>,
+    to_tree: Sender<Block>,
+    pending: &Receiver<PendingFrame>,
+    filling: Sender<()>,
+    filled: &Receiver<()>,
+) {
+    let timer = &shared.engine.timer;
+    let mut worker = Worker::new(shared.engine.chunker.max());
+    let help = |frame: PendingFrame| {
+        if let Err(error) = timer.run(Stage::Frame, || frame.add_to(&shared.engine.data)) {
+            shared.fail(error.into());
+        }
+    };
+    loop {
+        let next = timer.wait(Stage::Read, || {
+            select! {
+                recv(work) -> block => block.map(Err),
+                // The engine holds the other end.
+                recv(pending) -> frame => frame.map(Ok),
+            }
+        });
+        match next {
+            Ok(Ok(frame)) => help(frame),
+            Ok(Err(mut block)) => {
+                if let Err(error) = timer.run(Stage::Frame, || shared.work(&mut worker, &mut block)) {
+                    shared.fail(error);
+                }
+                // The tree builder lives as long as there are workers.
+                let _ = to_tree.send(block);
+            }
+            Err(_) => break,
+        }
+    }
+    drop(to_tree);
+    if let Err(error) = worker.frame.flush(&shared.engine.data) {
+        shared.fail(error.into());
+    }
+    drop((worker, filling));
+    loop {
+        let next = timer.wait(Stage::Read, || {
+            select! {
+                recv(pending) -> frame => frame,
+                // Nothing is sent here: it ends when the last worker has filled its frames.
+                recv(filled) -> end => end.and(Err(RecvError)),
+            }
+        });
+        match next {
+            Ok(frame) => help(frame),
+            Err(_) => break,
+        }
     }
 }
 

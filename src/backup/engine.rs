@@ -53,8 +53,10 @@ pub struct Engine<'a> {
     pub metadata_frame: Mutex<FrameBuilder>,
     /// Computes ids.
     pub hasher: ChunkHasher,
-    /// Cuts content.
+    /// Cuts streams and large files.
     pub chunker: Chunker,
+    /// Cuts the others.
+    pub fine_chunker: Chunker,
     /// Which packs may be relied on.
     pub usable: &'a UsablePacks<'a>,
     /// Says when the pass is to end: whoever reads something long asks it.
@@ -133,10 +135,15 @@ impl Engine<'_> {
         Ok(())
     }
 
+    /// What cuts a file of so many bytes.
+    pub fn chunker_for(&self, file_bytes: u64) -> &Chunker {
+        if file_bytes < self.chunker.fine_below() { &self.fine_chunker } else { &self.chunker }
+    }
+
     /// The first chunk of `left`: its id and its length in bytes.
-    pub fn cut(&self, left: &[u8]) -> (ChunkId, usize) {
-        let window = &left[..left.len().min(self.chunker.max())];
-        let length = self.timer.run(Stage::Chunk, || self.chunker.cut(window));
+    pub fn cut(&self, chunker: &Chunker, left: &[u8]) -> (ChunkId, usize) {
+        let window = &left[..left.len().min(chunker.max())];
+        let length = self.timer.run(Stage::Chunk, || chunker.cut(window));
         self.timer.bytes(Stage::Chunk, length as u64);
         self.timer.bytes(Stage::Id, length as u64);
         (self.timer.run(Stage::Id, || self.hasher.id(ChunkKind::Data, &left[..length])), length)
@@ -149,6 +156,7 @@ impl Engine<'_> {
     /// As [`Engine::store`].
     pub fn store_window(
         &self,
+        chunker: &Chunker,
         frame: &mut FrameBuilder,
         window: &[u8],
         last: bool,
@@ -158,10 +166,10 @@ impl Engine<'_> {
         let mut pieces = Vec::new();
         while at < window.len() {
             let left = &window[at..];
-            if !last && left.len() < self.chunker.max() {
+            if !last && left.len() < chunker.max() {
                 break;
             }
-            let (id, length) = self.cut(left);
+            let (id, length) = self.cut(chunker, left);
             pieces.push(Piece { id, bytes: &left[..length], in_base: false });
             at += length;
         }

@@ -2,6 +2,7 @@
 
 use super::BackupError;
 use super::engine::{Engine, ExtentCollector, Piece};
+use crate::chunker::Chunker;
 use crate::format::ids::ChunkId;
 use crate::format::node::{Content, Extent, NodeKind};
 use crate::limits::FRAME_RAW_BYTES_TARGET;
@@ -103,7 +104,7 @@ impl Worker {
         let mut start = self.filled;
         let end = start + length;
         while start < end {
-            let (id, length) = engine.cut(&self.buffer[start..end]);
+            let (id, length) = engine.cut(&engine.fine_chunker, &self.buffer[start..end]);
             self.pieces.push(SmallPiece(id, start..start + length, base.contains(&id)));
             start += length;
         }
@@ -191,13 +192,14 @@ impl Worker {
         reader: &mut FileReader,
     ) -> Result<Result<(u64, Content), ReadError>, BackupError> {
         let mut extents = ExtentCollector::new(&engine.hasher);
+        let chunker = engine.chunker_for(reader.identity().size);
         loop {
             match reader.next_span() {
                 Ok(None) => return Ok(Ok(extents.finish(engine)?)),
                 Ok(Some(Span::Hole { length, .. })) => extents.push(Extent::Hole { length }, engine)?,
                 Ok(Some(Span::Data { .. })) => {
                     // Content is cut anew after a hole, so that what is before it has no say.
-                    if let Err(error) = self.pump(engine, &mut extents, |buffer| reader.read(buffer))? {
+                    if let Err(error) = self.pump(engine, chunker, &mut extents, |buffer| reader.read(buffer))? {
                         return Ok(Err(error));
                     }
                 }
@@ -217,7 +219,7 @@ impl Worker {
         progress: &dyn Fn(u64),
     ) -> Result<(u64, Content), BackupError> {
         let mut extents = ExtentCollector::new(&engine.hasher);
-        let pumped = self.pump(engine, &mut extents, |buffer| {
+        let pumped = self.pump(engine, &engine.chunker, &mut extents, |buffer| {
             loop {
                 match stream.read(buffer) {
                     Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
@@ -237,6 +239,7 @@ impl Worker {
     fn pump<E>(
         &mut self,
         engine: &Engine<'_>,
+        chunker: &Chunker,
         extents: &mut ExtentCollector<'_>,
         mut read: impl FnMut(&mut [u8]) -> Result<usize, E>,
     ) -> Result<Result<(), E>, BackupError> {
@@ -259,7 +262,7 @@ impl Worker {
             if engine.interrupted() {
                 return Err(BackupError::Cancelled);
             }
-            let consumed = engine.store_window(&mut self.frame, &self.buffer[..filled], ended, extents)?;
+            let consumed = engine.store_window(chunker, &mut self.frame, &self.buffer[..filled], ended, extents)?;
             if ended {
                 return Ok(Ok(()));
             }

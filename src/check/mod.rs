@@ -30,7 +30,7 @@ use run::{Findings, Run};
 use std::path::PathBuf;
 
 /// What a thread of a check holds at most with frames of the usual size, in bytes: two pieces of a pack, an opened frame.
-pub const WORKER_BYTES: usize = 12 << 20;
+pub const WORKER_BYTES: usize = 14 << 20;
 /// Issues that a report lists one by one; more are only counted.
 pub const ISSUES_LISTED_MAX: usize = 10_000;
 

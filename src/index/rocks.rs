@@ -133,6 +133,8 @@ fn database_options() -> Options {
     options.create_missing_column_families(true);
     options.set_atomic_flush(true);
     options.set_max_open_files(64);
+    // There are few: threads take longer to begin than files to open.
+    options.set_max_file_opening_threads(1);
     options.set_keep_log_file_num(1);
     options.set_max_background_jobs(2);
     options.set_info_log_level_quiet();

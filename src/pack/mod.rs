@@ -10,7 +10,7 @@ pub mod sequence;
 pub mod spool;
 pub mod writer;
 
-pub use frame::FrameBuilder;
+pub use frame::{FrameBuilder, PendingFrame};
 pub use mover::FrameMover;
 pub use reader::{PackReader, read_header};
 pub use sequence::{ChunkSink, SequenceWriter};

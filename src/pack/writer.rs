@@ -5,6 +5,7 @@
 //! under a lock once its sealed length is known; sealing and spooling happen outside it.
 
 use super::PackError;
+use super::frame::PendingFrame;
 use super::spool::{Spool, SpoolSpace};
 use crate::compress::{Compression, compress};
 use crate::crypto::keyring::{Keyring, SectionKey};
@@ -17,6 +18,7 @@ use crate::format::pack::{
 use crate::limits::{PACK_BYTES_TARGET, PACK_CHUNKS_TARGET, PACK_FRAMES_MAX};
 use crate::store::Payload;
 use crate::timing::{Stage, Timer};
+use crossbeam_channel::{Sender, TrySendError};
 use std::sync::{Arc, Mutex, MutexGuard};
 
 const HASH_BUFFER_BYTES: usize = 1 << 20;
@@ -87,6 +89,7 @@ pub struct PackWriter {
     open: Mutex<Vec<Arc<OpenPack>>>,
     open_max: usize,
     timer: Timer,
+    idle: Option<Sender<PendingFrame>>,
 }
 
 struct OpenPack {
@@ -136,8 +139,8 @@ impl PackWriter {
         let open = Mutex::new(Vec::new());
         let sink = Mutex::new(Some(sink));
         let epoch = keyring.current_epoch();
-        let timer = Timer::off();
-        PackWriter { keyring, epoch, random, spools, session, metadata, compression, sink, open, open_max, timer }
+        let (timer, idle) = (Timer::off(), None);
+        PackWriter { keyring, epoch, random, spools, session, metadata, compression, sink, open, open_max, timer, idle }
     }
 
     /// Seals sections under another epoch than the current one: that of chunks which were read out of an older
@@ -150,6 +153,19 @@ impl PackWriter {
     /// Takes the times of the stages from frames to finished packs.
     pub fn timed(self, timer: Timer) -> Self {
         PackWriter { timer, ..self }
+    }
+
+    /// Full frames may be handed to whoever waits at the other end of this channel, which has no room.
+    pub fn helped(self, idle: Sender<PendingFrame>) -> Self {
+        PackWriter { idle: Some(idle), ..self }
+    }
+
+    /// Hands a frame to a thread that has nothing to do; gives it back where there is none.
+    pub(super) fn hand_over(&self, frame: PendingFrame) -> Option<PendingFrame> {
+        match &self.idle {
+            None => Some(frame),
+            Some(idle) => idle.try_send(frame).err().map(TrySendError::into_inner),
+        }
     }
 
     /// Compresses, seals and spools one frame.

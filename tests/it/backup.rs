@@ -230,3 +230,19 @@ fn a_restore_twice_into_the_same_target_changes_nothing() {
     assert_eq!((second.files, second.bytes), (0, 0));
     assert_same(source.path(), target.path());
 }
+
+/// Its frames go to whichever worker has nothing to do, until the last one is sealed.
+#[test]
+fn the_frames_of_one_large_file_are_shared_among_workers() {
+    let source = tempfile::tempdir().expect("a directory");
+    let mut content = noise(9, 12 << 20);
+    content.extend_from_slice(&b"what compresses takes longest, ".repeat(400_000));
+    content.extend_from_slice(&noise(10, 5 << 20));
+    write(source.path(), "large", &content);
+    for threads in [1, 2, 5] {
+        let world = World::new(1);
+        let summary = world.backup(&[0], source.path(), threads).expect("backed up");
+        assert_eq!((summary.counts.bytes, summary.counts.issues), (content.len() as u64, 0));
+        world.assert_restores(&[0], summary.snapshot.expect("saved"), source.path(), 1);
+    }
+}

@@ -58,7 +58,7 @@ pub struct BackupArgs {
     #[arg(long, value_name = "NAME", value_parser = parse::label)]
     pub host: Option<String>,
 
-    /// Average chunk size of a dataset: 8KiB to 1MiB, a power of two [default: 64KiB; streams: 16KiB]
+    /// Average chunk size of a dataset: 8KiB to 1MiB, a power of two [default: 64KiB; streams: 8KiB]
     ///
     /// Smaller chunks find more of what is already stored, which pays for databases and disk images,
     /// and need about 50 bytes of index each. Changing it stores the dataset again.
