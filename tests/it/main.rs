@@ -28,6 +28,7 @@ mod roles;
 mod s3;
 mod serve;
 mod settle;
+mod sshd;
 mod stage;
 mod streams;
 mod thefts;
