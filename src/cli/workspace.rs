@@ -206,7 +206,8 @@ impl Workspace {
         let seen = seen_roster::read(&cache_directory)?;
         located.require_roster(seen)?;
         let unlock = secret(&settings, global.json)?;
-        let repository = located.unlock(&unlock, Arc::new(SystemClock), Arc::new(SystemRandom))?;
+        let mut repository = located.unlock(&unlock, Arc::new(SystemClock), Arc::new(SystemRandom))?;
+        repository.host = settings.host();
         remember_roster(&cache_directory, seen, &repository);
         let mut absent: Vec<(String, String)> =
             settings.regions_left_out.iter().map(|name| (name.clone(), "left out by --region".to_owned())).collect();

@@ -7,7 +7,7 @@ use crate::crypto::keyring::{Keyring, epoch_commitment, open_ring};
 use crate::crypto::object::{self, Signer};
 use crate::crypto::slot::{Unlock, unwrap};
 use crate::crypto::{CryptoError, sign};
-use crate::env::{Clock, Random};
+use crate::env::{Clock, Random, host_name};
 use crate::format::config::{Config, Region};
 use crate::format::envelope::{ObjectKind, SignedObject};
 use crate::format::ids::{Digest, SlotId, number_from_name, number_name};
@@ -133,6 +133,9 @@ pub struct Repository {
     pub keyring: Arc<Keyring>,
     /// The slot that opened it.
     pub secrets: SlotSecrets,
+    /// The machine's name in what is recorded and designated: as it calls itself, unless whoever opened it says
+    /// otherwise. At most 255 bytes.
+    pub host: String,
     /// Time.
     pub clock: Arc<dyn Clock>,
     /// Randomness.
@@ -399,6 +402,7 @@ impl Located {
             forks,
             keyring,
             secrets,
+            host: host_name(),
             clock,
             random,
         })
