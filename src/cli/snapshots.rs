@@ -1,14 +1,16 @@
 //! `snapshots`: lists what counts.
 
-use super::args::{Global, SnapshotsArgs};
+use super::args::{Filter, Global, SnapshotsArgs};
+use super::choice::Choice;
 use super::exit::{Class, CliError};
 use super::output::Output;
 use super::render::{self, Align, Table};
-use super::workspace::{Workspace, filtered};
+use super::workspace::Workspace;
 use crate::env::{Clock, SystemClock};
 use crate::format::snapshot::{NotCaptured, SnapshotPrivate};
 use crate::repo::SnapshotInfo;
 use crate::repo::snapshots;
+use crate::report::Monitor;
 use serde_json::{Value, json};
 use std::collections::HashMap;
 
@@ -19,7 +21,13 @@ use std::collections::HashMap;
 pub fn run(args: &SnapshotsArgs, global: &Global) -> Result<Class, CliError> {
     let mut workspace = Workspace::open(global)?;
     let (listing, class) = workspace.snapshots()?;
-    let mut snapshots = filtered(listing.snapshots, &args.filter);
+    let choice = Choice::new(&workspace, listing.snapshots, &args.filter);
+    // An empty list is an answer; what was looked for may have been something else.
+    if let Some(error) = choice.nothing().filter(|_| args.filter != Filter::default()) {
+        let hint = error.hint.map_or_else(String::new, |hint| format!("; {hint}"));
+        workspace.progress.notice(&format!("{}{hint}", error.message));
+    }
+    let mut snapshots = choice.snapshots;
     if let Some(latest) = args.latest {
         // Newest last: counted from the end, each host and dataset by itself.
         let mut seen: HashMap<(String, String), u32> = HashMap::new();
