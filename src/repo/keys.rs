@@ -237,8 +237,8 @@ impl Repository {
 
     /// Revokes a slot: nothing that it signs counts from now on, and of what it signed only what
     /// `acceptance` leaves. The list goes first, into every region, then the roster that names it, then the
-    /// key files go. A slot that is revoked already can only lose more. Gives what was decided, and how many
-    /// key files a store refused to delete.
+    /// key files go; then it looks again for what the slot put meanwhile. A slot that is revoked already can only
+    /// lose more. Gives what was decided, and how many key files a store refused to delete.
     ///
     /// # Errors
     /// As [`Repository::remove_slot`]; when something can't be listed or read. Nothing is changed then.
@@ -250,7 +250,7 @@ impl Repository {
     ) -> Result<(Decided, usize), RepoError> {
         self.begin_change()?;
         self.may_go(slot, &[SlotState::Active, SlotState::Retired, SlotState::Revoked])?;
-        let decided = accepted::decide(self, slot, acceptance, monitor)?;
+        let (mut decided, looked) = accepted::decide(self, slot, acceptance, monitor)?;
         let refused = decided.refused.values().sum();
         let act = Act::new(Action::KeyRevoke).on(&slot.0).figure("digests-kept", decided.digests.len() as u64);
         record(self, &act.figure("digests-refused", refused))?;
@@ -261,6 +261,7 @@ impl Repository {
         roster.accepted.sort_by_key(|parts| parts.slot);
         self.publish_roster(roster)?;
         let refused = self.delete_key_files(slot, u64::MAX)?;
+        looked.again(self, slot, monitor, &mut decided);
         Ok((decided, refused))
     }
 

@@ -9,6 +9,7 @@ use keepstone::repo::{Located, RepoError, Repository};
 use keepstone::report::Silent;
 use keepstone::store::{Store, list_sorted};
 use std::collections::BTreeSet;
+use std::sync::{Arc, Mutex};
 use tempfile::TempDir;
 
 fn source() -> TempDir {
@@ -134,7 +135,9 @@ fn an_interrupted_addition_leaves_the_slot_out_or_in() {
 fn an_interrupted_revocation_leaves_all_or_what_was_accepted() {
     survives(&|repository| {
         let writer = repository.roster.slots.iter().find(|slot| slot.role == Role::Writer).unwrap().slot;
-        repository.revoke_slot(writer, &Acceptance::default(), &Silent).map(drop)
+        let (decided, _) = repository.revoke_slot(writer, &Acceptance::default(), &Silent)?;
+        // The revocation stands by then.
+        decided.late.unlooked.map_or(Ok(()), |why| Err(RepoError::Keys(why)))
     });
 }
 
@@ -255,6 +258,61 @@ fn a_revoked_slots_objects_count_only_as_listed() {
     assert_eq!(keepstone::repo::sync::sync(&world.open(&[0]).unwrap(), &fresh, &Silent).unwrap(), []);
     let report = keepstone::check::check(&world.open(&[0, 1]).unwrap(), None, &Default::default(), &Silent).unwrap();
     assert_eq!(report.issues, [], "what doesn't count is no damage");
+}
+
+/// ACCEPT-3: what a slot puts while it is revoked stays accepted as a whole or is told, whichever call it comes before.
+#[test]
+fn what_a_slot_puts_while_it_is_revoked_is_whole_or_told() {
+    let (base, source) = (World::new(2), source());
+    let (slot, identity) = base.add_slot(Role::Writer, "host");
+    base.as_slot(&identity).backup(&[0, 1], source.path(), 0).unwrap();
+    write(source.path(), "more", &noise(3, 60_000));
+    let calls = {
+        let world = base.fork();
+        let mut repository = world.open(&[0, 1]).unwrap();
+        world.calls_of(|| drop(repository.revoke_slot(slot, &Acceptance::default(), &Silent).unwrap()))
+    };
+    let (mut whole, mut told, mut refused) = (0, 0, 0);
+    for call in 1..=calls {
+        let world = base.fork();
+        let mut repository = world.open(&[0, 1]).unwrap();
+        let saved = Arc::new(Mutex::new(None));
+        let (report, host, path) = (Arc::clone(&saved), identity.clone(), source.path().to_owned());
+        world.visit_at(call, move |world| {
+            let done = world.as_slot(&host).backup(&[0, 1], &path, 0);
+            *report.lock().unwrap() = Some(done.map(|summary| summary.snapshot.unwrap()));
+        });
+        let (decided, _) = repository.revoke_slot(slot, &Acceptance::default(), &Silent).unwrap();
+        assert_eq!((decided.issues.as_slice(), &decided.late.unlooked), (&[][..], &None));
+        let late = &decided.late;
+        let Some(Ok(second)) = saved.lock().unwrap().take() else {
+            refused += 1;
+            assert!(late.snapshots.is_empty(), "call {call}");
+            continue;
+        };
+        for at in 0..2 {
+            let counts = world.ids(&[at]).contains(&second);
+            assert!(counts || late.snapshots.contains(&second), "before call {call}: {second} is told to nobody");
+            if counts {
+                world.assert_restores(&[at], second, source.path(), 0);
+            }
+        }
+        let everywhere = world.ids(&[0]).contains(&second) && world.ids(&[1]).contains(&second);
+        assert_eq!(everywhere, late.kinds.get("commit").is_none(), "before call {call}: {late:?}");
+        *if everywhere { &mut whole } else { &mut told } += 1;
+        let report =
+            keepstone::check::check(&world.open(&[0, 1]).unwrap(), None, &Default::default(), &Silent).unwrap();
+        assert_eq!(report.issues, [], "before call {call}");
+    }
+    assert!(whole > 0 && told > 10 && refused > 3, "{whole} were whole, {told} told, {refused} refused");
+    // Where it can't look again, the revocation stands, and says so.
+    let world = base.fork();
+    let mut repository = world.open(&[0, 1]).unwrap();
+    world.die_after(calls - 3);
+    let (decided, _) = repository.revoke_slot(slot, &Acceptance::default(), &Silent).unwrap();
+    world.live_again();
+    assert!(decided.late.unlooked.is_some_and(|why| why.contains("the process died")));
+    assert!(matches!(world.as_slot(&identity).open(&[0]).map(drop), Err(RepoError::WrongSecret)));
 }
 
 #[test]
