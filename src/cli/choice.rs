@@ -8,6 +8,7 @@ use super::render;
 use super::workspace::Workspace;
 use crate::repo::RepoError;
 use crate::repo::snapshots::SnapshotInfo;
+use crate::report::Monitor;
 
 /// The snapshots that a filter admits, oldest first, and the others.
 pub struct Choice<'a> {
@@ -85,6 +86,15 @@ impl<'a> Choice<'a> {
             false => format!("{hint}; what only region '{}' has isn't known in this run", self.absent.join("', '")),
         };
         Some(error(&found).hint(hint))
+    }
+
+    /// Says that a filter admits nothing, for a command to which an empty list is an answer, too: what was looked for
+    /// may be something else.
+    pub fn tell_nothing(&self, workspace: &Workspace) {
+        if let Some(error) = self.nothing().filter(|_| *self.filter != Filter::default()) {
+            let hint = error.hint.map_or_else(String::new, |hint| format!("; {hint}"));
+            workspace.progress.notice(&format!("{}{hint}", error.message));
+        }
     }
 
     /// The one that the reference names; tells of those that `latest` passes by.

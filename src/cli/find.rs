@@ -26,10 +26,7 @@ pub fn run(args: &FindArgs, global: &Global) -> Result<Class, CliError> {
     let (index, _) = workspace.index()?;
     let (listing, mut class) = workspace.snapshots()?;
     let choice = Choice::new(&workspace, listing.snapshots, &args.filter);
-    // To look through none isn't to find nothing.
-    if let Some(error) = choice.nothing() {
-        return Err(error);
-    }
+    choice.tell_nothing(&workspace);
     let chosen = args.snapshots.iter().map(|reference| choice.one(&workspace, reference).map(|info| info.id));
     let chosen = chosen.collect::<Result<Vec<_>, _>>()?;
     let mut snapshots = choice.snapshots;

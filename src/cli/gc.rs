@@ -37,7 +37,6 @@ pub fn run(args: &GcArgs, global: &Global) -> Result<Class, CliError> {
         max_repack_bytes: args.max_repack,
         forget_window: workspace.settings.retention.window(),
         noticed: read_noticed(&workspace),
-        ..GcOptions::default()
     };
     let report = gc(&workspace.repository, &options, &workspace.progress)?;
     workspace.progress.finish();

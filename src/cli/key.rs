@@ -220,7 +220,10 @@ fn tell_refused(workspace: &Workspace, refused: usize) {
 }
 
 fn remove(workspace: &mut Workspace, args: &KeyRemoveArgs, output: Output) -> Result<Class, CliError> {
-    let slot = active(workspace, &args.slot)?.slot;
+    let mut slot = slot_of(workspace, &args.slot)?.slot;
+    if !workspace.repository.is_half_removed(slot)? {
+        slot = active(workspace, &args.slot)?.slot;
+    }
     let refused = workspace.repository.remove_slot(slot)?;
     tell_refused(workspace, refused);
     workspace.progress.finish();

@@ -1,6 +1,6 @@
 //! `snapshots`: lists what counts.
 
-use super::args::{Filter, Global, SnapshotsArgs};
+use super::args::{Global, SnapshotsArgs};
 use super::choice::Choice;
 use super::exit::{Class, CliError};
 use super::output::Output;
@@ -10,7 +10,6 @@ use crate::env::{Clock, SystemClock};
 use crate::format::snapshot::{NotCaptured, SnapshotPrivate};
 use crate::repo::SnapshotInfo;
 use crate::repo::snapshots;
-use crate::report::Monitor;
 use serde_json::{Value, json};
 use std::collections::HashMap;
 
@@ -22,11 +21,7 @@ pub fn run(args: &SnapshotsArgs, global: &Global) -> Result<Class, CliError> {
     let mut workspace = Workspace::open(global)?;
     let (listing, class) = workspace.snapshots()?;
     let choice = Choice::new(&workspace, listing.snapshots, &args.filter);
-    // An empty list is an answer; what was looked for may have been something else.
-    if let Some(error) = choice.nothing().filter(|_| args.filter != Filter::default()) {
-        let hint = error.hint.map_or_else(String::new, |hint| format!("; {hint}"));
-        workspace.progress.notice(&format!("{}{hint}", error.message));
-    }
+    choice.tell_nothing(&workspace);
     let mut snapshots = choice.snapshots;
     if let Some(latest) = args.latest {
         // Newest last: counted from the end, each host and dataset by itself.

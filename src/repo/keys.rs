@@ -221,18 +221,38 @@ impl Repository {
         Ok(slot)
     }
 
-    /// Retires a slot: the roster says so, then its key files go where the store allows. Gives how many
-    /// key files a store refused to delete.
+    /// Retires a slot: the roster says so, then its key files go where the store allows. Of one that is retired
+    /// already those go that an interrupted removal left. Gives how many key files a store refused to delete.
     ///
     /// # Errors
-    /// For an unknown slot, the one in use, or the last active owner.
+    /// For an unknown slot, the one in use, the last active owner, or one that nothing is left of.
     pub fn remove_slot(&mut self, slot: SlotId) -> Result<usize, RepoError> {
         self.begin_change()?;
+        if self.is_half_removed(slot)? {
+            return self.delete_key_files(slot, u64::MAX);
+        }
         self.may_go(slot, &[SlotState::Active])?;
         record(self, &Act::new(Action::KeyRemove).on(&slot.0))?;
         let roster = self.with_state(slot, SlotState::Retired);
         self.publish_roster(roster)?;
         self.delete_key_files(slot, u64::MAX)
+    }
+
+    /// Whether a slot is retired, and some reached region still has a key file of it: a removal was interrupted, or
+    /// the store denied the delete.
+    ///
+    /// # Errors
+    /// When a region can't be listed.
+    pub fn is_half_removed(&self, slot: SlotId) -> Result<bool, RepoError> {
+        if self.roster.slot(slot).is_none_or(|entry| entry.state != SlotState::Retired) {
+            return Ok(false);
+        }
+        for region in &self.regions {
+            if !list_sorted(&*region.store, &format!("keys/{slot}/")).map_err(|e| region.error(e))?.is_empty() {
+                return Ok(true);
+            }
+        }
+        Ok(false)
     }
 
     /// Revokes a slot: nothing that it signs counts from now on, and of what it signed only what

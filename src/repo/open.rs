@@ -210,7 +210,11 @@ impl Located {
     pub fn open_to_merge(specs: &[RegionSpec], pin: Option<[u8; 32]>, take: Option<&str>) -> Result<Self, RepoError> {
         let (mut located, rosters) = Self::open_regions(specs, pin)?;
         if rosters.len() < 2 {
-            return Err(RepoError::Keys("there is only one key roster: nothing is to be merged".to_owned()));
+            return Err(RepoError::Keys(
+                "there is only one key roster: nothing is to be merged. Regions that lack it get it by the next \
+                 backup, change of keys or `replicate`"
+                    .to_owned(),
+            ));
         }
         let roster = match take {
             None => merged(rosters.iter().map(|(_, roster)| roster))?,

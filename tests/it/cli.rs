@@ -298,7 +298,7 @@ fn where_no_snapshot_fits_it_is_told_what_there_is() {
     has(&hint, &["without these filters"]);
     has(&restore(&["ffffffffffff"]).0, &["ffffffffffff"]);
     // Whatever takes the same filters.
-    for arguments in [&["ls", "latest"][..], &["cat", "latest", "a"], &["find", "a"], &["diff", "latest", "latest"]] {
+    for arguments in [&["ls", "latest"][..], &["cat", "latest", "a"], &["diff", "latest", "latest"]] {
         has(&told(&[arguments, &early].concat()).0, &["2001-02-03 04:05:00", &first]);
     }
     // Of a region that takes no part nothing is known.
@@ -309,6 +309,9 @@ fn where_no_snapshot_fits_it_is_told_what_there_is() {
     assert_eq!(listed.json(), serde_json::json!([]));
     has(&listed.stderr, &["of dataset 'd3'", &first]);
     assert_eq!(program.run(["snapshots"]).expect(0).stderr, "");
+    let found = program.run(["--json", "find", "a", "--dataset", "d3"]).expect(0);
+    assert_eq!(found.json()["entries"], serde_json::json!([]));
+    has(&found.stderr, &["of dataset 'd3'", &first]);
 }
 
 #[test]

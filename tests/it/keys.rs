@@ -7,6 +7,7 @@ use keepstone::format::roster::{Role, SlotState};
 use keepstone::repo::accepted::{Acceptance, Decided};
 use keepstone::repo::{Located, RepoError, Repository};
 use keepstone::report::Silent;
+use keepstone::store::faults::{Fault, Operation, Trigger};
 use keepstone::store::{Store, list_sorted};
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex};
@@ -45,7 +46,7 @@ fn a_rotation_rewrites_nothing_and_goes_on_deduplicating() {
         assert!(written.iter().all(|name| name.starts_with("ring/") || name.starts_with("roster/")), "{written:?}");
         // ROSTER-8: every ring before the roster that says it counts.
         assert!(written.last().unwrap().starts_with("roster/") && written.len() == 3, "{written:?}");
-        assert!(store.log().iter().all(|call| call.operation != keepstone::store::faults::Operation::Delete));
+        assert!(store.log().iter().all(|call| call.operation != Operation::Delete));
     }
     let rings = writer.open(&[1]).unwrap().keyring.rings().clone();
     assert!(rings[&1].id == rings[&2].id && rings[&1].gear == rings[&2].gear);
@@ -143,7 +144,6 @@ fn an_interrupted_revocation_leaves_all_or_what_was_accepted() {
 
 #[test]
 fn with_a_region_out_of_reach_no_key_changes() {
-    use keepstone::store::faults::{Fault, Trigger};
     let world = World::new(2);
     let (slot, _) = world.add_slot(Role::Writer, "w");
     world.stores[1].inject(Trigger::any(), Fault::Fail(keepstone::store::StoreErrorKind::Unavailable));
@@ -378,6 +378,40 @@ fn two_rosters_are_refused_until_they_are_merged() {
     assert_eq!(world.ids(&[1]).len(), 1, "what stays accepted was merged, too");
     world.as_slot(&identity).backup(&[0, 1], source.path(), 0).unwrap();
     assert!(matches!(open_to_merge(&world, None).map(|_| ()), Err(RepoError::Keys(_))));
+}
+
+/// AUDIT-6: a merge is recorded before anything else of it is there, and not done where it can't be.
+#[test]
+fn a_merge_that_cannot_be_recorded_is_not_done() {
+    let world = World::new(2);
+    forked(
+        &world,
+        |one| drop(add(one, Role::Writer).unwrap()),
+        |two| {
+            two.rotate(false).unwrap();
+        },
+    );
+    let held = |at: usize| list_sorted(&world.stores[at].inner().memory, "").unwrap();
+    let before = [held(0), held(1)];
+    let denied = Fault::Fail(keepstone::store::StoreErrorKind::Denied);
+    world.stores.iter().for_each(|store| store.inject(Trigger::on(Operation::Put).under("audit/"), denied));
+    let refused = open_to_merge(&world, None).unwrap().merge_rosters().unwrap_err();
+    assert!(matches!(refused, RepoError::Store { .. }), "{refused}");
+    assert_eq!([held(0), held(1)], before);
+    world.stores.iter().for_each(|store| store.revive());
+    world.forget_history();
+    open_to_merge(&world, None).unwrap().merge_rosters().unwrap();
+    for store in &world.stores {
+        let written = store.written();
+        assert!(written[0].starts_with("audit/"), "{written:?}");
+        assert!(
+            written[1..].iter().all(|name| name.starts_with("ring/") || name.starts_with("roster/")),
+            "{written:?}"
+        );
+    }
+    let chains = keepstone::repo::audit::read(&world.open(&[0, 1]).unwrap()).unwrap();
+    let merged = &chains.timeline.last().unwrap().entry;
+    assert_eq!((merged.action, merged.subjects.len()), (keepstone::format::audit::Action::RosterMerge, 2));
 }
 
 #[test]

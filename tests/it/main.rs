@@ -4,6 +4,7 @@ mod attack;
 mod audit;
 mod backup;
 mod browse;
+mod changes;
 mod cli;
 mod collecting;
 mod facts;
