@@ -298,7 +298,7 @@ fn what_a_slot_puts_while_it_is_revoked_is_whole_or_told() {
             }
         }
         let everywhere = world.ids(&[0]).contains(&second) && world.ids(&[1]).contains(&second);
-        assert_eq!(everywhere, late.kinds.get("commit").is_none(), "before call {call}: {late:?}");
+        assert_eq!(everywhere, !late.kinds.contains_key("commit"), "before call {call}: {late:?}");
         *if everywhere { &mut whole } else { &mut told } += 1;
         let report =
             keepstone::check::check(&world.open(&[0, 1]).unwrap(), None, &Default::default(), &Silent).unwrap();
