@@ -1,11 +1,12 @@
 //! `diff`: shows what changed between two snapshots, while they are compared.
 
 use super::args::{DiffArgs, Global};
+use super::choice::Choice;
 use super::entry;
 use super::exit::{Class, CliError};
 use super::output::{JsonList, Output};
 use super::render;
-use super::workspace::{Workspace, doubt, filtered};
+use super::workspace::{Workspace, doubt};
 use crate::diff::{Change, DiffSummary, diff};
 use crate::repo::pairs::Pair;
 use crate::repo::walk::find_path;
@@ -21,9 +22,9 @@ pub fn run(args: &DiffArgs, global: &Global) -> Result<Class, CliError> {
     let mut workspace = Workspace::open_to_read(global)?;
     let (index, _) = workspace.index()?;
     let (listing, class) = workspace.snapshots()?;
-    let snapshots = filtered(listing.snapshots, &args.filter);
-    let before = workspace.select(&snapshots, &args.before)?;
-    let after = workspace.select(&snapshots, &args.after)?;
+    let choice = Choice::new(&workspace, listing.snapshots, &args.filter);
+    let before = choice.one(&workspace, &args.before)?;
+    let after = choice.one(&workspace, &args.after)?;
     let fetcher = workspace.fetcher(&index)?;
     let path = entry::normal(args.path.as_deref());
     let old = find_path(&fetcher, before.snapshot.root, &path)?;

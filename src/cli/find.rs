@@ -1,11 +1,12 @@
 //! `find`: looks for entries in many snapshots, and groups them by version.
 
 use super::args::{FindArgs, Global};
+use super::choice::Choice;
 use super::entry;
 use super::exit::{Class, CliError};
 use super::output::Output;
 use super::render;
-use super::workspace::{Workspace, filtered};
+use super::workspace::Workspace;
 use crate::find::{Pattern, find};
 use crate::repo::SnapshotInfo;
 use crate::report::{Issue, IssueKind, Monitor, Phase};
@@ -24,10 +25,12 @@ pub fn run(args: &FindArgs, global: &Global) -> Result<Class, CliError> {
     let mut workspace = Workspace::open_to_read(global)?;
     let (index, _) = workspace.index()?;
     let (listing, mut class) = workspace.snapshots()?;
-    let mut snapshots = filtered(listing.snapshots, &args.filter);
-    if !args.snapshots.is_empty() {
-        let chosen = args.snapshots.iter().map(|reference| workspace.select(&snapshots, reference).map(|info| info.id));
-        let chosen = chosen.collect::<Result<Vec<_>, _>>()?;
+    let choice = Choice::new(&workspace, listing.snapshots, &args.filter);
+    choice.tell_nothing(&workspace);
+    let chosen = args.snapshots.iter().map(|reference| choice.one(&workspace, reference).map(|info| info.id));
+    let chosen = chosen.collect::<Result<Vec<_>, _>>()?;
+    let mut snapshots = choice.snapshots;
+    if !chosen.is_empty() {
         snapshots.retain(|info| chosen.contains(&info.id));
     }
     // Snapshots of one source share most of their directories, which are then read once.

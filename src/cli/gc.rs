@@ -5,7 +5,6 @@ use super::exit::{Class, CliError};
 use super::output::Output;
 use super::render;
 use super::workspace::Workspace;
-use crate::env::host_name;
 use crate::format::ids::{PackId, RegionId};
 use crate::gc::{GcError, GcOptions, GcReport, MAX_UNUSED_DEFAULT, OpenSession, RegionReport, Tally, gc};
 use crate::pack::SpoolSpace;
@@ -38,7 +37,6 @@ pub fn run(args: &GcArgs, global: &Global) -> Result<Class, CliError> {
         max_repack_bytes: args.max_repack,
         forget_window: workspace.settings.retention.window(),
         noticed: read_noticed(&workspace),
-        ..GcOptions::default()
     };
     let report = gc(&workspace.repository, &options, &workspace.progress)?;
     workspace.progress.finish();
@@ -61,18 +59,18 @@ pub fn run(args: &GcArgs, global: &Global) -> Result<Class, CliError> {
 }
 
 fn designated(workspace: &Workspace, json: bool) -> Result<Class, CliError> {
-    let (repository, host) = (&workspace.repository, host_name());
+    let (repository, host) = (&workspace.repository, &workspace.repository.host);
     let slot = repository.secrets.slot;
     let mut regions = Vec::new();
     for region in repository.regions.iter().filter(|region| !region.info.put_if_absent) {
-        designate(repository, region, slot, &host)?;
+        designate(repository, region, slot, host)?;
         regions.push(region.name.as_str());
     }
     workspace.progress.finish();
     let document = json!({ "designated": regions, "slot": slot.to_string(), "host": host });
     Output { json }.result(&document, |out| match regions.is_empty() {
         true => writeln!(out, "Every region's store refuses a second put: any host may collect"),
-        false => writeln!(out, "Slot {slot} on host '{}' collects in {}", render::printable(&host), regions.join(", ")),
+        false => writeln!(out, "Slot {slot} on host '{}' collects in {}", render::printable(host), regions.join(", ")),
     })?;
     Ok(Class::Success)
 }

@@ -49,7 +49,7 @@ pub fn run(args: &InitArgs, global: &Global) -> Result<Class, CliError> {
         Suite::Chacha20Poly1305 => FormatSuite::ChaCha20Poly1305,
         Suite::Aes256Gcm => FormatSuite::Aes256Gcm,
     };
-    let options = InitOptions { suite, wrapping, label: "first owner".to_owned() };
+    let options = InitOptions { suite, wrapping, label: "first owner".to_owned(), host: settings.host() };
     let made = init(&specs, &options, &SystemClock, &SystemRandom)?;
     let regions: Vec<Region> = settings.regions.clone();
     let pinned = write_pin(&settings.config_path, &made.fingerprint, &regions);

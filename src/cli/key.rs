@@ -220,7 +220,10 @@ fn tell_refused(workspace: &Workspace, refused: usize) {
 }
 
 fn remove(workspace: &mut Workspace, args: &KeyRemoveArgs, output: Output) -> Result<Class, CliError> {
-    let slot = active(workspace, &args.slot)?.slot;
+    let mut slot = slot_of(workspace, &args.slot)?.slot;
+    if !workspace.repository.is_half_removed(slot)? {
+        slot = active(workspace, &args.slot)?.slot;
+    }
     let refused = workspace.repository.remove_slot(slot)?;
     tell_refused(workspace, refused);
     workspace.progress.finish();
@@ -276,7 +279,9 @@ fn revoke(workspace: &mut Workspace, args: &KeyRevokeArgs, output: Output) -> Re
     let ids: Vec<String> = decided.snapshots_refused.iter().map(ToString::to_string).collect();
     let document = json!({
         "slot": slot.to_string(), "revoked": true, "accepted": decided.kinds, "refused": decided.refused,
-        "snapshots_refused": ids, "key_files_kept": kept, "issues": super::check::issues_document(&decided.issues),
+        "snapshots_refused": ids, "late": decided.late.kinds,
+        "snapshots_late": decided.late.snapshots.iter().map(ToString::to_string).collect::<Vec<_>>(),
+        "late_unknown": decided.late.unlooked, "key_files_kept": kept, "issues": super::check::issues_document(&decided.issues),
     });
     output.result(&document, |out| {
         let again = if again { " again" } else { "" };
@@ -290,9 +295,21 @@ fn revoke(workspace: &mut Workspace, args: &KeyRevokeArgs, output: Output) -> Re
         for id in &ids {
             writeln!(out, "  snapshot {id} counts no more")?;
         }
+        let late: Vec<String> = decided.late.kinds.iter().map(|(kind, count)| render::counted(*count, kind)).collect();
+        if !late.is_empty() {
+            writeln!(out, "While this was decided it put more, which doesn't count either: {}", late.join(", "))?;
+        }
+        for id in &decided.late.snapshots {
+            writeln!(out, "  snapshot {id} came too late: what it saved is to be backed up again, with another key")?;
+        }
+        if let Some(why) = &decided.late.unlooked {
+            writeln!(out, "Whether it put more meanwhile could not be seen ({}):", render::printable(why))?;
+            writeln!(out, "revoke it again, and what came is told among what counts no more.")?;
+        }
         writeln!(out, "Now run `keepstone key rotate`, and change the store's credentials that were with the key.")
     })?;
-    Ok(if decided.issues.is_empty() { Class::Success } else { Class::Corrupt })
+    let class = if decided.late.unlooked.is_none() { Class::Success } else { Class::Partial };
+    Ok(if decided.issues.is_empty() { class } else { Class::Corrupt })
 }
 
 fn rotate(workspace: &mut Workspace, args: &KeyRotateArgs, output: Output) -> Result<Class, CliError> {

@@ -10,6 +10,7 @@ mod backup;
 mod cache;
 mod cat;
 mod check;
+mod choice;
 pub mod completions;
 pub mod config;
 mod diff;

@@ -1,11 +1,12 @@
 //! `restore`: brings a snapshot, or some paths of it, into a directory.
 
 use super::args::{Global, Overwrite, RestoreArgs, RestoreSelection};
+use super::choice::Choice;
 use super::config::Settings;
 use super::exit::{Class, CliError};
 use super::output::Output;
 use super::render;
-use super::workspace::{Workspace, doubt, filtered};
+use super::workspace::{Workspace, doubt};
 use crate::repo::fetch::Fetcher;
 use crate::report::Monitor;
 use crate::restore::target::{Overwrite as TargetOverwrite, Target, TargetOptions};
@@ -54,8 +55,8 @@ pub fn run(args: &RestoreArgs, global: &Global) -> Result<Class, CliError> {
     let mut workspace = Workspace::open_to_read(global)?;
     let (index, _) = workspace.index()?;
     let (listing, listing_class) = workspace.snapshots()?;
-    let snapshots = filtered(listing.snapshots, &args.filter);
-    let info = workspace.select(&snapshots, &selection.snapshot)?;
+    let choice = Choice::new(&workspace, listing.snapshots, &args.filter);
+    let info = choice.one(&workspace, &selection.snapshot)?;
     spare_own_directories(args, &selection, &workspace.settings)?;
     let target_options = TargetOptions {
         overwrite: match args.overwrite {

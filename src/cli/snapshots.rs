@@ -1,10 +1,11 @@
 //! `snapshots`: lists what counts.
 
 use super::args::{Global, SnapshotsArgs};
+use super::choice::Choice;
 use super::exit::{Class, CliError};
 use super::output::Output;
 use super::render::{self, Align, Table};
-use super::workspace::{Workspace, filtered};
+use super::workspace::Workspace;
 use crate::env::{Clock, SystemClock};
 use crate::format::snapshot::{NotCaptured, SnapshotPrivate};
 use crate::repo::SnapshotInfo;
@@ -19,7 +20,9 @@ use std::collections::HashMap;
 pub fn run(args: &SnapshotsArgs, global: &Global) -> Result<Class, CliError> {
     let mut workspace = Workspace::open(global)?;
     let (listing, class) = workspace.snapshots()?;
-    let mut snapshots = filtered(listing.snapshots, &args.filter);
+    let choice = Choice::new(&workspace, listing.snapshots, &args.filter);
+    choice.tell_nothing(&workspace);
+    let mut snapshots = choice.snapshots;
     if let Some(latest) = args.latest {
         // Newest last: counted from the end, each host and dataset by itself.
         let mut seen: HashMap<(String, String), u32> = HashMap::new();

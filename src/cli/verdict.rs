@@ -1,11 +1,12 @@
 //! `unforget`, `hold` and `release`.
 
 use super::args::{Filter, Global, HoldArgs, ReleaseArgs, UnforgetArgs};
+use super::choice::Choice;
 use super::exit::{Class, CliError};
 use super::output::Output;
 use super::parse::SnapshotRef;
 use super::render::{self, short};
-use super::workspace::{Workspace, filtered};
+use super::workspace::Workspace;
 use crate::format::verdict::Ruling;
 use crate::policy::window;
 use crate::repo::open::DECIDERS;
@@ -136,17 +137,18 @@ fn decide(references: &[SnapshotRef], decree: Decree, global: &Global) -> Result
         .require(&DECIDERS, if decree.ruling == Ruling::Hold { "hold snapshots" } else { "release snapshots" })?;
     let (snapshots, read_class) = all(&workspace)?;
     let (forgotten, counted): (Vec<_>, Vec<_>) = snapshots.into_iter().partition(SnapshotInfo::is_forgotten);
-    let counted = filtered(counted, &Filter::default());
+    let filter = Filter::default();
+    let choice = Choice::new(&workspace, counted, &filter);
     let mut ids = BTreeSet::new();
     for reference in references {
-        let info = workspace.select(&counted, reference).map_err(|error| {
+        let info = choice.one(&workspace, reference).map_err(|error| {
             let hidden = workspace.select(&forgotten, reference).ok();
             match (hidden, reference) {
                 (Some(info), SnapshotRef::Prefix(_)) => {
                     CliError::new(Class::Missing, format!("snapshot {} is forgotten", short(&info.id)))
                         .hint("nothing was changed; `keepstone unforget` brings it back")
                 }
-                _ => error.into(),
+                _ => error,
             }
         })?;
         if decree.ruling == Ruling::Release && info.verdict.as_ref().is_none_or(|known| known.ruling != Ruling::Hold) {

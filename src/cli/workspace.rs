@@ -1,6 +1,7 @@
 //! What nearly every command begins with: settings, regions, an open repository, the local index.
 
 use super::args::Global;
+use super::choice::Choice;
 use super::config::{Environment, Settings, load};
 use super::exit::{Class, CliError};
 use super::progress::Progress;
@@ -206,7 +207,8 @@ impl Workspace {
         let seen = seen_roster::read(&cache_directory)?;
         located.require_roster(seen)?;
         let unlock = secret(&settings, global.json)?;
-        let repository = located.unlock(&unlock, Arc::new(SystemClock), Arc::new(SystemRandom))?;
+        let mut repository = located.unlock(&unlock, Arc::new(SystemClock), Arc::new(SystemRandom))?;
+        repository.host = settings.host();
         remember_roster(&cache_directory, seen, &repository);
         let mut absent: Vec<(String, String)> =
             settings.regions_left_out.iter().map(|name| (name.clone(), "left out by --region".to_owned())).collect();
@@ -335,8 +337,7 @@ impl Workspace {
         filter: &super::args::Filter,
     ) -> Result<(SnapshotInfo, Class), CliError> {
         let (listing, class) = self.snapshots()?;
-        let snapshots = filtered(listing.snapshots, filter);
-        let info = self.select(&snapshots, reference)?.clone();
+        let info = Choice::new(self, listing.snapshots, filter).one(self, reference)?.clone();
         Ok((info, doubt(reference, class)))
     }
 
@@ -410,17 +411,6 @@ impl Workspace {
         let class = if listing.issues.is_empty() { Class::Success } else { Class::Corrupt };
         Ok((listing, class))
     }
-}
-
-/// Applies `--dataset`, `--host`, `--tag` and `--at` (everything begun at or before that time).
-pub fn filtered(snapshots: Vec<SnapshotInfo>, filter: &super::args::Filter) -> Vec<SnapshotInfo> {
-    let fits = |info: &SnapshotInfo| {
-        filter.dataset.as_ref().is_none_or(|dataset| *dataset == info.snapshot.dataset)
-            && filter.host.as_ref().is_none_or(|host| *host == info.snapshot.host)
-            && filter.tags.iter().all(|tag| info.tags.contains(tag))
-            && filter.at_ns.is_none_or(|at| info.snapshot.started_at <= at)
-    };
-    snapshots.into_iter().filter(fits).collect()
 }
 
 /// What a damaged listing makes of a run: one that counts from the newest snapshot may have met an older

@@ -23,7 +23,6 @@ mod sweep;
 
 pub use report::{GcReport, OpenSession, Reason, RegionReport, Tally};
 
-use crate::env::host_name;
 use crate::format::ids::RegionId;
 use crate::index::graph::GraphError;
 use crate::pack::{PackError, SpoolSpace};
@@ -116,8 +115,6 @@ pub struct GcOptions {
     pub max_repack_bytes: Option<u64>,
     /// Where new packs live until their name is known.
     pub spools: SpoolSpace,
-    /// This machine, as it calls itself: where a store can't refuse a second put, one host collects.
-    pub host: String,
     /// How long a forgotten snapshot can be brought back.
     pub forget_window: Span,
     /// When this host first saw a region's open generation, by an earlier run's [`RegionReport::noticed`]:
@@ -136,7 +133,6 @@ impl Default for GcOptions {
             max_unused: MAX_UNUSED_DEFAULT,
             max_repack_bytes: None,
             spools: SpoolSpace::Memory,
-            host: host_name(),
             forget_window: Span::new().days(FORGET_WINDOW_DAYS),
             noticed: BTreeMap::new(),
         }

@@ -24,7 +24,7 @@ pub fn collect(
     monitor: &dyn Monitor,
     report: &mut RegionReport,
 ) -> Result<(), GcError> {
-    designation::require(repository, &repository.regions[at], &options.host)?;
+    designation::require(repository, &repository.regions[at])?;
     let error = match settle(repository, at, options, monitor, report) {
         Err(error) if error.is_lack_of_room() && !options.dry_run => error,
         ended => return ended,

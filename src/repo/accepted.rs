@@ -145,10 +145,25 @@ pub struct Decided {
     pub snapshots_refused: Vec<SnapshotId>,
     /// Objects under its name that can't be read or verified: they don't stay either.
     pub issues: Vec<Issue>,
+    /// What the slot put while this was decided and carried out: it isn't on the list, so it doesn't count.
+    pub late: Late,
 }
 
-/// Where a slot's objects are; what it recorded in its audit chain stays recorded anyway (`AUDIT-4`).
-const PREFIXES: [&str; 8] = ["sessions/", "index/", "snapshots/", "commits/", "verdicts/", "tags/", "gc/", "attest/"];
+/// What of a slot came while it was revoked, too late to be decided about.
+#[derive(Clone, Debug, Default)]
+pub struct Late {
+    /// How many objects, by kind.
+    pub kinds: BTreeMap<&'static str, u64>,
+    /// The snapshots among them, and those that commits among them name: these don't count where they would have.
+    pub snapshots: BTreeSet<SnapshotId>,
+    /// Why it isn't known whether there is more: the revocation itself stands. Revoking again tells.
+    pub unlooked: Option<String>,
+}
+
+/// Where a slot's objects are; what it recorded in its audit chain stays recorded anyway (`AUDIT-4`). What rests
+/// on others comes before them: of a backup or a collection that ends meanwhile, no commit and no final stays
+/// without its segments (`ACCEPT-3`).
+const PREFIXES: [&str; 8] = ["commits/", "gc/", "snapshots/", "index/", "sessions/", "verdicts/", "tags/", "attest/"];
 
 /// An object of the slot that passes every check.
 struct Own {
@@ -158,6 +173,81 @@ struct Own {
     said_at: Option<i64>,
     /// The snapshot that a commit names.
     names: Option<SnapshotId>,
+}
+
+/// What of a slot's objects was looked at.
+#[derive(Default)]
+pub(super) struct Looked {
+    own: BTreeMap<Digest, Own>,
+    /// Names by region; none for what is the same in every region, of which one sound copy will do.
+    names: HashSet<(Option<usize>, String)>,
+}
+
+impl Looked {
+    /// Reads whatever the slot has signed in every region and wasn't looked at before; gives the digests of what
+    /// is new.
+    ///
+    /// # Errors
+    /// When a region can't be listed or stops answering, or the user stops it.
+    fn look(
+        &mut self,
+        repository: &Repository,
+        slot: SlotId,
+        monitor: &dyn Monitor,
+        issues: &mut Vec<Issue>,
+    ) -> Result<BTreeSet<Digest>, RepoError> {
+        let mut new = BTreeSet::new();
+        for (at, region) in repository.regions.iter().enumerate() {
+            for prefix in PREFIXES {
+                let shared = !matches!(prefix, "sessions/" | "commits/" | "gc/");
+                for listed in list_sorted(&*region.store, prefix).map_err(|e| region.error(e))? {
+                    let here = (Some(at), listed.name.clone());
+                    let everywhere = (None, listed.name.clone());
+                    if self.names.contains(&everywhere) || self.names.contains(&here) {
+                        continue;
+                    }
+                    if monitor.cancelled() {
+                        return Err(RepoError::Cancelled);
+                    }
+                    match read_own(repository, region, slot, &listed.name) {
+                        Ok(object) => {
+                            self.names.insert(if shared { everywhere } else { here });
+                            if let Some(object) = object
+                                && !self.own.contains_key(&object.digest)
+                            {
+                                new.insert(object.digest);
+                                self.own.insert(object.digest, object);
+                            }
+                        }
+                        Err(error @ RepoError::Store { .. }) => return Err(error),
+                        Err(error) => {
+                            self.names.insert(here);
+                            let subject = format!("{}:{}", region.name, listed.name).into_bytes();
+                            let issue = Issue { kind: IssueKind::Damaged, subject, detail: error.to_string() };
+                            monitor.issue(&issue);
+                            issues.push(issue);
+                        }
+                    }
+                }
+            }
+        }
+        Ok(new)
+    }
+
+    /// Looks again once the roster says that the slot is revoked: what is new by then came too late. What can't be
+    /// read is said in the result, since the revocation stands.
+    pub(super) fn again(mut self, repository: &Repository, slot: SlotId, monitor: &dyn Monitor, decided: &mut Decided) {
+        match self.look(repository, slot, monitor, &mut decided.issues) {
+            Err(error) => decided.late.unlooked = Some(error.to_string()),
+            Ok(new) => {
+                for object in new.iter().filter_map(|digest| self.own.get(digest)) {
+                    *decided.late.kinds.entry(object.kind.name()).or_default() += 1;
+                    let snapshot = (object.kind == ObjectKind::Snapshot).then_some(SnapshotId(object.digest.0));
+                    decided.late.snapshots.extend(snapshot.or(object.names));
+                }
+            }
+        }
+    }
 }
 
 /// Reads whatever the slot has signed in every region and decides what stays. A slot that is revoked already
@@ -170,38 +260,12 @@ pub(super) fn decide(
     slot: SlotId,
     acceptance: &Acceptance,
     monitor: &dyn Monitor,
-) -> Result<Decided, RepoError> {
+) -> Result<(Decided, Looked), RepoError> {
     let revoked = repository.roster.slot(slot).is_some_and(|entry| entry.state == SlotState::Revoked);
     let mut decided = Decided::default();
-    let mut own: BTreeMap<Digest, Own> = BTreeMap::new();
-    // Content-named objects are the same in every region; a copy that was verified once will do.
-    let mut seen: HashSet<String> = HashSet::new();
-    for region in &repository.regions {
-        for prefix in PREFIXES {
-            for listed in list_sorted(&*region.store, prefix).map_err(|e| region.error(e))? {
-                let shared = !matches!(prefix, "sessions/" | "commits/" | "gc/");
-                if shared && seen.contains(&listed.name) {
-                    continue;
-                }
-                if monitor.cancelled() {
-                    return Err(RepoError::Cancelled);
-                }
-                match read_own(repository, region, slot, &listed.name) {
-                    Ok(object) => {
-                        seen.extend(shared.then_some(listed.name));
-                        own.extend(object.map(|object| (object.digest, object)));
-                    }
-                    Err(error @ RepoError::Store { .. }) => return Err(error),
-                    Err(error) => {
-                        let subject = format!("{}:{}", region.name, listed.name).into_bytes();
-                        let issue = Issue { kind: IssueKind::Damaged, subject, detail: error.to_string() };
-                        monitor.issue(&issue);
-                        decided.issues.push(issue);
-                    }
-                }
-            }
-        }
-    }
+    let mut looked = Looked::default();
+    looked.look(repository, slot, monitor, &mut decided.issues)?;
+    let own = &looked.own;
     let stays_listed = |digest: &Digest| match revoked {
         true => repository.accepted.contains(slot, digest).map_err(|source| RepoError::Key(source.into())),
         false => Ok(true),
@@ -214,7 +278,7 @@ pub(super) fn decide(
             refused_snapshots.insert(id);
         }
     }
-    for (digest, object) in &own {
+    for (digest, object) in own {
         let chosen = match object.kind {
             ObjectKind::Snapshot => !refused_snapshots.contains(&SnapshotId(digest.0)),
             ObjectKind::Commit => !object.names.is_some_and(|id| refused_snapshots.contains(&id) || excepted(&id)),
@@ -228,7 +292,7 @@ pub(super) fn decide(
         }
     }
     decided.snapshots_refused = refused_snapshots.into_iter().collect();
-    Ok(decided)
+    Ok((decided, looked))
 }
 
 /// Reads an object if the slot signed it; `None` for another signer's or a name of no known form.

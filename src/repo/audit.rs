@@ -10,7 +10,7 @@ use super::open::{RegionHandle, Repository, WRITERS};
 use crate::crypto::keyring::Keyring;
 use crate::crypto::object::{self, Signer};
 use crate::crypto::{CryptoError, sign};
-use crate::env::{Clock, Random, host_name};
+use crate::env::{Clock, Random};
 use crate::format::audit::{Action, AuditEntry, PREVIOUS_MAX, REASON_BYTES_MAX};
 use crate::format::envelope::{ObjectKind, SignedObject};
 use crate::format::ids::{Digest, SlotId, number_from_name, number_name};
@@ -120,7 +120,7 @@ pub fn record_where_room(repository: &Repository, act: &Act) -> Result<Recording
             number: 0,
             previous: Vec::new(),
             label: label.clone(),
-            host: host_name(),
+            host: repository.host.clone(),
             recorded_at: repository.clock.now_ns(),
             action: act.action,
             subjects: part.to_vec(),
@@ -619,6 +619,7 @@ pub(super) fn first_entry(
     keyring: &Keyring,
     signer: &Signer<'_>,
     label: &str,
+    host: &str,
     regions: usize,
     clock: &dyn Clock,
     random: &dyn Random,
@@ -628,7 +629,7 @@ pub(super) fn first_entry(
         number: 1,
         previous: Vec::new(),
         label: label.to_owned(),
-        host: host_name(),
+        host: host.to_owned(),
         recorded_at: clock.now_ns(),
         action: Action::Init,
         subjects: vec![signer.slot.0.to_vec()],

@@ -108,18 +108,19 @@ pub fn designate(repository: &Repository, region: &RegionHandle, slot: SlotId, h
     put_with_retries(&*region.store, &name, &bytes.into()).map_err(|e| region.error(e))
 }
 
-/// Checks that this slot on this host may collect in a region.
+/// Checks that this slot on this host ([`Repository::host`]) may collect in a region.
 ///
 /// # Errors
 /// Where the store can't refuse a second put and another, or nobody, is designated.
-pub fn require(repository: &Repository, region: &RegionHandle, host: &str) -> Result<(), RepoError> {
+pub fn require(repository: &Repository, region: &RegionHandle) -> Result<(), RepoError> {
+    let host = &repository.host;
     if region.info.put_if_absent {
         return Ok(());
     }
     let refuse = |why: String| Err(RepoError::NotDesignated { region: region.name.clone(), why });
     match read(repository, region)? {
         None => refuse("and nobody is designated".to_owned()),
-        Some(who) if who.slot == repository.secrets.slot && who.host == host => Ok(()),
+        Some(who) if who.slot == repository.secrets.slot && who.host == *host => Ok(()),
         Some(who) => refuse(format!(
             "slot {} on host '{}' is, and this is slot {} on '{host}'",
             who.slot, who.host, repository.secrets.slot

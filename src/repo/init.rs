@@ -31,6 +31,8 @@ pub struct InitOptions {
     pub wrapping: Wrapping,
     /// A name for that slot.
     pub label: String,
+    /// The name of the machine on which it is made, for the audit chain; at most 255 bytes.
+    pub host: String,
 }
 
 /// What was made.
@@ -107,7 +109,7 @@ pub fn init(
 
     let signer = Signer { slot, private: &secrets.signing_private };
     let (audit_bytes, audit_digest) =
-        audit::first_entry(&keyring, &signer, &options.label, specs.len(), clock, random)?;
+        audit::first_entry(&keyring, &signer, &options.label, &options.host, specs.len(), clock, random)?;
 
     let mut regions = Vec::new();
     for (spec, probe) in specs.iter().zip(probes) {

@@ -221,13 +221,16 @@ impl Repository {
         Ok(slot)
     }
 
-    /// Retires a slot: the roster says so, then its key files go where the store allows. Gives how many
-    /// key files a store refused to delete.
+    /// Retires a slot: the roster says so, then its key files go where the store allows. Of one that is retired
+    /// already those go that an interrupted removal left. Gives how many key files a store refused to delete.
     ///
     /// # Errors
-    /// For an unknown slot, the one in use, or the last active owner.
+    /// For an unknown slot, the one in use, the last active owner, or one that nothing is left of.
     pub fn remove_slot(&mut self, slot: SlotId) -> Result<usize, RepoError> {
         self.begin_change()?;
+        if self.is_half_removed(slot)? {
+            return self.delete_key_files(slot, u64::MAX);
+        }
         self.may_go(slot, &[SlotState::Active])?;
         record(self, &Act::new(Action::KeyRemove).on(&slot.0))?;
         let roster = self.with_state(slot, SlotState::Retired);
@@ -235,10 +238,27 @@ impl Repository {
         self.delete_key_files(slot, u64::MAX)
     }
 
+    /// Whether a slot is retired, and some reached region still has a key file of it: a removal was interrupted, or
+    /// the store denied the delete.
+    ///
+    /// # Errors
+    /// When a region can't be listed.
+    pub fn is_half_removed(&self, slot: SlotId) -> Result<bool, RepoError> {
+        if self.roster.slot(slot).is_none_or(|entry| entry.state != SlotState::Retired) {
+            return Ok(false);
+        }
+        for region in &self.regions {
+            if !list_sorted(&*region.store, &format!("keys/{slot}/")).map_err(|e| region.error(e))?.is_empty() {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
     /// Revokes a slot: nothing that it signs counts from now on, and of what it signed only what
     /// `acceptance` leaves. The list goes first, into every region, then the roster that names it, then the
-    /// key files go. A slot that is revoked already can only lose more. Gives what was decided, and how many
-    /// key files a store refused to delete.
+    /// key files go; then it looks again for what the slot put meanwhile. A slot that is revoked already can only
+    /// lose more. Gives what was decided, and how many key files a store refused to delete.
     ///
     /// # Errors
     /// As [`Repository::remove_slot`]; when something can't be listed or read. Nothing is changed then.
@@ -250,7 +270,7 @@ impl Repository {
     ) -> Result<(Decided, usize), RepoError> {
         self.begin_change()?;
         self.may_go(slot, &[SlotState::Active, SlotState::Retired, SlotState::Revoked])?;
-        let decided = accepted::decide(self, slot, acceptance, monitor)?;
+        let (mut decided, looked) = accepted::decide(self, slot, acceptance, monitor)?;
         let refused = decided.refused.values().sum();
         let act = Act::new(Action::KeyRevoke).on(&slot.0).figure("digests-kept", decided.digests.len() as u64);
         record(self, &act.figure("digests-refused", refused))?;
@@ -261,6 +281,7 @@ impl Repository {
         roster.accepted.sort_by_key(|parts| parts.slot);
         self.publish_roster(roster)?;
         let refused = self.delete_key_files(slot, u64::MAX)?;
+        looked.again(self, slot, monitor, &mut decided);
         Ok((decided, refused))
     }
 

@@ -7,7 +7,7 @@ use crate::crypto::keyring::{Keyring, epoch_commitment, open_ring};
 use crate::crypto::object::{self, Signer};
 use crate::crypto::slot::{Unlock, unwrap};
 use crate::crypto::{CryptoError, sign};
-use crate::env::{Clock, Random};
+use crate::env::{Clock, Random, host_name};
 use crate::format::config::{Config, Region};
 use crate::format::envelope::{ObjectKind, SignedObject};
 use crate::format::ids::{Digest, SlotId, number_from_name, number_name};
@@ -133,6 +133,9 @@ pub struct Repository {
     pub keyring: Arc<Keyring>,
     /// The slot that opened it.
     pub secrets: SlotSecrets,
+    /// The machine's name in what is recorded and designated: as it calls itself, unless whoever opened it says
+    /// otherwise. At most 255 bytes.
+    pub host: String,
     /// Time.
     pub clock: Arc<dyn Clock>,
     /// Randomness.
@@ -207,7 +210,11 @@ impl Located {
     pub fn open_to_merge(specs: &[RegionSpec], pin: Option<[u8; 32]>, take: Option<&str>) -> Result<Self, RepoError> {
         let (mut located, rosters) = Self::open_regions(specs, pin)?;
         if rosters.len() < 2 {
-            return Err(RepoError::Keys("there is only one key roster: nothing is to be merged".to_owned()));
+            return Err(RepoError::Keys(
+                "there is only one key roster: nothing is to be merged. Regions that lack it get it by the next \
+                 backup, change of keys or `replicate`"
+                    .to_owned(),
+            ));
         }
         let roster = match take {
             None => merged(rosters.iter().map(|(_, roster)| roster))?,
@@ -399,6 +406,7 @@ impl Located {
             forks,
             keyring,
             secrets,
+            host: host_name(),
             clock,
             random,
         })

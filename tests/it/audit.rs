@@ -505,3 +505,59 @@ fn the_program_shows_and_verifies_the_chains() {
     assert_eq!(program.run(["--json", "audit"]).expect(11).json()["entries_total"], 1);
     assert!(program.run(["audit"]).expect(11).stdout.contains("NOT WHOLE"));
 }
+
+/// What is recorded names the machine as it was told to call itself, whatever the command.
+#[test]
+fn one_name_of_the_machine_is_recorded_by_every_command() {
+    let program = Program::bare();
+    let recipient = std::fs::read_to_string(program.path("recipient")).unwrap();
+    let on = |host: Option<&str>, arguments: &[&str]| {
+        let mut command = program.command(arguments);
+        host.into_iter().for_each(|host| _ = command.env("KEEPSTONE_HOST", host));
+        crate::program::Ended::new(command.output().unwrap()).expect(0)
+    };
+    let on_box = |arguments: &[&str]| on(Some("box"), arguments);
+    on_box(&[
+        "--region",
+        &program.region("one"),
+        "--region",
+        &program.region("two"),
+        "init",
+        "--recipient",
+        &recipient,
+    ]);
+    program.write("a", b"one");
+    let source = program.source().display().to_string();
+    let saved = on_box(&["--json", "backup", &source]).json();
+    assert_eq!(saved["host"], "box");
+    on_box(&["key", "add", "--role", "writer", "--recipient", &identity().1]);
+    on_box(&["tag", "latest", "--set", "x"]);
+    on_box(&["hold", "latest", "--reason", "y"]);
+    on_box(&["release", "latest"]);
+    on_box(&["forget", &crate::program::id(&saved), "--break-floor", "--confirm", "default"]);
+    on_box(&["gc", "--now"]);
+    on_box(&["check", "--read-data"]);
+    on_box(&["key", "rotate"]);
+    let recorded = || {
+        let entries = program.run(["--json", "audit"]).expect(0).json();
+        let entries = entries["entries"].as_array().expect("entries").clone();
+        let of = |entry: &serde_json::Value, field: &str| entry[field].as_str().unwrap().to_owned();
+        entries.iter().map(|entry| (of(entry, "action"), of(entry, "host"))).collect::<Vec<_>>()
+    };
+    let before = recorded();
+    for action in ["init", "key-add", "tag", "hold", "release", "forget", "gc-final", "key-rotate"] {
+        assert!(before.iter().any(|(done, _)| done == action), "{action}: {before:?}");
+    }
+    assert!(before.iter().all(|(_, host)| host == "box"), "{before:?}");
+    // The file's, which the environment goes before; else what the machine calls itself.
+    let act = |host: Option<&str>| {
+        on(host, &["key", "rotate"]);
+        recorded().pop().unwrap().1
+    };
+    assert_eq!(act(None), keepstone::env::host_name());
+    let file = program.path("keepstone.toml");
+    let text = std::fs::read_to_string(&file).unwrap();
+    std::fs::write(&file, format!("{text}\n[backup]\nhost = \"laptop\"\n")).unwrap();
+    assert_eq!(act(None), "laptop");
+    assert_eq!(act(Some("other")), "other");
+}

@@ -261,6 +261,65 @@ fn snapshots_are_filtered_and_named() {
 }
 
 #[test]
+fn where_no_snapshot_fits_it_is_told_what_there_is() {
+    let program = Program::new();
+    program.write("a", b"one");
+    let told = |arguments: &[&str]| {
+        let error = program.run([&["--json"], arguments].concat()).expect(12).error();
+        assert!(!error["hint"].is_null(), "{error}");
+        (error["message"].as_str().unwrap().to_owned(), error["hint"].as_str().unwrap().to_owned())
+    };
+    let restore = |more: &[&str]| told(&[&["restore", "--to", "out"], more].concat());
+    let has = |text: &str, words: &[&str]| words.iter().for_each(|word| assert!(text.contains(word), "{word}: {text}"));
+    let (text, hint) = restore(&["latest"]);
+    assert_eq!((text.as_str(), hint.as_str()), ("there is no snapshot", "`keepstone backup` makes one"));
+
+    let first = id(&program.backup(&["--dataset", "d1", "--host", "h1"]))[..12].to_owned();
+    let second = id(&program.backup(&["--dataset", "d2", "--host", "h2"]))[..12].to_owned();
+    let day = |id: &str| {
+        let listed = program.snapshots(&[]);
+        let found = listed.iter().find(|snapshot| snapshot["id"].as_str().unwrap().starts_with(id)).unwrap();
+        let begun: jiff::Timestamp = found["started_at"].as_str().unwrap().parse().unwrap();
+        begun.to_zoned(jiff::tz::TimeZone::system()).strftime("%Y-%m-%d %H:%M").to_string()
+    };
+    // Nothing that old: the oldest of what was asked for otherwise.
+    let early = ["--at", "2001-02-03 04:05"];
+    let (text, hint) = restore(&early);
+    has(&text, &["begun at or before 2001-02-03 04:05:00", &first, &day(&first), "'d1'", "'h1'"]);
+    has(&hint, &["later --at"]);
+    let (text, _) = restore(&["latest", "--dataset", "d2", "--at", "2001-02-03 04:05"]);
+    has(&text, &["of dataset 'd2' begun at", "the oldest of dataset 'd2' is", &second, &day(&second)]);
+    // Nothing of that name: the oldest of all.
+    let (text, hint) = restore(&["latest", "--dataset", "d3", "--host", "h1", "--tag", "t"]);
+    has(
+        &text,
+        &["of dataset 'd3' made on host 'h1' with tag 't'", "the oldest that there is is", &first, &day(&first)],
+    );
+    has(&hint, &["keepstone snapshots"]);
+    let (text, _) = restore(&["latest~2"]);
+    has(&text, &["latest~2", "2 snapshots", &first, &day(&first)]);
+    let (text, hint) = restore(&[&second, "--dataset", "d1"]);
+    has(&text, &[&second, "isn't one of dataset 'd1'", "'d2'"]);
+    has(&hint, &["without these filters"]);
+    has(&restore(&["ffffffffffff"]).0, &["ffffffffffff"]);
+    // Whatever takes the same filters.
+    for arguments in [&["ls", "latest"][..], &["cat", "latest", "a"], &["diff", "latest", "latest"]] {
+        has(&told(&[arguments, &early].concat()).0, &["2001-02-03 04:05:00", &first]);
+    }
+    // Of a region that takes no part nothing is known.
+    let (_, hint) = told(&["--region", "one", "restore", "--to", "out", "latest", "--dataset", "d3"]);
+    has(&hint, &["only region 'two' has"]);
+    // A list may be empty; what there is is told beside it.
+    let listed = program.run(["--json", "snapshots", "--dataset", "d3"]).expect(0);
+    assert_eq!(listed.json(), serde_json::json!([]));
+    has(&listed.stderr, &["of dataset 'd3'", &first]);
+    assert_eq!(program.run(["snapshots"]).expect(0).stderr, "");
+    let found = program.run(["--json", "find", "a", "--dataset", "d3"]).expect(0);
+    assert_eq!(found.json()["entries"], serde_json::json!([]));
+    has(&found.stderr, &["of dataset 'd3'", &first]);
+}
+
+#[test]
 fn ctrl_c_keeps_what_was_shipped() {
     let program = Program::new();
     program.write("large", &noise(7, 300 << 20));

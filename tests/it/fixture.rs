@@ -163,7 +163,8 @@ impl World {
         let stores: Vec<_> = stores.into_iter().map(store).collect();
         let clock = Arc::new(StepClock::starting_at(1_700_000_000));
         let mut world = World { stores, identity, pin: [0; 32], clock, random, fuse, visitor };
-        let options = InitOptions { suite, wrapping: Wrapping::Recipient(recipient), label: "test".into() };
+        let options =
+            InitOptions { suite, wrapping: Wrapping::Recipient(recipient), label: "test".into(), host: "maker".into() };
         let made = init(&world.specs(&world.all()), &options, &*world.clock, &*world.random).unwrap();
         world.pin = made.fingerprint.0;
         world.forget_history();

@@ -7,8 +7,10 @@ use keepstone::format::roster::{Role, SlotState};
 use keepstone::repo::accepted::{Acceptance, Decided};
 use keepstone::repo::{Located, RepoError, Repository};
 use keepstone::report::Silent;
+use keepstone::store::faults::{Fault, Operation, Trigger};
 use keepstone::store::{Store, list_sorted};
 use std::collections::BTreeSet;
+use std::sync::{Arc, Mutex};
 use tempfile::TempDir;
 
 fn source() -> TempDir {
@@ -44,7 +46,7 @@ fn a_rotation_rewrites_nothing_and_goes_on_deduplicating() {
         assert!(written.iter().all(|name| name.starts_with("ring/") || name.starts_with("roster/")), "{written:?}");
         // ROSTER-8: every ring before the roster that says it counts.
         assert!(written.last().unwrap().starts_with("roster/") && written.len() == 3, "{written:?}");
-        assert!(store.log().iter().all(|call| call.operation != keepstone::store::faults::Operation::Delete));
+        assert!(store.log().iter().all(|call| call.operation != Operation::Delete));
     }
     let rings = writer.open(&[1]).unwrap().keyring.rings().clone();
     assert!(rings[&1].id == rings[&2].id && rings[&1].gear == rings[&2].gear);
@@ -134,13 +136,14 @@ fn an_interrupted_addition_leaves_the_slot_out_or_in() {
 fn an_interrupted_revocation_leaves_all_or_what_was_accepted() {
     survives(&|repository| {
         let writer = repository.roster.slots.iter().find(|slot| slot.role == Role::Writer).unwrap().slot;
-        repository.revoke_slot(writer, &Acceptance::default(), &Silent).map(drop)
+        let (decided, _) = repository.revoke_slot(writer, &Acceptance::default(), &Silent)?;
+        // The revocation stands by then.
+        decided.late.unlooked.map_or(Ok(()), |why| Err(RepoError::Keys(why)))
     });
 }
 
 #[test]
 fn with_a_region_out_of_reach_no_key_changes() {
-    use keepstone::store::faults::{Fault, Trigger};
     let world = World::new(2);
     let (slot, _) = world.add_slot(Role::Writer, "w");
     world.stores[1].inject(Trigger::any(), Fault::Fail(keepstone::store::StoreErrorKind::Unavailable));
@@ -257,6 +260,61 @@ fn a_revoked_slots_objects_count_only_as_listed() {
     assert_eq!(report.issues, [], "what doesn't count is no damage");
 }
 
+/// ACCEPT-3: what a slot puts while it is revoked stays accepted as a whole or is told, whichever call it comes before.
+#[test]
+fn what_a_slot_puts_while_it_is_revoked_is_whole_or_told() {
+    let (base, source) = (World::new(2), source());
+    let (slot, identity) = base.add_slot(Role::Writer, "host");
+    base.as_slot(&identity).backup(&[0, 1], source.path(), 0).unwrap();
+    write(source.path(), "more", &noise(3, 60_000));
+    let calls = {
+        let world = base.fork();
+        let mut repository = world.open(&[0, 1]).unwrap();
+        world.calls_of(|| drop(repository.revoke_slot(slot, &Acceptance::default(), &Silent).unwrap()))
+    };
+    let (mut whole, mut told, mut refused) = (0, 0, 0);
+    for call in 1..=calls {
+        let world = base.fork();
+        let mut repository = world.open(&[0, 1]).unwrap();
+        let saved = Arc::new(Mutex::new(None));
+        let (report, host, path) = (Arc::clone(&saved), identity.clone(), source.path().to_owned());
+        world.visit_at(call, move |world| {
+            let done = world.as_slot(&host).backup(&[0, 1], &path, 0);
+            *report.lock().unwrap() = Some(done.map(|summary| summary.snapshot.unwrap()));
+        });
+        let (decided, _) = repository.revoke_slot(slot, &Acceptance::default(), &Silent).unwrap();
+        assert_eq!((decided.issues.as_slice(), &decided.late.unlooked), (&[][..], &None));
+        let late = &decided.late;
+        let Some(Ok(second)) = saved.lock().unwrap().take() else {
+            refused += 1;
+            assert!(late.snapshots.is_empty(), "call {call}");
+            continue;
+        };
+        for at in 0..2 {
+            let counts = world.ids(&[at]).contains(&second);
+            assert!(counts || late.snapshots.contains(&second), "before call {call}: {second} is told to nobody");
+            if counts {
+                world.assert_restores(&[at], second, source.path(), 0);
+            }
+        }
+        let everywhere = world.ids(&[0]).contains(&second) && world.ids(&[1]).contains(&second);
+        assert_eq!(everywhere, !late.kinds.contains_key("commit"), "before call {call}: {late:?}");
+        *if everywhere { &mut whole } else { &mut told } += 1;
+        let report =
+            keepstone::check::check(&world.open(&[0, 1]).unwrap(), None, &Default::default(), &Silent).unwrap();
+        assert_eq!(report.issues, [], "before call {call}");
+    }
+    assert!(whole > 0 && told > 10 && refused > 3, "{whole} were whole, {told} told, {refused} refused");
+    // Where it can't look again, the revocation stands, and says so.
+    let world = base.fork();
+    let mut repository = world.open(&[0, 1]).unwrap();
+    world.die_after(calls - 3);
+    let (decided, _) = repository.revoke_slot(slot, &Acceptance::default(), &Silent).unwrap();
+    world.live_again();
+    assert!(decided.late.unlooked.is_some_and(|why| why.contains("the process died")));
+    assert!(matches!(world.as_slot(&identity).open(&[0]).map(drop), Err(RepoError::WrongSecret)));
+}
+
 #[test]
 fn a_list_that_cannot_be_read_is_no_empty_list() {
     let (world, source) = (World::new(1), source());
@@ -320,6 +378,40 @@ fn two_rosters_are_refused_until_they_are_merged() {
     assert_eq!(world.ids(&[1]).len(), 1, "what stays accepted was merged, too");
     world.as_slot(&identity).backup(&[0, 1], source.path(), 0).unwrap();
     assert!(matches!(open_to_merge(&world, None).map(|_| ()), Err(RepoError::Keys(_))));
+}
+
+/// AUDIT-6: a merge is recorded before anything else of it is there, and not done where it can't be.
+#[test]
+fn a_merge_that_cannot_be_recorded_is_not_done() {
+    let world = World::new(2);
+    forked(
+        &world,
+        |one| drop(add(one, Role::Writer).unwrap()),
+        |two| {
+            two.rotate(false).unwrap();
+        },
+    );
+    let held = |at: usize| list_sorted(&world.stores[at].inner().memory, "").unwrap();
+    let before = [held(0), held(1)];
+    let denied = Fault::Fail(keepstone::store::StoreErrorKind::Denied);
+    world.stores.iter().for_each(|store| store.inject(Trigger::on(Operation::Put).under("audit/"), denied));
+    let refused = open_to_merge(&world, None).unwrap().merge_rosters().unwrap_err();
+    assert!(matches!(refused, RepoError::Store { .. }), "{refused}");
+    assert_eq!([held(0), held(1)], before);
+    world.stores.iter().for_each(|store| store.revive());
+    world.forget_history();
+    open_to_merge(&world, None).unwrap().merge_rosters().unwrap();
+    for store in &world.stores {
+        let written = store.written();
+        assert!(written[0].starts_with("audit/"), "{written:?}");
+        assert!(
+            written[1..].iter().all(|name| name.starts_with("ring/") || name.starts_with("roster/")),
+            "{written:?}"
+        );
+    }
+    let chains = keepstone::repo::audit::read(&world.open(&[0, 1]).unwrap()).unwrap();
+    let merged = &chains.timeline.last().unwrap().entry;
+    assert_eq!((merged.action, merged.subjects.len()), (keepstone::format::audit::Action::RosterMerge, 2));
 }
 
 #[test]

@@ -543,6 +543,8 @@ fn the_program_remembers_the_roster_and_forgets_it_with_its_cache() {
     let revoked = program.run(["--json", "key", "revoke", &slot]).expect(0).json();
     assert_eq!(revoked["accepted"]["snapshot"], 1);
     assert_eq!(revoked["refused"], serde_json::json!({}));
+    assert_eq!((&revoked["late"], &revoked["snapshots_late"]), (&serde_json::json!({}), &serde_json::json!([])));
+    assert!(revoked["late_unknown"].is_null(), "{revoked}");
     assert_eq!(program.snapshots(&[]).len(), 1);
     program.run_as("writer", ["snapshots"]).expect(10);
     let rotated = program.run(["--json", "key", "rotate"]).expect(0).json();

@@ -49,6 +49,7 @@ impl World {
             suite: Suite::ChaCha20Poly1305,
             wrapping: Wrapping::Recipient(identity.to_public().to_string()),
             label: "test".to_owned(),
+            host: "maker".to_owned(),
         };
         let made = init(&specs(&regions), &options, &StepClock::starting_at(1_700_000_000), &SeededRandom::new(seed))
             .expect("the repository is made");

@@ -284,7 +284,9 @@ Examples:
   $ keepstone key revoke 3f9a --except 81c2 --except 90ab
   $ keepstone key revoke 3f9a --accept none
 
-JSON: slot, accepted and refused (how many objects, by kind), snapshots_refused, key_files_kept, issues.")]
+JSON: slot, accepted and refused (how many objects, by kind), snapshots_refused, late (how many it put
+while this was decided, by kind: they don't count) and snapshots_late, late_unknown (why it isn't known
+whether there are more, or null), key_files_kept, issues.")]
 pub struct KeyRevokeArgs {
     /// 4 or more digits of the slot's id; `keepstone key list` shows them
     pub slot: IdPrefix,

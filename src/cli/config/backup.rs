@@ -64,9 +64,9 @@ impl Settings {
             BackupSource::Paths(_) => limits::CHUNK_AVERAGE_BYTES_TREE,
             BackupSource::Stdin { .. } | BackupSource::Command { .. } => limits::CHUNK_AVERAGE_BYTES_STREAM,
         };
-        let host = match args.host.as_ref().or(self.host.as_ref()).or(file.host.as_ref()) {
+        let host = match &args.host {
             Some(host) => host.clone(),
-            None => machine_name()?,
+            None => usable(self.host())?,
         };
         let tags = if args.tags.is_empty() { &file.tags } else { &args.tags };
         if tags.len() > limits::TAGS_MAX {
@@ -122,11 +122,10 @@ impl Settings {
     }
 }
 
-fn machine_name() -> Result<String, CliError> {
-    let uname = rustix::system::uname();
-    let name = uname.nodename().to_string_lossy();
+/// A name that was configured is; what a machine calls itself may not be.
+fn usable(name: String) -> Result<String, CliError> {
     parse::label(&name).map_err(|error| {
         CliError::usage(format!("this machine's name, '{name}', can't be recorded: {error}"))
-            .hint("give one with --host")
+            .hint("give one with --host, KEEPSTONE_HOST or `host` under [backup] in keepstone.toml")
     })
 }

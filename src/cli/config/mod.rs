@@ -25,6 +25,7 @@ use super::args::Global;
 use super::exit::{Class, CliError};
 use super::parse::{self, ParseError, RegionArg};
 use super::{render, secret};
+use crate::env::host_name;
 use crate::format::ids::Digest;
 use crate::limits;
 
@@ -260,6 +261,11 @@ impl Settings {
     pub fn workers(&self, each_bytes: usize) -> usize {
         let room = self.memory_bytes.saturating_sub(limits::MEMORY_BYTES_AT_REST) / 2;
         self.threads.min(room / each_bytes).max(1)
+    }
+
+    /// This machine's name in all that is recorded: `KEEPSTONE_HOST`, else the file's, else what it calls itself.
+    pub fn host(&self) -> String {
+        self.host.as_ref().or(self.backup.host.as_ref()).map_or_else(host_name, String::clone)
     }
 
     /// What a region's store is opened with: its options, under what the environment says.

@@ -4,14 +4,15 @@
 //! other side's shell as one word.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::time::Duration;
 
 use crate::store::{StoreError, StoreErrorKind};
 
-/// What is run for `ssh` where nothing else is configured: no prompts, since several connections are
-/// opened and nobody may be there; a dead network is noticed within two minutes.
+/// How `ssh` is run: no prompts, since several connections are opened and nobody may be there; a dead
+/// network is noticed within two minutes. A configured command that is `ssh` gets these behind its own
+/// options, of which ssh takes the first: what it says itself is what holds.
 const SSH: &[&str] = &[
-    "ssh",
     "-T",
     "-o",
     "BatchMode=yes",
@@ -69,7 +70,7 @@ pub(super) fn parse(url: &str, options: &BTreeMap<String, String>) -> Result<Add
     }
     let path = path(&parsed).ok_or_else(|| invalid(FORM))?;
     let mut program = "keepstone".to_owned();
-    let mut command: Vec<String> = SSH.iter().map(|&word| word.to_owned()).collect();
+    let mut command = vec!["ssh".to_owned()];
     let (mut connections, mut timeout) = (CONNECTIONS, TIMEOUT_SECONDS);
     for (option, value) in options {
         let number = |max: u64| {
@@ -89,6 +90,9 @@ pub(super) fn parse(url: &str, options: &BTreeMap<String, String>) -> Result<Add
     }
     if program.is_empty() || program.starts_with('-') {
         return Err(invalid("the option remote_program must be a program's name or path"));
+    }
+    if command.first().is_some_and(|program| Path::new(program).file_name().is_some_and(|name| name == "ssh")) {
+        command.extend(SSH.iter().map(|&word| word.to_owned()));
     }
     if let Some(port) = parsed.port() {
         command.extend(["-p".to_owned(), port.to_string()]);
@@ -161,7 +165,7 @@ mod tests {
     }
 
     fn tail(address: &Address) -> Vec<&str> {
-        address.command.iter().map(String::as_str).skip(SSH.len()).collect()
+        address.command.iter().map(String::as_str).skip(1 + SSH.len()).collect()
     }
 
     #[test]
@@ -174,6 +178,7 @@ mod tests {
         assert_eq!(address.text, "ssh://anna@nas.example:2222/srv/my backups");
         assert_eq!(address.path, "/srv/my backups");
         assert_eq!(address.command[0], "ssh");
+        assert_eq!(address.command[1..=SSH.len()], *SSH);
 
         let home = open("ssh://nas/~/back'ups", &[]).expect("an address");
         assert_eq!(home.path, "~/back'ups");
@@ -197,7 +202,12 @@ mod tests {
             ["my ssh", "-i", "key file", "nas", "/opt/ks/keepstone serve --stdio --role owner --path /x"]
         );
         let plain = open("ssh://nas/x", &[("ssh_command", " ssh  -4 ")]).expect("an address");
-        assert_eq!(plain.command[..3], ["ssh", "-4", "nas"]);
+        assert_eq!(plain.command[..3], ["ssh", "-4", "-T"]);
+        // It asks nothing, whatever options of its own it has.
+        assert_eq!(plain.command[2..2 + SSH.len()], *SSH);
+        assert_eq!(plain.command[2 + SSH.len()], "nas");
+        let elsewhere = open("ssh://nas/x", &[("ssh_command", "/opt/bin/ssh -4")]).expect("an address");
+        assert!(elsewhere.command.contains(&"BatchMode=yes".to_owned()));
         let bounds = open("ssh://nas/x", &[("connections", "1"), ("timeout_seconds", "9")]).expect("an address");
         assert_eq!((bounds.connections, bounds.timeout), (1, Duration::from_secs(9)));
         for (option, value) in [

@@ -242,11 +242,14 @@ impl Connect for Address {
             }
             Err(Fault::Lost(detail)) => {
                 let (status, said) = link.bury();
-                let denied = ["Permission denied", "Host key verification failed", "REMOTE HOST IDENTIFICATION"];
+                let unknown = ["Host key verification failed", "REMOTE HOST IDENTIFICATION"];
                 let (kind, hint) = match status.and_then(|status| status.code()) {
-                    Some(255) if denied.iter().any(|sign| said.contains(sign)) => {
-                        (StoreErrorKind::Denied, "; ssh was not let in")
-                    }
+                    Some(255) if unknown.iter().any(|sign| said.contains(sign)) => (
+                        StoreErrorKind::Denied,
+                        "; ssh doesn't know the other side's host key, or knows another one: compare it with the one \
+                         there, then log in once by hand",
+                    ),
+                    Some(255) if said.contains("Permission denied") => (StoreErrorKind::Denied, "; ssh was not let in"),
                     Some(126 | 127) => (
                         StoreErrorKind::Invalid,
                         "; keepstone is not found there: install it, or name its path with the option remote_program",
