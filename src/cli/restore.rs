@@ -76,9 +76,10 @@ pub fn run(args: &RestoreArgs, global: &Global) -> Result<Class, CliError> {
         exclude: args.exclude.clone(),
         verify: args.verify,
         threads: workspace.settings.workers(crate::restore::WORKER_BYTES),
+        memory_bytes: workspace.settings.memory_bytes / 16,
     };
     let monitor: &dyn Monitor = &workspace.progress;
-    let fetcher = Fetcher::new(&workspace.repository, &index, monitor, workspace.settings.memory_bytes / 8);
+    let fetcher = Fetcher::new(&workspace.repository, &index, monitor, workspace.settings.memory_bytes / 16);
     let counts = &info.snapshot.counts;
     let totals = (counts.files + counts.directories + counts.others, counts.bytes);
     let summary = restore(&fetcher, info.snapshot.root, &target, &options, monitor, totals)?;

@@ -2,21 +2,25 @@
 
 use super::RestoreError;
 use super::target::{Decision, DirHandle, Linked, Room, Target, TargetError, TargetErrorKind};
-use super::window::{OpenFile, Outcome, Queue, Window, release};
+use super::window::{GATHER_BYTES_MAX, OpenFile, Outcome, Queue, Window, release};
 use crate::format::ids::{ChunkId, ChunkKind};
 use crate::format::node::{Content, Extent, Node, NodeKind};
 use crate::repo::fetch::{FetchError, Fetcher};
 use crate::repo::walk::{Extents, Nodes, find_name, root_node};
 use crate::report::{Issue, IssueKind, Monitor, Phase};
 use ignore::gitignore::{Gitignore, GitignoreBuilder};
+use std::borrow::Cow;
 use std::fs::File;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::sync::PoisonError;
 
 /// Two windows are under way at a time: one being fetched, one being filled.
-const WINDOW_BYTES: u64 = 32 << 20;
-const WINDOW_CHUNKS: usize = 8192;
+const WINDOW_BYTES: u64 = 256 << 20;
+/// What a chunk that was asked for takes with its file, in bytes: node, names, places.
+const WISH_BYTES: usize = 640;
+/// A window holds so many chunks at least.
+const WINDOW_CHUNKS_MIN: usize = 64;
 /// Bytes of what should be a hole that are read back at once.
 const ZEROS_READ_BYTES: u64 = 1 << 20;
 const DIRECTORIES_WAITING_MAX: usize = 4096;
@@ -37,6 +41,8 @@ pub struct Restore {
     pub verify: bool,
     /// Threads that fetch and write.
     pub threads: usize,
+    /// For what was asked for and isn't there yet, in bytes.
+    pub memory_bytes: usize,
 }
 
 /// What a restore came to.
@@ -431,7 +437,15 @@ impl Run<'_> {
                 _ => {}
             }
         }
-        let sparse = match content {
+        let content = match self.read_whole(node, content) {
+            Ok(content) => content,
+            Err(error) => {
+                let issue = Issue { kind: IssueKind::Damaged, subject: path, detail: error.to_string() };
+                self.outcome.issue(issue);
+                return Ok(());
+            }
+        };
+        let sparse = match &*content {
             Content::Inline(extents) => extents.iter().any(|extent| matches!(extent, Extent::Hole { .. })),
             // Not known before the list is read: a list's holes need the file's size set first.
             Content::List(_) => true,
@@ -441,8 +455,10 @@ impl Run<'_> {
             Ok(file) => file,
             Err(error) => return self.target_error(error),
         };
-        self.window.note_file();
-        let mut extents = Extents::of(self.fetcher, content);
+        if sparse {
+            self.window.note_open();
+        }
+        let mut extents = Extents::of(self.fetcher, &content);
         let mut offset = 0;
         loop {
             match extents.next() {
@@ -471,6 +487,24 @@ impl Run<'_> {
         Ok(())
     }
 
+    /// The extents of a file that may be put together in memory, for which its list is read; of others what was given.
+    fn read_whole<'c>(&self, node: &Node, content: &'c Content) -> Result<Cow<'c, Content>, FetchError> {
+        let NodeKind::File { size, .. } = node.kind else { return Ok(Cow::Borrowed(content)) };
+        if matches!(content, Content::Inline(_)) || size > GATHER_BYTES_MAX {
+            return Ok(Cow::Borrowed(content));
+        }
+        let (mut list, mut extents, mut length) = (Extents::of(self.fetcher, content), Vec::new(), 0);
+        while let Some(extent) = list.next()? {
+            length += extent.length();
+            if length > size {
+                // Said where it is written.
+                return Ok(Cow::Borrowed(content));
+            }
+            extents.push(extent);
+        }
+        Ok(Cow::Owned(Content::Inline(extents)))
+    }
+
     /// Asks for a chunk; one that no segment lists is an issue of its file.
     fn ask(
         &mut self,
@@ -482,8 +516,8 @@ impl Run<'_> {
         self.window.want(file, offset, id, length);
         self.monitor.advance(0, u64::from(length));
         let full = self.window.bytes() >= WINDOW_BYTES
-            || self.window.len() >= WINDOW_CHUNKS
-            || self.window.files() >= self.target.open_files_max();
+            || self.window.len() >= (self.options.memory_bytes / (2 * WISH_BYTES)).max(WINDOW_CHUNKS_MIN)
+            || self.window.open() >= self.target.open_files_max();
         if full {
             self.fetch()?;
         }

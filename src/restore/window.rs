@@ -2,11 +2,12 @@
 //! several threads, each file completed by whoever writes its last byte.
 //!
 //! The window bounds memory and open files: how much is asked for before it is fetched. While the workers
-//! fetch one window the walk fills the next.
+//! fetch one window the walk fills the next. A frame whose chunks two windows ask for is opened for each, so the
+//! windows are large.
 
 use super::target::{DirHandle, FileHandle, Restored, Room, Target, TargetError};
 use crate::format::ids::{ChunkId, ChunkKind};
-use crate::format::node::Node;
+use crate::format::node::{Node, NodeKind};
 use crate::index::{PackEntry, Place};
 use crate::repo::fetch::{FetchError, Fetcher};
 use crate::report::{Issue, IssueKind};
@@ -16,6 +17,8 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 const STRETCH_BYTES_MAX: u64 = 4 << 20;
 const STRETCH_GAP_BYTES_MAX: u64 = 128 << 10;
+/// Files up to this size are put together in memory where that needs one frame only.
+pub const GATHER_BYTES_MAX: u64 = 1 << 20;
 
 /// A file under way.
 pub struct OpenFile {
@@ -33,6 +36,8 @@ enum State {
     Small,
     /// Several chunks and no holes: made when the first of them comes, so that few are open at once.
     Unmade,
+    /// Several chunks of one frame, one after the other: what came of them so far. Written in one go.
+    Gathered(Vec<u8>),
     /// Written in pieces.
     Made(FileHandle),
     /// Completed.
@@ -105,19 +110,53 @@ impl OpenFile {
         if let State::Unmade = *state {
             *state = State::Made(target.create_file(&self.parent, &self.node, Room::Dense)?);
         }
-        match &*state {
+        match &mut *state {
             State::Made(handle) => handle.write_at(bytes, offset),
-            _ => Ok(()),
+            State::Gathered(before) if before.len() as u64 == offset => {
+                before.extend_from_slice(bytes);
+                Ok(())
+            }
+            State::Gathered(before) => {
+                let (path, actual) = (self.parent.path_of(&self.node.name), before.len() as u64);
+                Err(TargetError::Incomplete { path, expected: offset, actual })
+            }
+            State::Small | State::Unmade | State::Done => Ok(()),
         }
     }
+
+    /// What is written of it at a time, when these are all chunks that it has: all at once, or in pieces.
+    fn gather(&self, wants: &[Want]) -> Pieces {
+        let mut state = self.state();
+        let State::Unmade = *state else { return Pieces::One };
+        let NodeKind::File { size, .. } = self.node.kind else { return Pieces::Many };
+        let whole = wants.iter().map(|want| u64::from(want.place.length)).sum::<u64>() == size;
+        let one_frame = |pair: &[Want]| pair[0].frame() == pair[1].frame();
+        if !whole || size > GATHER_BYTES_MAX || !wants.windows(2).all(one_frame) {
+            return Pieces::Many;
+        }
+        *state = State::Gathered(Vec::new());
+        Pieces::One
+    }
+}
+
+/// How a file is written.
+#[derive(PartialEq, Eq)]
+enum Pieces {
+    One,
+    /// It stays open meanwhile.
+    Many,
 }
 
 /// A chunk that a file waits for.
 struct Want {
-    file: Arc<OpenFile>,
-    file_offset: u64,
-    id: ChunkId,
+    wish: Wish,
     place: Place,
+}
+
+impl Want {
+    fn frame(&self) -> (u32, u32) {
+        (self.place.pack, self.place.frame)
+    }
 }
 
 /// A chunk whose place is not looked up yet.
@@ -125,6 +164,8 @@ struct Wish {
     file: Arc<OpenFile>,
     file_offset: u64,
     id: ChunkId,
+    /// How many were asked for before.
+    number: usize,
 }
 
 /// What the threads of a window report.
@@ -169,7 +210,7 @@ impl Outcome {
 pub struct Window {
     wishes: Vec<Wish>,
     bytes: u64,
-    files: usize,
+    open: usize,
 }
 
 impl Window {
@@ -177,12 +218,12 @@ impl Window {
     pub fn want(&mut self, file: &Arc<OpenFile>, file_offset: u64, id: ChunkId, length: u32) {
         file.left.fetch_add(1, Ordering::Relaxed);
         self.bytes += u64::from(length);
-        self.wishes.push(Wish { file: Arc::clone(file), file_offset, id });
+        self.wishes.push(Wish { file: Arc::clone(file), file_offset, id, number: self.wishes.len() });
     }
 
-    /// Notes that a file written in pieces waits for what was asked for.
-    pub fn note_file(&mut self) {
-        self.files += 1;
+    /// Notes that a file is open already.
+    pub fn note_open(&mut self) {
+        self.open += 1;
     }
 
     /// Plaintext bytes asked for.
@@ -195,9 +236,9 @@ impl Window {
         self.wishes.len()
     }
 
-    /// How many files are written in pieces.
-    pub fn files(&self) -> usize {
-        self.files
+    /// How many files are open already.
+    pub fn open(&self) -> usize {
+        self.open
     }
 
     /// Looks up what was asked for and gives it to the workers.
@@ -206,24 +247,44 @@ impl Window {
     /// When the index can't be read.
     pub fn flush(&mut self, queue: &Queue<'_>) -> Result<(), FetchError> {
         let mut wishes = std::mem::take(&mut self.wishes);
-        (self.bytes, self.files) = (0, 0);
+        (self.bytes, self.open) = (0, 0);
         // In the order of their ids neighbours lie in one part of the index.
         wishes.sort_unstable_by_key(|wish| wish.id);
         let ids: Vec<ChunkId> = wishes.iter().map(|wish| wish.id).collect();
         let places = queue.fetcher.index.places(&ids)?;
+        drop(ids);
         let mut wants = Vec::with_capacity(wishes.len());
-        for (Wish { file, file_offset, id }, places) in wishes.into_iter().zip(places) {
+        for (wish, places) in wishes.into_iter().zip(places) {
             // Any will do for the first try; a chunk whose place fails is looked for everywhere.
             match queue.fetcher.best_place(&places)? {
-                Some(place) => wants.push(Want { file, file_offset, id, place }),
+                Some(place) => wants.push(Want { wish, place }),
                 None => {
-                    fail(&file, queue.outcome, IssueKind::Missing, &FetchError::Unlisted(id).to_string());
-                    release(queue.target, &file, queue.outcome);
+                    fail(&wish.file, queue.outcome, IssueKind::Missing, &FetchError::Unlisted(wish.id).to_string());
+                    release(queue.target, &wish.file, queue.outcome);
                 }
             }
         }
-        wants.sort_unstable_by_key(|want| (want.place.pack, want.place.frame, want.place.offset));
-        queue.push(stretches(wants, queue));
+        wants.sort_unstable_by_key(|want| want.wish.number);
+        let mut open = 0;
+        let mut part = Vec::new();
+        let mut wants = wants.into_iter().peekable();
+        let mut of_file = Vec::new();
+        while let Some(want) = wants.next() {
+            let more = wants.peek().is_some_and(|next| Arc::ptr_eq(&next.wish.file, &want.wish.file));
+            of_file.push(want);
+            if more {
+                continue;
+            }
+            if of_file[0].wish.file.gather(&of_file) == Pieces::Many {
+                open += 1;
+            }
+            part.append(&mut of_file);
+            if open >= queue.target.open_files_max() {
+                queue.push_all(std::mem::take(&mut part));
+                open = 0;
+            }
+        }
+        queue.push_all(part);
         Ok(())
     }
 }
@@ -266,6 +327,12 @@ impl<'a> Queue<'a> {
 
     fn pending(&self) -> MutexGuard<'_, Pending> {
         self.pending.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Has these fetched frame by frame, and in each frame file by file.
+    fn push_all(&self, mut wants: Vec<Want>) {
+        wants.sort_unstable_by_key(|want| (want.frame(), want.wish.number));
+        self.push(stretches(wants, self));
     }
 
     /// Waits until the workers are about to run out of work, then gives them more.
@@ -349,8 +416,8 @@ fn stretches(wants: Vec<Want>, queue: &Queue<'_>) -> Vec<Stretch> {
         match fetcher.index.pack(ordinal) {
             Ok(pack) => {
                 let Some(frame) = pack.frames.get(want.place.frame as usize).copied() else {
-                    fail(&want.file, outcome, IssueKind::Damaged, "the index names a frame that its pack lacks");
-                    release(target, &want.file, outcome);
+                    fail(&want.wish.file, outcome, IssueKind::Damaged, "the index names a frame that its pack lacks");
+                    release(target, &want.wish.file, outcome);
                     continue;
                 };
                 let frames = BTreeMap::from([(want.place.frame, vec![want])]);
@@ -358,8 +425,8 @@ fn stretches(wants: Vec<Want>, queue: &Queue<'_>) -> Vec<Stretch> {
                 all.push((ordinal, Stretch { pack, frames }, frame.offset, end));
             }
             Err(error) => {
-                fail(&want.file, outcome, IssueKind::Missing, &error.to_string());
-                release(target, &want.file, outcome);
+                fail(&want.wish.file, outcome, IssueKind::Missing, &error.to_string());
+                release(target, &want.wish.file, outcome);
             }
         }
     }
@@ -386,7 +453,7 @@ impl Stretch {
             for want in wants {
                 let start = want.place.offset as usize;
                 let bytes = frame.get(start..start + want.place.length as usize);
-                match bytes.filter(|bytes| hasher.id(ChunkKind::Data, bytes) == want.id) {
+                match bytes.filter(|bytes| hasher.id(ChunkKind::Data, bytes) == want.wish.id) {
                     Some(bytes) => write(target, &want, bytes, outcome),
                     None => slow(target, fetcher, &want, outcome),
                 }
@@ -403,19 +470,19 @@ impl Stretch {
 }
 
 fn slow(target: &Target, fetcher: &Fetcher<'_>, want: &Want, outcome: &Outcome) {
-    match fetcher.chunk(ChunkKind::Data, want.id) {
+    match fetcher.chunk(ChunkKind::Data, want.wish.id) {
         Ok(bytes) => write(target, want, &bytes, outcome),
         Err(error) => {
-            fail(&want.file, outcome, IssueKind::Damaged, &error.to_string());
-            release(target, &want.file, outcome);
+            fail(&want.wish.file, outcome, IssueKind::Damaged, &error.to_string());
+            release(target, &want.wish.file, outcome);
         }
     }
 }
 
 fn write(target: &Target, want: &Want, bytes: &[u8], outcome: &Outcome) {
-    let file = &want.file;
+    let Wish { file, file_offset, .. } = &want.wish;
     if !file.failed.load(Ordering::Relaxed) {
-        match file.write(target, bytes, want.file_offset, outcome) {
+        match file.write(target, bytes, *file_offset, outcome) {
             Ok(()) => outcome.bytes.add(bytes.len() as u64),
             Err(error) => {
                 file.failed.store(true, Ordering::Relaxed);
@@ -442,6 +509,7 @@ pub fn release(target: &Target, file: &Arc<OpenFile>, outcome: &Outcome) {
         State::Unmade => target
             .create_file(&file.parent, &file.node, Room::Dense)
             .and_then(|handle| target.finish_file(handle, &file.node)),
+        State::Gathered(bytes) => target.write_small_file(&file.parent, &file.node, &bytes),
         State::Small | State::Done => Ok(Restored::default()),
     };
     match finished {

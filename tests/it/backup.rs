@@ -1,12 +1,15 @@
 //! Backup and restore of whole trees through the library: what comes back is what went in, and what
 //! is stored again is little.
 
-use crate::fixture::{World, assert_same, noise, options, write};
+use crate::fixture::{World, assert_same, noise, options, quick_target, write};
 use keepstone::format::config::Suite;
+use keepstone::restore::Restore;
+use keepstone::restore::target::TargetOptions;
 use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, Timespec, Timestamps, XattrFlags, mkdirat, mknodat, openat};
 use std::ffi::OsStr;
+use std::fs::File;
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::{FileExt, PermissionsExt, symlink};
+use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt, symlink};
 use std::path::Path;
 
 /// One of everything that a backup promises to keep.
@@ -244,5 +247,48 @@ fn the_frames_of_one_large_file_are_shared_among_workers() {
         let summary = world.backup(&[0], source.path(), threads).expect("backed up");
         assert_eq!((summary.counts.bytes, summary.counts.issues), (content.len() as u64, 0));
         world.assert_restores(&[0], summary.snapshot.expect("saved"), source.path(), 1);
+    }
+}
+
+/// Whichever windows the chunks of a file fall into, and whether it is put together in memory or in pieces.
+#[test]
+fn files_of_several_chunks_are_restored_in_windows_of_any_size() {
+    let source = tempfile::tempdir().unwrap();
+    for at in 0..12 {
+        write(source.path(), &format!("{at:02}"), &noise(at, (20 + 90 * at as usize) << 10));
+    }
+    // The same chunks wait in several files at once.
+    for copy in ["same/a", "same/b", "same/c"] {
+        write(source.path(), copy, &noise(99, 900 << 10));
+    }
+    let mut twice = noise(5, 300 << 10);
+    twice.extend_from_within(..);
+    write(source.path(), "twice", &twice);
+    let sparse = File::create(source.path().join("sparse")).unwrap();
+    for at in 0..12 {
+        sparse.write_all_at(&noise(100 + at, 30 << 10), at << 18).unwrap();
+    }
+    sparse.set_len(1 << 20).unwrap();
+    drop(sparse);
+    let world = World::new(1);
+    let id = world.backup(&[0], source.path(), 2).unwrap().snapshot.unwrap();
+    // So that chunks of one file lie in frames of two snapshots.
+    for at in 0..12 {
+        let path = source.path().join(format!("{at:02}"));
+        File::options().write(true).open(path).unwrap().write_all_at(b"changed", 10 << 10).unwrap();
+    }
+    let second = world.backup(&[0], source.path(), 2).unwrap().snapshot.unwrap();
+    assert_ne!(id, second);
+    for threads in [0, 2] {
+        for memory_bytes in [0, 256 << 10, 64 << 20] {
+            let target = tempfile::tempdir().unwrap();
+            let wanted = Restore { threads, memory_bytes, verify: true, ..Restore::default() };
+            let how = TargetOptions { numeric_ids: true, ..quick_target() };
+            let summary = world.restore_as(&[0], second, target.path(), &wanted, how).unwrap();
+            assert_eq!(summary.issues, [], "{threads} threads, {memory_bytes} bytes");
+            assert_same(source.path(), target.path());
+            let blocks = |root: &Path| std::fs::metadata(root.join("sparse")).unwrap().blocks();
+            assert!(blocks(target.path()) <= blocks(source.path()), "its holes are kept");
+        }
     }
 }

@@ -99,7 +99,7 @@ impl DirHandle {
     }
 
     /// The path of an entry in it; for messages only.
-    pub(super) fn path_of(&self, name: &[u8]) -> Vec<u8> {
+    pub(in crate::restore) fn path_of(&self, name: &[u8]) -> Vec<u8> {
         let mut path = self.path();
         if path.last() != Some(&b'/') {
             path.push(b'/');
