@@ -9,11 +9,11 @@
 
 use crate::crypto::object::check_digest;
 use crate::format::envelope::ObjectKind;
-use crate::format::ids::{ChunkId, PackId, SegmentId, SessionId, SlotId};
+use crate::format::ids::{ChunkId, PackId, RegionId, SegmentId, SessionId, SlotId};
 use crate::format::roster::Role;
 use crate::format::segment::{REFERENCE_PREFIX_BYTES, Reference, Segment, SegmentPack};
 use crate::format::wire::DecodeError;
-use crate::index::IndexError;
+use crate::index::{Index, IndexError, PackEntry};
 use crate::index::graph::{ChunkCopy, Graph, GraphBuilder, GraphError};
 use crate::index::segment::{seal, segment_name};
 use crate::limits::{PACK_BYTES_MAX, SEGMENT_CHUNKS_TARGET, SEGMENT_PACKS_TARGET};
@@ -21,15 +21,16 @@ use crate::pack::reader::pack_name;
 use crate::pack::reenvelope::reenvelope;
 use crate::pack::{PackError, SpoolSpace};
 use crate::repo::open::RegionHandle;
+use crate::repo::presence::Lacking;
 use crate::repo::session::Reliance;
 use crate::repo::snapshots::{self, SnapshotInfo, read_snapshot, snapshot_name};
 use crate::repo::sync::{list_packs, list_segments, read_segment};
 use crate::repo::{RepoError, Repository, Session};
 use crate::report::{Issue, IssueKind, Monitor};
 use crate::ship::put_with_retries;
-use crate::store::{StoreError, StoreErrorKind, list_sorted};
+use crate::store::{Payload, StoreError, StoreErrorKind, list_sorted};
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
 /// What was copied, and what could not be.
 #[derive(Debug, Default)]
@@ -62,6 +63,11 @@ enum Pending {
     Graph(#[from] GraphError),
     #[error("it reaches {0} chunks that no reached region lists or holds")]
     Incomplete(u64),
+    #[error(
+        "this slot may not read packs, so what was lost isn't put back: a backup stores again what it needs of it, \
+         `keepstone replicate` with an owner's or a maintainer's key puts the rest back"
+    )]
+    Unreadable,
     #[error("it needs packs of other slots, which only an owner's or maintainer's key may list there")]
     OtherOrigin,
     #[error("a collection there took what it needs, or fenced the session; the next run copies it")]
@@ -167,9 +173,125 @@ pub fn replicate(
 }
 
 fn note(done: &mut Replicated, monitor: &dyn Monitor, subject: Vec<u8>, error: &dyn std::fmt::Display) {
+    note_issue(&mut done.issues, monitor, subject, error);
+}
+
+fn note_issue(issues: &mut Vec<Issue>, monitor: &dyn Monitor, subject: Vec<u8>, error: &dyn std::fmt::Display) {
     let issue = Issue { kind: IssueKind::Missing, subject, detail: error.to_string() };
     monitor.issue(&issue);
-    done.issues.push(issue);
+    issues.push(issue);
+}
+
+/// What was put back where it was lost.
+#[derive(Debug, Default)]
+pub struct Healed {
+    /// Packs put back.
+    pub packs: u64,
+    /// Their bytes.
+    pub bytes: u64,
+    /// What stays lost though another region lists it, and why.
+    pub issues: Vec<Issue>,
+}
+
+/// Puts packs back that regions lost and that others have whole, under their own names: what a region's segments
+/// list is there again, for every snapshot that needs it. A name that was condemned or deleted there stays
+/// free; an object of that name that is cut short is given its own bytes. What comes back is taken out of `lacking`.
+///
+/// # Errors
+/// [`RepoError::Cancelled`] when the user stops it, [`RepoError::Index`] when the index can't be read. What single
+/// packs and regions say becomes an issue.
+pub fn heal(
+    repository: &Repository,
+    index: &dyn Index,
+    lacking: &mut Lacking,
+    monitor: &dyn Monitor,
+) -> Result<Healed, RepoError> {
+    let mut healed = Healed::default();
+    for (at, to) in repository.regions.iter().enumerate() {
+        let mut wanted: Vec<(u32, Arc<PackEntry>, Vec<usize>)> = Vec::new();
+        let mut ids = BTreeSet::new();
+        for (ordinal, pack) in lacking.lost(&to.info.region) {
+            let entry = index.pack(ordinal)?;
+            let has = |region: &RegionId| entry.regions.contains(region) && !lacking.is_lacking(region, ordinal);
+            let holders = (0..repository.regions.len()).filter(|other| has(&repository.regions[*other].info.region));
+            let holders: Vec<usize> = holders.collect();
+            if !holders.is_empty() && ids.insert(pack.id) {
+                wanted.push((ordinal, entry, holders));
+            }
+        }
+        if wanted.is_empty() {
+            continue;
+        }
+        let count = wanted.len();
+        monitor.notice(&format!("region '{}' lost {count} packs that other regions have: they are put back", to.name));
+        match heal_region(repository, at, &wanted, lacking, &mut healed, monitor) {
+            Ok(()) => {}
+            Err(Pending::Repo(RepoError::Cancelled)) => return Err(RepoError::Cancelled),
+            Err(error) => {
+                let subject = format!("{}:packs/", to.name).into_bytes();
+                note_issue(&mut healed.issues, monitor, subject, &error);
+            }
+        }
+    }
+    Ok(healed)
+}
+
+/// As an ordinary writer there: a session that adopts those in the packs' headers keeps a collection from deleting
+/// their names meanwhile.
+fn heal_region(
+    repository: &Repository,
+    at: usize,
+    wanted: &[(u32, Arc<PackEntry>, Vec<usize>)],
+    lacking: &mut Lacking,
+    healed: &mut Healed,
+    monitor: &dyn Monitor,
+) -> Result<(), Pending> {
+    let to = &repository.regions[at];
+    let mut session = Session::open_in(repository, at)?;
+    let outcome = (|| {
+        session.adopt(repository, wanted.iter().map(|(_, pack, _)| pack.session))?;
+        let relied = Relied::default();
+        watch(repository, &mut session, &relied)?;
+        let missing = session.missing();
+        for (ordinal, pack, holders) in wanted {
+            stop_if_asked(monitor)?;
+            let name = pack_name(&pack.id);
+            let subject = || format!("{}:{name}", to.name).into_bytes();
+            if missing.contains(&pack.id) {
+                // Nothing needs it there, or a copy of it under another name (`NAME-3`).
+                continue;
+            }
+            let bytes = match read_pack(repository, holders, pack.id) {
+                Ok(bytes) if bytes.len() as u64 == pack.size => bytes,
+                Ok(_) => {
+                    note_issue(&mut healed.issues, monitor, subject(), &"a segment states another size of it");
+                    continue;
+                }
+                Err(RepoError::Store { source, .. }) if source.kind == StoreErrorKind::Denied => {
+                    return Err(Pending::Unreadable);
+                }
+                Err(error) => {
+                    note_issue(&mut healed.issues, monitor, subject(), &error);
+                    continue;
+                }
+            };
+            relied.add(pack.id);
+            let payload: Payload = bytes.into();
+            let put = match put_with_retries(&*to.store, &name, &payload) {
+                // What is there is not what the name says: the one case in which bytes are replaced (`NAME-2`).
+                Err(error) if error.kind == StoreErrorKind::AlreadyExists => to.store.heal(&name, &payload),
+                put => put,
+            };
+            put.map_err(|error| to.error(error))?;
+            lacking.found(&to.info.region, *ordinal);
+            healed.packs += 1;
+            healed.bytes += pack.size;
+        }
+        watch(repository, &mut session, &relied)
+    })();
+    // What a segment lists and a snapshot needs stays without it.
+    session.end(repository);
+    outcome
 }
 
 /// Verdicts and tags are growing sets: each region gets those that another has, verified.

@@ -7,7 +7,7 @@
 
 use super::memory::places_of;
 use super::record::{PackEntry, Place, decode_ordinals, decode_places, encode_ordinals, encode_places};
-use super::{Arrival, Detached, Index, IndexError};
+use super::{Arrival, Detached, EachPack, Index, IndexError};
 use crate::crypto::listing::listings;
 use crate::env::{SystemRandom, random_bytes};
 use crate::format::ids::{ChunkId, PackId, RegionId, RepositoryId, SegmentId};
@@ -616,6 +616,21 @@ impl Index for RocksIndex {
 
     fn ordinals(&self, pack: &PackId) -> Result<Vec<u32>, IndexError> {
         decode_ordinals(&self.get("ordinals", &pack.0)?.unwrap_or_default()).map_err(|e| self.damaged(e))
+    }
+
+    fn each_pack(&self, each: &mut EachPack<'_>) -> Result<(), IndexError> {
+        let mut all = || {
+            self.each("packs", &[], &mut |key, value| {
+                let ordinal = u32::from_be_bytes(key.try_into().map_err(|_| self.damaged("a pack's key"))?);
+                let pack = PackEntry::decode(value).map_err(|e| self.damaged(e))?;
+                if pack.regions.is_empty() { Ok(()) } else { each(ordinal, &pack) }
+            })
+        };
+        // As `retried`, of which this is the kind that can't be shared.
+        match all() {
+            Err(IndexError::Database { .. }) => self.reopen().and_then(|()| all()),
+            done => done,
+        }
     }
 
     fn pack_count(&self) -> u32 {
