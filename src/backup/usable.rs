@@ -341,7 +341,7 @@ mod tests {
         for _ in 0..200 {
             let index = index(2);
             let (lacking, trust) = (Lacking::default(), trust());
-        let usable = usable(&index, &lacking, &trust);
+            let usable = usable(&index, &lacking, &trust);
             std::thread::scope(|scope| {
                 let asking = scope.spawn(|| usable.rely(1).expect("read"));
                 let first = usable.withdraw(&packs(&[1])).expect("read");

@@ -293,7 +293,8 @@ impl Run<'_> {
                 // have come since the packs were listed.
                 let nobodys = !view.needed.packs[at] && !protected.contains(&pack.session);
                 if nobodys && !wanted.contains(&pack.id) {
-                    let size = self.region.store.size(&pack_name(&pack.id)).map_err(|error| self.region.error(error))?;
+                    let size =
+                        self.region.store.size(&pack_name(&pack.id)).map_err(|error| self.region.error(error))?;
                     if size.is_none() {
                         found.insert(pack.id, (Reason::Lost, 0));
                     }

@@ -35,7 +35,7 @@ pub enum IndexError {
         detail: String,
     },
     /// A record in it can't be decoded.
-    #[error("the local index at {path} is damaged: {detail}; `keepstone cache rebuild` makes it anew")]
+    #[error("the local index at {path} is damaged: {detail}; the next run makes it anew, as `keepstone cache rebuild` does")]
     Damaged {
         /// Its directory.
         path: String,

@@ -13,6 +13,7 @@ mod follow;
 mod frozen;
 mod full;
 mod gc;
+mod healing;
 mod keys;
 mod kills;
 mod limits;
