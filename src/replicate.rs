@@ -256,7 +256,9 @@ pub fn heal(
             continue;
         }
         let count = wanted.len();
-        monitor.notice(&format!("region '{}' lost {count} packs that other regions have: they are put back", to.name));
+        let notice =
+            format!("region '{}' lost packs that other regions have, {count} in number: they are put back", to.name);
+        monitor.notice(&notice);
         match heal_region(repository, at, &wanted, lacking, &mut healed, monitor) {
             Ok(()) => {}
             Err(Pending::Repo(RepoError::Cancelled)) => return Err(RepoError::Cancelled),

@@ -68,5 +68,7 @@ pub fn run(global: &Global) -> Result<Class, CliError> {
     });
     let unreached = workspace.absent.iter().any(|(name, _)| !left_out.contains(name));
     let class = if done.issues.is_empty() && !unreached { Class::Success } else { Class::Pending };
-    class.worse(index_class).worse(listing_class).printed(printed)
+    // What no region could give back; a snapshot may have other copies of what was in it.
+    let lacking_class = if lacking.is_empty() { Class::Success } else { Class::Corrupt };
+    class.worse(index_class).worse(lacking_class).worse(listing_class).printed(printed)
 }

@@ -35,7 +35,9 @@ pub enum IndexError {
         detail: String,
     },
     /// A record in it can't be decoded.
-    #[error("the local index at {path} is damaged: {detail}; the next run makes it anew, as `keepstone cache rebuild` does")]
+    #[error(
+        "the local index at {path} is damaged: {detail}; the next run makes it anew, as `keepstone cache rebuild` does"
+    )]
     Damaged {
         /// Its directory.
         path: String,

@@ -61,6 +61,7 @@ impl Lacking {
         if let Some(packs) = self.regions.get_mut(region) {
             packs.remove(&ordinal);
         }
+        self.regions.retain(|_, packs| !packs.is_empty());
     }
 
     /// Tells of each region that lacks something, once.
@@ -70,7 +71,7 @@ impl Lacking {
             let Some(first) = lost.next() else { continue };
             let more = match lost.count() {
                 0 => String::new(),
-                more => format!("; so it is with {more} more packs"),
+                more => format!("; so it is with {more} more"),
             };
             let subject = format!("{}:{}", region.name, pack_name(&first.id)).into_bytes();
             let detail = format!("a segment lists this pack, and it is gone or of another size{more}");

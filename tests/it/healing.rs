@@ -186,26 +186,30 @@ fn present_2_a_collection_or_a_backup_at_any_call_is_no_loss() {
     rule(&world, first, 0, Ruling::Forget);
     let extra = tempfile::tempdir().unwrap();
     write(extra.path(), "more", &noise(77, 50_000));
-    let run = |world: &World| {
+    let known = |world: &World| {
         let repository = world.open(&world.all()).unwrap();
         let index = MemoryIndex::new();
         sync(&repository, &index, &Silent).unwrap();
-        let lacking = look(&repository, &index).unwrap();
-        assert!(lacking.is_empty(), "{lacking:?}");
+        (repository, index)
     };
     let calls = {
         let world = world.fork();
-        world.calls_of(|| run(&world))
+        let (repository, index) = known(&world);
+        world.calls_of(|| drop(look(&repository, &index).unwrap()))
     };
-    for call in 1..=calls {
+    // Who meets a collection reads its log as well.
+    for call in 1..=calls + 4 {
         let (world, extra) = (world.fork(), extra.path().to_owned());
+        let (repository, index) = known(&world);
+        let before = packs(&world, 1);
         world.visit_at(call, move |other| {
             collect(other, &thorough());
             other.backup(&other.all(), &extra, 0).unwrap();
             collect(other, &thorough());
         });
-        run(&world);
-        assert!(packs(&world, 0) != [], "call {call}");
+        let lacking = look(&repository, &index).unwrap();
+        assert!(lacking.is_empty(), "call {call}: {lacking:?}");
+        assert!(call > calls || packs(&world, 1) != before, "something was collected");
     }
 }
 
@@ -255,7 +259,7 @@ fn name_3_what_is_condemned_where_it_was_lost_stays_away() {
     let old = Host::new().backup(&world, source.path()).snapshot.unwrap();
     rule(&world, old, 0, Ruling::Forget);
     let condemning = GcOptions { now: false, ..thorough() };
-    (0..2).for_each(|_| drop(collect(&world, &condemning)));
+    (0..3).for_each(|_| drop(collect(&world, &condemning)));
     let repository = world.open(&world.all()).unwrap();
     let log = keepstone::repo::gclog::read(&repository, &repository.regions[1]).unwrap();
     let condemned = log.missing();
@@ -272,7 +276,10 @@ fn what_no_region_has_whole_is_told_and_the_rest_comes_back() {
     Host::new().backup(&world, source.path());
     let all = packs(&world, 1);
     let bad = &all[0].0;
-    memory(&world, 0).damage(&pack_name(bad));
+    let mut bytes = memory(&world, 0).get(&pack_name(bad), 1 << 30).unwrap();
+    bytes[100] ^= 1;
+    memory(&world, 0).delete(&pack_name(bad)).unwrap();
+    memory(&world, 0).put_new(&pack_name(bad), &bytes.into()).unwrap();
     lose_packs(&world, 1);
     let (done, whole) = healed(&world.open(&world.all()).unwrap());
     assert_eq!((done.packs, done.issues.len()), (all.len() as u64 - 1, 1), "{:?}", done.issues);
@@ -307,14 +314,8 @@ fn lost_segments_are_made_up_for_and_older_snapshots_come_back() {
             lose_packs(&world, 1);
         }
         let listing = list(&world.open(&world.all()).unwrap()).unwrap();
-        let commits = replicate(
-            &world.open(&world.all()).unwrap(),
-            &listing.snapshots,
-            Depth::Commits,
-            None,
-            64 << 20,
-            &Silent,
-        );
+        let commits =
+            replicate(&world.open(&world.all()).unwrap(), &listing.snapshots, Depth::Commits, None, 64 << 20, &Silent);
         assert_eq!(commits.unwrap().segments, 0, "by the commits nothing is missing");
         let done = replicated(&world.open(&world.all()).unwrap());
         assert_eq!((done.issues.len(), done.commits), (0, 0), "{:?}", done.issues);
@@ -356,7 +357,10 @@ fn collect_18_of_a_lost_pack_and_a_new_one_the_new_one_stays() {
         // The content was the same, so what was stored anew serves the older one too.
         assert_whole_alone(&world, &[(old, source.path()), (new, source.path())]);
         let summary = host.backup(&world, source.path());
-        assert_eq!(summary.new_chunks, 0);
+        if regions.len() == 2 {
+            assert_eq!(summary.new_chunks, 0, "the same packs stay in both");
+        }
+        assert_whole_alone(&world, &[(summary.snapshot.unwrap(), source.path())]);
         assert_eq!(host.backup(&world, source.path()).files_unmodified, FILES);
     }
 }
@@ -409,15 +413,11 @@ fn narrowed_trust_reaches_what_was_taken_over() {
 fn a_revoked_slot_is_relied_on_no_more_through_what_was_taken_over() {
     let (world, source, host) = (world(1), source(), Host::new());
     let (slot, writer) = world.add_slot(Role::Writer, "writer");
-    let theirs = Host::new().backup(&world.as_slot(&writer), source.path()).snapshot.unwrap();
+    Host::new().backup(&world.as_slot(&writer), source.path());
     host.backup_trusting(&world, source.path(), DedupTrust::All);
     assert_eq!(host.backup_trusting(&world, source.path(), DedupTrust::All).files_unmodified, FILES);
     // Its snapshot stays accepted, and with it its packs: no loss makes the index anew.
-    let owner = world.open(&[0]).unwrap();
-    let accepted = keepstone::repo::accepted::survey(&owner, slot, &[theirs].into(), &Silent);
-    drop(owner);
-    let mut owner = world.open(&[0]).unwrap();
-    owner.revoke_slot(slot, &accepted.unwrap(), &Silent).unwrap();
+    world.open(&[0]).unwrap().revoke_slot(slot, &Acceptance::default(), &Silent).unwrap();
     let incarnation = keepstone::index::Index::incarnation(&host.index);
     let revoked = host.backup_trusting(&world, source.path(), DedupTrust::All);
     assert_eq!(keepstone::index::Index::incarnation(&host.index), incarnation);
@@ -436,7 +436,6 @@ fn what_an_owner_vouched_for_counts_for_what_is_taken_over_as_long_as_it_does() 
     let report = check(&owner, None, &options, &Silent).unwrap();
     attest::publish(&owner, &report.verified).unwrap();
     let (theirs, host) = (world.as_slot(&writer), Host::new());
-    let theirs = World { clock: Arc::clone(&world.clock), ..theirs };
     assert_eq!(host.backup(&theirs, source.path()).new_bytes, 0);
     assert_eq!(host.backup(&theirs, source.path()).files_unmodified, FILES);
     for listed in keepstone::store::list_sorted(memory(&world, 0), "attest/").unwrap() {
