@@ -283,7 +283,7 @@ struct LostPack {
 }
 
 /// As an ordinary writer there: a session that adopts those in the packs' headers keeps a collection from deleting
-/// their names meanwhile.
+/// their names meanwhile (`HEAL-1`).
 fn heal_region(
     repository: &Repository,
     at: usize,

@@ -290,7 +290,7 @@ impl Run<'_> {
             }
             let Some(place) = stored(&pack.id) else {
                 // Lost, and nothing waits for it: once it is deleted by name no segment lists it any more. It may
-                // have come since the packs were listed.
+                // have come since the packs were listed (`COLLECT-18`).
                 let nobodys = !view.needed.packs[at] && !protected.contains(&pack.session);
                 if nobodys && !wanted.contains(&pack.id) {
                     let size =

@@ -1,5 +1,5 @@
 //! Which packs that a region's segments list are not in it, or not whole: nothing may be said to be there
-//! because of them.
+//! because of them (`ORDER-8`).
 //!
 //! Guarantees: what is told as lacking was listed before the region's packs were, and no final that was there
 //! afterwards deleted it; so neither a collection nor an upload at work looks like a loss. A listing that fails

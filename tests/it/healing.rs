@@ -1,12 +1,13 @@
 //! What a region lost of packs and segments: nothing counts as stored because of it, other regions give it back,
 //! and a collection takes what was lost for no copy.
 
-use crate::fixture::{World, noise, options, write};
+use crate::fixture::{World, assert_same, noise, options, write};
 use crate::gc::{collect, rule, thorough};
+use crate::program::Program;
 use keepstone::backup::{Backup, BackupSummary, DedupTrust, backup_tree};
 use keepstone::check::{self, check};
 use keepstone::env::StepClock;
-use keepstone::format::ids::{PackId, SnapshotId};
+use keepstone::format::ids::{PackId, SessionId, SnapshotId, number_name};
 use keepstone::format::roster::Role;
 use keepstone::format::verdict::Ruling;
 use keepstone::gc::{GcOptions, MaxUnused, gc};
@@ -21,7 +22,7 @@ use keepstone::repo::sync::{list_packs, list_segments, sync};
 use keepstone::repo::{Repository, attest};
 use keepstone::report::Silent;
 use keepstone::source::{Walk, WalkOptions};
-use keepstone::store::faults::{Fault, Operation, Trigger};
+use keepstone::store::faults::{Fault, Logged, Operation, Trigger};
 use keepstone::store::memory::MemoryStore;
 use keepstone::store::{Store, StoreErrorKind};
 use std::path::Path;
@@ -144,9 +145,9 @@ fn copy_of(source: &Path) -> TempDir {
     copy
 }
 
-/// PRESENT-1: in one region, in both; gone, cut short, and only some of them.
+/// ORDER-8: in one region, in both; gone, cut short, and only some of them.
 #[test]
-fn present_1_what_a_region_lists_and_lacks_is_stored_again_once() {
+fn order_8_what_a_region_lists_and_lacks_is_stored_again_once() {
     for regions in [&[1][..], &[0, 1]] {
         for how in ["all", "cut", "one"] {
             let (world, source, host) = (world(2), source(), Host::new());
@@ -176,9 +177,9 @@ fn present_1_what_a_region_lists_and_lacks_is_stored_again_once() {
     }
 }
 
-/// PRESENT-2: nobody calls a loss what a collection or an upload does meanwhile.
+/// ORDER-8: nobody calls a loss what a collection or an upload does meanwhile.
 #[test]
-fn present_2_a_collection_or_a_backup_at_any_call_is_no_loss() {
+fn order_8_a_collection_or_a_backup_at_any_call_is_no_loss() {
     let (world, source, host) = (world(2), source(), Host::new());
     let first = host.backup(&world, source.path()).snapshot.unwrap();
     std::fs::remove_dir_all(source.path().join("1")).unwrap();
@@ -215,7 +216,7 @@ fn present_2_a_collection_or_a_backup_at_any_call_is_no_loss() {
 
 /// A listing that breaks off says nothing about what is there.
 #[test]
-fn present_2_a_listing_that_fails_is_no_empty_region() {
+fn order_8_a_listing_that_fails_is_no_empty_region() {
     let (world, source, host) = (world(2), source(), Host::new());
     host.backup(&world, source.path());
     let repository = world.open(&world.all()).unwrap();
@@ -225,7 +226,7 @@ fn present_2_a_listing_that_fails_is_no_empty_region() {
 }
 
 #[test]
-fn name_2_lost_packs_come_back_under_their_own_names() {
+fn heal_1_lost_packs_come_back_under_their_own_names() {
     for how in ["all", "cut"] {
         let (world, source, host) = (world(2), source(), Host::new());
         let old = host.backup(&world, source.path()).snapshot.unwrap();
@@ -239,8 +240,25 @@ fn name_2_lost_packs_come_back_under_their_own_names() {
             _ => there.iter().for_each(|(pack, _)| cut(&world, 1, pack)),
         }
         assert!(!lacks_nothing(&world));
-        let (done, whole) = healed(&world.open(&world.all()).unwrap());
+        let repository = world.open(&world.all()).unwrap();
+        world.forget_history();
+        let (done, whole) = healed(&repository);
         assert_eq!((done.packs, done.issues.len()), (there.len() as u64, 0), "{:?}", done.issues);
+        // HEAL-1: what keeps a collection from the names, then its log, then the packs, then its log.
+        let log = world.stores[1].log();
+        let from = |from: usize, operation, prefix: &str| {
+            let is = |call: &Logged| call.operation == operation && call.name.starts_with(prefix);
+            from + log[from..].iter().position(is).unwrap_or_else(|| panic!("no {prefix} from {from} on in {log:?}"))
+        };
+        let session = world.stores[1].written().into_iter().find(|name| name.starts_with("sessions/")).unwrap();
+        let session = SessionId::from_hex(session.split('/').nth(1).unwrap()).unwrap();
+        let first = from(0, Operation::Put, &format!("sessions/{session}/{}", number_name(0)));
+        let adopting = from(first + 1, Operation::Put, &format!("sessions/{session}/"));
+        let looked = from(adopting, Operation::List, "gc/");
+        let put = from(looked, Operation::Put, "packs/");
+        assert_eq!(put, from(0, Operation::Put, "packs/"), "none before");
+        let last = log.iter().rposition(|call| call.name.starts_with("packs/") && call.operation != Operation::List);
+        from(last.unwrap(), Operation::List, "gc/");
         assert!(whole && packs(&world, 1) == there);
         assert_eq!(keepstone::store::list_sorted(&segments, "index/").unwrap(), segments_before);
         assert_whole_alone(&world, &[(old, before.path()), (new, source.path())]);
@@ -444,4 +462,73 @@ fn what_an_owner_vouched_for_counts_for_what_is_taken_over_as_long_as_it_does() 
     let after = host.backup(&theirs, source.path());
     assert_eq!(after.files_unmodified, 0);
     assert!(after.new_bytes >= FILES * 30_000);
+}
+
+/// The program: what it says, how it ends, and that a region that lost everything restores by itself again.
+#[test]
+fn a_backup_tells_of_what_a_region_lost_and_puts_it_back() {
+    let lose = |program: &Program, what: &[&str]| {
+        what.iter().for_each(|directory| std::fs::remove_dir_all(program.path(directory)).unwrap());
+    };
+    for what in [&["two/packs"][..], &["two/index"], &["two/packs", "two/index"]] {
+        for heals in ["backup", "replicate"] {
+            let program = Program::new();
+            (0..4u64).for_each(|at| drop(program.write(&at.to_string(), &noise(at, 200_000))));
+            let first = program.backup(&[])["snapshot"].as_str().unwrap().to_owned();
+            let before = copy_of(&program.source());
+            program.write("0", &noise(9, 200_000));
+            program.backup(&[]);
+            lose(&program, what);
+            let source = program.source().display().to_string();
+            let ended = program.run(match heals {
+                "backup" => vec!["backup", &source],
+                _ => vec!["replicate"],
+            });
+            let told =
+                ended.stderr.contains("missing: two:packs/") && ended.stderr.contains("a segment lists this pack");
+            match (heals, what) {
+                // A lost segment lists nothing.
+                (_, [.., "two/index"]) => drop(ended.expect(0)),
+                ("backup", _) => drop(ended.expect(11)),
+                _ => drop(ended.expect(0)),
+            }
+            assert_eq!(told, what == ["two/packs"]);
+            program.run(["check", "--read-data"]).expect(0);
+            let latest = program.backup(&[]);
+            assert_eq!(latest["new_bytes"], 0);
+            for (at, (id, source)) in [(&first[..], before.path()), ("latest", &program.source())].iter().enumerate() {
+                let to = format!("out {at}");
+                program.run(["--region", "two", "restore", id, "--to", &to, "--verify"]).expect(0);
+                assert_same(source, &program.path(&to));
+            }
+        }
+    }
+}
+
+/// What no region has is stored again, is told until it is off the lists, and then no more.
+#[test]
+fn what_every_region_lost_is_told_until_it_is_collected() {
+    let program = Program::new();
+    (0..4u64).for_each(|at| drop(program.write(&at.to_string(), &noise(at, 200_000))));
+    program.backup(&[]);
+    for region in ["one", "two"] {
+        std::fs::remove_dir_all(program.path(region).join("packs")).unwrap();
+    }
+    let saved = program.backup_ending(11, &[]);
+    assert!(saved["new_bytes"].as_u64().unwrap() >= 800_000);
+    let saved = program.backup_ending(11, &[]);
+    assert_eq!((&saved["new_bytes"], &saved["files_unmodified"]), (&0.into(), &4.into()));
+    program.run(["replicate"]).expect(11);
+    (0..2).for_each(|_| drop(program.run(["gc", "--now"]).expect(0)));
+    assert_eq!(program.backup(&[])["new_bytes"], 0);
+    program.run(["replicate"]).expect(0);
+    program.run(["check", "--read-data"]).expect(0);
+    for region in ["one", "two"] {
+        program.run(["--region", region, "restore", "latest", "--to", region_target(region), "--verify"]).expect(0);
+        assert_same(&program.source(), &program.path(region_target(region)));
+    }
+}
+
+fn region_target(region: &str) -> &'static str {
+    if region == "one" { "out one" } else { "out two" }
 }
