@@ -324,7 +324,8 @@ impl Workspace {
         Ok((index, if synced.issues.is_empty() { Class::Success } else { Class::Corrupt }))
     }
 
-    /// What the regions' segments list and the regions lack, told of; makes the outcome corrupt.
+    /// What the regions' segments list and the regions lack, told of; it makes the outcome corrupt, and so do
+    /// segments that were lost.
     ///
     /// # Errors
     /// When a region can't be listed, and the run can't go on without it.
@@ -336,7 +337,7 @@ impl Workspace {
             }
         };
         lacking.tell(&self.repository, &self.progress);
-        let class = if lacking.is_empty() { Class::Success } else { Class::Corrupt };
+        let class = if lacking.is_empty() && !self.lost_segments { Class::Success } else { Class::Corrupt };
         Ok((lacking, class))
     }
 
