@@ -9,25 +9,27 @@
 
 use crate::crypto::object::check_digest;
 use crate::format::envelope::ObjectKind;
-use crate::format::ids::{ChunkId, PackId, SegmentId, SessionId, SlotId};
+use crate::format::ids::{ChunkId, PackId, RegionId, SegmentId, SessionId, SlotId};
 use crate::format::roster::Role;
 use crate::format::segment::{REFERENCE_PREFIX_BYTES, Reference, Segment, SegmentPack};
 use crate::format::wire::DecodeError;
-use crate::index::IndexError;
 use crate::index::graph::{ChunkCopy, Graph, GraphBuilder, GraphError};
 use crate::index::segment::{seal, segment_name};
+use crate::index::{Index, IndexError};
 use crate::limits::{PACK_BYTES_MAX, SEGMENT_CHUNKS_TARGET, SEGMENT_PACKS_TARGET};
 use crate::pack::reader::pack_name;
 use crate::pack::reenvelope::reenvelope;
 use crate::pack::{PackError, SpoolSpace};
+use crate::repo::gclog;
 use crate::repo::open::RegionHandle;
+use crate::repo::presence::Lacking;
 use crate::repo::session::Reliance;
 use crate::repo::snapshots::{self, SnapshotInfo, read_snapshot, snapshot_name};
 use crate::repo::sync::{list_packs, list_segments, read_segment};
 use crate::repo::{RepoError, Repository, Session};
 use crate::report::{Issue, IssueKind, Monitor};
 use crate::ship::put_with_retries;
-use crate::store::{StoreError, StoreErrorKind, list_sorted};
+use crate::store::{Payload, StoreError, StoreErrorKind, list_sorted};
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::{Mutex, PoisonError};
 
@@ -62,6 +64,15 @@ enum Pending {
     Graph(#[from] GraphError),
     #[error("it reaches {0} chunks that no reached region lists or holds")]
     Incomplete(u64),
+    #[error(
+        "this slot may not read packs, so what was lost isn't put back: a backup stores again what it needs of it, \
+         `keepstone replicate` with an owner's or a maintainer's key puts the rest back"
+    )]
+    Unreadable,
+    #[error(
+        "snapshots that count there reach {0} chunks that no reached region lists or holds; `keepstone check` says which"
+    )]
+    Lost(u64),
     #[error("it needs packs of other slots, which only an owner's or maintainer's key may list there")]
     OtherOrigin,
     #[error("a collection there took what it needs, or fenced the session; the next run copies it")]
@@ -88,7 +99,7 @@ struct Listed {
     origin: SlotId,
     /// The segment, and the pack's place in it.
     place: (SegmentId, u32),
-    /// The regions that hold it, by index: listed, there, and not deleted by a final.
+    /// The regions that hold it, by index: listed, there in the size that is stated, and not deleted by a final.
     held: Vec<usize>,
 }
 
@@ -98,8 +109,19 @@ struct View {
     graph: Graph,
 }
 
+/// How far a region's word is taken for what it holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Depth {
+    /// Where a snapshot has its commit, all that it needs is there.
+    Commits,
+    /// Of what the commits promise it is looked for whether segments list it and packs of that size are there. All
+    /// segments are read for it.
+    Content,
+}
+
 /// Copies what any reached region decided and another doesn't know; then, snapshot by snapshot, what any has
-/// of `counted` and another lacks. What doesn't fit into `memory_bytes` goes into `scratch`.
+/// of `counted` and another lacks; then, if `depth` says so, what a region lost of snapshots that count in it.
+/// What doesn't fit into `memory_bytes` goes into `scratch`.
 ///
 /// # Errors
 /// When a region can't be listed; [`RepoError::Cancelled`] when the user stops it. What single objects say
@@ -107,6 +129,7 @@ struct View {
 pub fn replicate(
     repository: &Repository,
     counted: &[SnapshotInfo],
+    depth: Depth,
     scratch: Option<SpoolSpace>,
     memory_bytes: usize,
     monitor: &dyn Monitor,
@@ -126,7 +149,7 @@ pub fn replicate(
         let taken = move |info: &&SnapshotInfo| only.as_ref().is_none_or(|only| *only == info.snapshot.dataset);
         counted.iter().filter(move |info| !info.regions.contains(&at)).filter(taken)
     };
-    if (0..repository.regions.len()).all(|at| lacks(at).next().is_none()) {
+    if depth == Depth::Commits && (0..repository.regions.len()).all(|at| lacks(at).next().is_none()) {
         return Ok(done);
     }
     let view = match View::read(repository, scratch, memory_bytes, monitor, &mut done) {
@@ -138,15 +161,31 @@ pub fn replicate(
         }
     };
     for (at, to) in repository.regions.iter().enumerate() {
+        if done.behind.contains_key(&at) {
+            continue;
+        }
+        // What this run brought here so far.
+        let mut brought: HashMap<u32, PackId> = HashMap::new();
+        if depth == Depth::Content {
+            match restock(repository, &view, at, counted, &mut brought, &mut done, monitor) {
+                Ok(()) => {}
+                Err(Pending::Repo(RepoError::Cancelled)) => return Err(RepoError::Cancelled),
+                Err(error) => {
+                    note(&mut done, monitor, format!("{}:packs/", to.name).into_bytes(), &error);
+                    if let Some(refused) = error.refused_by(to) {
+                        done.behind.insert(at, refused);
+                        continue;
+                    }
+                }
+            }
+        }
         let pending: Vec<&SnapshotInfo> = lacks(at).collect();
-        if pending.is_empty() || done.behind.contains_key(&at) {
+        if pending.is_empty() {
             continue;
         }
         let count = pending.len();
         monitor
             .notice(&format!("region '{}' lacks {count} snapshots that other regions have: they are copied", to.name));
-        // What earlier snapshots of this run brought here.
-        let mut brought: HashMap<u32, PackId> = HashMap::new();
         for info in pending {
             match copy_snapshot(repository, &view, at, info, &mut brought, &mut done, monitor) {
                 Ok(()) => done.commits += 1,
@@ -167,9 +206,143 @@ pub fn replicate(
 }
 
 fn note(done: &mut Replicated, monitor: &dyn Monitor, subject: Vec<u8>, error: &dyn std::fmt::Display) {
+    note_issue(&mut done.issues, monitor, subject, error);
+}
+
+fn note_issue(issues: &mut Vec<Issue>, monitor: &dyn Monitor, subject: Vec<u8>, error: &dyn std::fmt::Display) {
     let issue = Issue { kind: IssueKind::Missing, subject, detail: error.to_string() };
     monitor.issue(&issue);
-    done.issues.push(issue);
+    issues.push(issue);
+}
+
+/// What was put back where it was lost.
+#[derive(Debug, Default)]
+pub struct Healed {
+    /// Packs put back.
+    pub packs: u64,
+    /// Their bytes.
+    pub bytes: u64,
+    /// What stays lost though another region lists it, and why.
+    pub issues: Vec<Issue>,
+}
+
+/// Puts packs back that regions lost and that others have whole, under their own names: what a region's segments
+/// list is there again, for every snapshot that needs it. A name that was condemned or deleted there stays
+/// free; an object of that name that is cut short is given its own bytes. What comes back is taken out of `lacking`.
+///
+/// # Errors
+/// [`RepoError::Cancelled`] when the user stops it, [`RepoError::Index`] when the index can't be read. What single
+/// packs and regions say becomes an issue.
+pub fn heal(
+    repository: &Repository,
+    index: &dyn Index,
+    lacking: &mut Lacking,
+    monitor: &dyn Monitor,
+) -> Result<Healed, RepoError> {
+    let mut healed = Healed::default();
+    for (at, to) in repository.regions.iter().enumerate() {
+        let mut wanted: BTreeMap<(PackId, u64), LostPack> = BTreeMap::new();
+        for (ordinal, pack) in lacking.lost(&to.info.region) {
+            let entry = index.pack(ordinal)?;
+            let has = |region: &RegionId| entry.regions.contains(region) && !lacking.is_lacking(region, ordinal);
+            let holders = (0..repository.regions.len()).filter(|other| has(&repository.regions[*other].info.region));
+            let lost = wanted.entry((pack.id, entry.size)).or_default();
+            lost.holders.extend(holders);
+            lost.ordinals.push(ordinal);
+            lost.sessions.insert(entry.session);
+        }
+        wanted.retain(|_, lost| !lost.holders.is_empty());
+        if wanted.is_empty() {
+            continue;
+        }
+        let count = wanted.len();
+        let notice =
+            format!("region '{}' lost packs that other regions have, {count} in number: they are put back", to.name);
+        monitor.notice(&notice);
+        match heal_region(repository, at, &wanted, lacking, &mut healed, monitor) {
+            Ok(()) => {}
+            Err(Pending::Repo(RepoError::Cancelled)) => return Err(RepoError::Cancelled),
+            Err(error) => {
+                let subject = format!("{}:packs/", to.name).into_bytes();
+                note_issue(&mut healed.issues, monitor, subject, &error);
+            }
+        }
+    }
+    Ok(healed)
+}
+
+/// A pack to be put back where it was lost.
+#[derive(Default)]
+struct LostPack {
+    /// Its listings in the index.
+    ordinals: Vec<u32>,
+    /// The regions that have it, by index.
+    holders: BTreeSet<usize>,
+    /// The sessions that the listings state.
+    sessions: BTreeSet<SessionId>,
+}
+
+/// As an ordinary writer there: a session that adopts those in the packs' headers keeps a collection from deleting
+/// their names meanwhile (`HEAL-1`).
+fn heal_region(
+    repository: &Repository,
+    at: usize,
+    wanted: &BTreeMap<(PackId, u64), LostPack>,
+    lacking: &mut Lacking,
+    healed: &mut Healed,
+    monitor: &dyn Monitor,
+) -> Result<(), Pending> {
+    let to = &repository.regions[at];
+    let mut session = Session::open_in(repository, at)?;
+    let outcome = (|| {
+        session.adopt(repository, wanted.values().flat_map(|lost| lost.sessions.iter().copied()))?;
+        let relied = Relied::default();
+        watch(repository, &mut session, &relied)?;
+        let missing = session.missing();
+        for ((pack, size), lost) in wanted {
+            stop_if_asked(monitor)?;
+            let name = pack_name(pack);
+            let subject = || format!("{}:{name}", to.name).into_bytes();
+            if missing.contains(pack) {
+                // Nothing needs it there, or what does has another copy (`NAME-3`).
+                continue;
+            }
+            let holders: Vec<usize> = lost.holders.iter().copied().collect();
+            let bytes = match read_pack(repository, &holders, *pack) {
+                Ok(bytes) if bytes.len() as u64 == *size => bytes,
+                Ok(_) => {
+                    note_issue(&mut healed.issues, monitor, subject(), &"a segment states another size of it");
+                    continue;
+                }
+                Err(RepoError::Store { source, .. }) if source.kind == StoreErrorKind::Denied => {
+                    return Err(Pending::Unreadable);
+                }
+                Err(error) => {
+                    note_issue(&mut healed.issues, monitor, subject(), &error);
+                    continue;
+                }
+            };
+            relied.add(*pack);
+            put_back(to, &name, &bytes.into())?;
+            lost.ordinals.iter().for_each(|ordinal| lacking.found(&to.info.region, *ordinal));
+            healed.packs += 1;
+            healed.bytes += size;
+        }
+        watch(repository, &mut session, &relied)
+    })();
+    // What a segment lists and a snapshot needs stays without it.
+    session.end(repository);
+    outcome
+}
+
+/// Puts a pack under its name. Where another object has that name it is cut short or otherwise not what the name
+/// says, and gets its own bytes: the one case in which bytes are replaced (`NAME-2`).
+fn put_back(to: &RegionHandle, name: &str, payload: &Payload) -> Result<(), RepoError> {
+    let put = match put_with_retries(&*to.store, name, payload) {
+        Err(error) if error.kind == StoreErrorKind::AlreadyExists => to.store.heal(name, payload),
+        put => put,
+    };
+    put.map_err(|error| to.error(error))
 }
 
 /// Verdicts and tags are growing sets: each region gets those that another has, verified.
@@ -222,12 +395,11 @@ impl View {
         done: &mut Replicated,
     ) -> Result<Self, Pending> {
         let mut segments: BTreeMap<SegmentId, Vec<usize>> = BTreeMap::new();
-        let mut there: Vec<HashSet<PackId>> = Vec::new();
+        let mut there: Vec<HashMap<PackId, u64>> = Vec::new();
         for (at, region) in repository.regions.iter().enumerate() {
-            let dead = crate::repo::gclog::read(repository, region)?.dead;
+            let dead = gclog::read(repository, region)?.dead;
             list_segments(region)?.into_iter().for_each(|id| segments.entry(id).or_default().push(at));
-            let packs = list_packs(region)?.into_iter().map(|(pack, _)| pack);
-            there.push(packs.filter(|pack| !dead.contains(pack)).collect());
+            there.push(list_packs(region)?.into_iter().filter(|(pack, _)| !dead.contains(pack)).collect());
         }
         let mut builder = GraphBuilder::with_space(scratch, memory_bytes);
         let mut packs: Vec<Listed> = Vec::new();
@@ -253,7 +425,8 @@ impl View {
                     packs.push(Listed { id: pack.pack, session, origin, place: (id, at as u32), held: Vec::new() });
                 }
                 let listed = &mut packs[number as usize];
-                for region in regions.iter().filter(|region| there[**region].contains(&pack.pack)) {
+                let whole = |region: &&usize| there[**region].get(&pack.pack) == Some(&pack.size);
+                for region in regions.iter().filter(whole) {
                     if !listed.held.contains(region) {
                         listed.held.push(*region);
                     }
@@ -312,7 +485,11 @@ fn copy_snapshot(
     let mut session = Session::open_in(repository, at)?;
     let outcome = (|| {
         let missing = session.missing();
-        let (relied, wanted) = choose(view, at, info, &missing, brought)?;
+        let Choice { relied, wanted, nowhere } =
+            choose(view, at, &[info.snapshot.root], Some(info.slot), &missing, brought)?;
+        if nowhere > 0 {
+            return Err(Pending::Incomplete(nowhere));
+        }
         let own = repository.secrets.slot;
         let foreign = wanted.iter().any(|number| view.packs[*number as usize].origin != own);
         if repository.role() == Role::Writer && foreign {
@@ -354,21 +531,78 @@ fn watch(repository: &Repository, session: &mut Session, relied: &Relied) -> Res
     }
 }
 
-/// Which packs of the region the snapshot may rely on there, and which it wants from elsewhere, so that every
-/// chunk that it reaches has a copy. One of an origin that its own slot trusts comes first.
+/// Copies what a region lost of snapshots that count in it, or never says that it has: chunks that none of its
+/// segments list in a pack that is there. No commit is needed for it.
+fn restock(
+    repository: &Repository,
+    view: &View,
+    at: usize,
+    counted: &[SnapshotInfo],
+    brought: &mut HashMap<u32, PackId>,
+    done: &mut Replicated,
+    monitor: &dyn Monitor,
+) -> Result<(), Pending> {
+    stop_if_asked(monitor)?;
+    let to = &repository.regions[at];
+    let here = counted.iter().filter(|info| info.regions.contains(&at));
+    let roots: Vec<ChunkId> = here.map(|info| info.snapshot.root).collect();
+    // What is condemned is rescued where these snapshots need it.
+    let log = gclog::read(repository, to)?;
+    let Choice { wanted, nowhere, .. } = choose(view, at, &roots, None, &log.dead, brought)?;
+    if nowhere > 0 {
+        let subject = format!("{}:packs/", to.name).into_bytes();
+        note(done, monitor, subject, &Pending::Lost(nowhere));
+    }
+    if wanted.is_empty() {
+        return Ok(());
+    }
+    let count = wanted.len();
+    monitor
+        .notice(&format!("region '{}' lost {count} packs, or what lists them: they are copied to it again", to.name));
+    let mut session = Session::open_in(repository, at)?;
+    let outcome = (|| {
+        let missing = session.missing();
+        let Choice { relied, mut wanted, .. } = choose(view, at, &roots, None, &log.dead, brought)?;
+        let own = repository.secrets.slot;
+        if repository.role() == Role::Writer {
+            let before = wanted.len();
+            wanted.retain(|number| view.packs[*number as usize].origin == own);
+            if wanted.len() < before {
+                note(done, monitor, format!("{}:packs/", to.name).into_bytes(), &Pending::OtherOrigin);
+            }
+        }
+        session.adopt(repository, wanted.iter().map(|number| view.packs[*number as usize].session))?;
+        watch(repository, &mut session, &relied)?;
+        copy_packs(repository, view, at, &session, &wanted, &missing, &relied, brought, done, monitor)?;
+        watch(repository, &mut session, &relied)
+    })();
+    session.end(repository);
+    outcome
+}
+
+/// What a region is to rely on and to get, so that it holds what some roots reach.
+struct Choice {
+    /// Packs of the region.
+    relied: Relied,
+    /// Packs from elsewhere.
+    wanted: BTreeSet<u32>,
+    /// Chunks that no region lists or holds.
+    nowhere: u64,
+}
+
+/// Which packs of the region the roots may rely on there, and which they want from elsewhere, so that every
+/// chunk that they reach has a copy. One of an origin that the slot trusts comes first.
 fn choose(
     view: &View,
     at: usize,
-    info: &SnapshotInfo,
+    roots: &[ChunkId],
+    slot: Option<SlotId>,
     missing: &HashSet<PackId>,
     brought: &HashMap<u32, PackId>,
-) -> Result<(Relied, BTreeSet<u32>), Pending> {
+) -> Result<Choice, Pending> {
     let mut marks = view.graph.marks();
     let mut lacking = 0;
-    view.graph.walk(&info.snapshot.root, &mut marks, &mut |_, _, _| lacking += 1)?;
-    if lacking > 0 {
-        return Err(Pending::Incomplete(lacking));
-    }
+    view.graph.walk_all(roots, &mut marks, &mut |_, _, _| lacking += 1)?;
     let (relied, mut wanted) = (Relied::default(), BTreeSet::new());
     let mut unheld = 0;
     view.graph.each_chunk(&marks, &mut |_, reached, copies| {
@@ -377,7 +611,7 @@ fn choose(
         }
         let pack = |copy: &ChunkCopy| &view.packs[copy.pack as usize];
         let held: Vec<&ChunkCopy> = copies.iter().filter(|copy| !pack(copy).held.is_empty()).collect();
-        let trusted: Vec<&ChunkCopy> = held.iter().filter(|copy| pack(copy).origin == info.slot).copied().collect();
+        let trusted: Vec<&ChunkCopy> = held.iter().filter(|copy| Some(pack(copy).origin) == slot).copied().collect();
         let among = if trusted.is_empty() { held } else { trusted };
         let here = among.iter().find_map(|copy| match brought.get(&copy.pack) {
             Some(id) => Some(*id).filter(|id| !missing.contains(id)),
@@ -390,10 +624,8 @@ fn choose(
             (None, None) => unheld += 1,
         }
     })?;
-    match unheld {
-        0 => Ok((relied, wanted)),
-        _ => Err(Pending::Incomplete(unheld)),
-    }
+    // A chunk that is listed and lost is among both.
+    Ok(Choice { relied, wanted, nowhere: lacking.max(unheld) })
 }
 
 #[allow(clippy::too_many_arguments, reason = "one call; a struct would only name them twice")]
@@ -440,7 +672,7 @@ fn copy_packs(
             };
             // Relied on from before it is there.
             relied.add(pack.pack);
-            put_with_retries(&*to.store, &pack_name(&pack.pack), &bytes.into()).map_err(|e| to.error(e))?;
+            put_back(to, &pack_name(&pack.pack), &bytes.into())?;
             done.packs += 1;
             done.bytes += pack.size;
             if batch.packs.iter().any(|(_, other)| other.pack == pack.pack) {

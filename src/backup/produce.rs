@@ -3,7 +3,7 @@
 
 use super::BackupError;
 use super::drive::{Block, Blocks, Item, Shared, blocks_under_way};
-use super::run::{Backup, Run};
+use super::run::{Backup, Basis, Run};
 use crate::format::ids::ChunkId;
 use crate::format::node::{Content, Extent, NodeKind};
 use crate::index::Index;
@@ -39,21 +39,29 @@ pub(super) struct Seen {
 
 impl<'e> Remembered<'e> {
     /// Finds what the last run of this source remembered. `earlier` are the snapshots that count.
+    ///
+    /// # Errors
+    /// When the index can't be read.
     pub(super) fn find(
         repository: &Repository,
         index: &dyn Index,
         options: &Backup,
+        basis: &Basis,
         root_path: &[u8],
         earlier: &'e [SnapshotInfo],
-    ) -> Self {
-        let Some(directory) = &options.seen_directory else { return Remembered { place: None, base: None } };
+    ) -> Result<Self, BackupError> {
+        let Some(directory) = &options.seen_directory else { return Ok(Remembered { place: None, base: None }) };
         // Other hosts, chunk sizes and epochs give other content for the same file.
         let chunk_average = (options.chunk_average as u64).to_le_bytes();
         let epoch = repository.keyring.current_epoch().to_le_bytes();
         let series = [options.host.as_bytes(), &chunk_average, &epoch].concat();
         // An index that was made anew holds what the regions list now, which may be less than was
         // there when this was remembered: then every file is read, and what is gone is stored again.
-        let parameters = [&series[..], &index.incarnation()].concat();
+        // So it is when packs that it may rest on are trusted no more, or are listed and not there: the next
+        // one is valid as long as no more of them are lost.
+        let trust = basis.trust.digest(index)?;
+        let lacking = basis.trust.digest_of_lacking(&basis.lacking, index)?;
+        let parameters = [&series[..], &trust, &lacking, &index.incarnation()].concat();
         let root = Path::new(std::ffi::OsStr::from_bytes(root_path));
         let stamp = SeenStamp::new(repository.config.repository, &options.dataset, root, &parameters);
         let mut key = blake3::Hasher::new_derive_key("keepstone seen file");
@@ -72,7 +80,7 @@ impl<'e> Remembered<'e> {
                 None
             }
         };
-        Remembered { place: Some((path, stamp)), base }
+        Ok(Remembered { place: Some((path, stamp)), base })
     }
 
     /// For one pass. What is remembered is used without look-ups if its snapshot, named by the session's

@@ -18,6 +18,7 @@ use crate::index::Index;
 use crate::limits::{LABEL_BYTES_MAX, TAGS_MAX};
 use crate::pack::SpoolSpace;
 use crate::repo::open::AUTHORS;
+use crate::repo::presence::{self, Lacking};
 use crate::repo::session::Foundation;
 use crate::repo::{RegionHandle, Repository, Session, SnapshotInfo};
 use crate::report::{Counter, Monitor, Phase};
@@ -52,6 +53,9 @@ pub struct Backup {
     pub allow_empty: bool,
     /// Whose packs to deduplicate against.
     pub trust: DedupTrust,
+    /// Packs that regions list and don't have: nothing counts as stored because of them. `None` has the run look
+    /// itself.
+    pub lacking: Option<Lacking>,
     /// Worker threads; 0 runs everything on the caller's.
     pub threads: usize,
     /// Where open packs are spooled.
@@ -92,6 +96,23 @@ pub(super) struct Run<'a> {
     /// The snapshot that was put last, with what it says.
     pub(super) saved: Mutex<Option<(ChunkId, Counts, SnapshotId)>>,
     session: Mutex<Session>,
+    basis: &'a Basis,
+}
+
+/// What a run judges packs by, found before it begins.
+pub(super) struct Basis {
+    pub(super) trust: Trust,
+    pub(super) lacking: Lacking,
+}
+
+impl Basis {
+    fn find(repository: &Repository, index: &dyn Index, options: &Backup) -> Result<Self, BackupError> {
+        let lacking = match &options.lacking {
+            Some(lacking) => lacking.clone(),
+            None => presence::look(repository, index)?,
+        };
+        Ok(Basis { trust: Trust::of(repository, options.trust), lacking })
+    }
 }
 
 impl<'a> Run<'a> {
@@ -101,6 +122,7 @@ impl<'a> Run<'a> {
         index: &'a dyn Index,
         options: &'a Backup,
         monitor: &'a dyn Monitor,
+        basis: &'a Basis,
         base: Option<SnapshotId>,
     ) -> Result<Self, BackupError> {
         // A slot that may not back up leaves no session behind.
@@ -118,7 +140,7 @@ impl<'a> Run<'a> {
         let shipper = Shipper::timed(destinations, upload_threads, UPLOADS_WAITING, monitor.timer());
         std::mem::take(&mut session.failed).into_iter().for_each(|(at, error)| shipper.fail(at, error));
         let (totals, saved, session) = (Totals::default(), Mutex::new(None), Mutex::new(session));
-        Ok(Run { repository, index, options, monitor, shipper, totals, started_at, saved, session })
+        Ok(Run { repository, index, options, monitor, shipper, totals, started_at, saved, session, basis })
     }
 
     pub(super) fn session(&self) -> MutexGuard<'_, Session> {
@@ -129,8 +151,7 @@ impl<'a> Run<'a> {
     /// need not be stored for it.
     fn usable(&self) -> UsablePacks<'_> {
         let regions = self.shipper.alive().into_iter().map(|at| self.repository.regions[at].info.region).collect();
-        let trust = Trust::of(self.repository, self.options.trust);
-        UsablePacks::new(self.index, regions, self.session().missing(), trust)
+        UsablePacks::new(self.index, regions, self.session().missing(), &self.basis.lacking, &self.basis.trust)
     }
 
     fn watch<'w>(&'w self, usable: &'w UsablePacks<'w>, base: Option<&'w SnapshotInfo>, on_loss: OnLoss) -> Watch<'w> {
@@ -188,10 +209,13 @@ pub fn backup_tree(
         root_path: root_path.clone(),
         ..SnapshotPrivate::default()
     };
-    let remembered = Remembered::find(repository, index, options, &root_path, earlier);
+    // A slot that may not back up looks at nothing.
+    repository.require(&AUTHORS, "back up")?;
+    let basis = Basis::find(repository, index, options)?;
+    let remembered = Remembered::find(repository, index, options, &basis, &root_path, earlier)?;
     walk.leave_file_xattrs();
     walk.read_ahead(options.threads.min(WALK_THREADS_MAX));
-    let run = Run::open(repository, index, options, monitor, remembered.base.map(|base| base.id))?;
+    let run = Run::open(repository, index, options, monitor, &basis, remembered.base.map(|base| base.id))?;
     for pass in 1.. {
         let (mut seen, mut writer, base) = remembered.open(&run);
         let usable = run.usable();
@@ -239,7 +263,9 @@ pub fn backup_stream<S: std::io::Read + Send>(
     check_labels(options)?;
     check_dataset(repository, &options.dataset)?;
     let private = SnapshotPrivate { sources: vec![node.name.clone()], command, ..SnapshotPrivate::default() };
-    let run = Run::open(repository, index, options, monitor, None)?;
+    repository.require(&AUTHORS, "back up")?;
+    let basis = Basis::find(repository, index, options)?;
+    let run = Run::open(repository, index, options, monitor, &basis, None)?;
     let usable = run.usable();
     let watch = run.watch(&usable, None, OnLoss::GoOn);
     monitor.phase(Phase::Backup, None, None);

@@ -9,6 +9,7 @@ use super::engine::DedupTrust;
 use crate::format::ids::{Digest, PackId, RegionId, SlotId};
 use crate::format::roster::SlotState;
 use crate::index::{Index, IndexError, PackEntry};
+use crate::repo::presence::Lacking;
 use crate::repo::session::Reliance;
 use crate::repo::{Repository, attest};
 use std::collections::{BTreeSet, HashMap, HashSet};
@@ -17,7 +18,7 @@ use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 /// It was looked at: whether it is trusted and missing is known.
 const DECIDED: u8 = 1;
-/// Of an origin that this slot trusts, and in every region of the run.
+/// Of an origin that this slot trusts, listed by every region of the run, and there as it is listed.
 const TRUSTED: u8 = 2;
 /// Condemned or deleted in some region.
 const MISSING: u8 = 4;
@@ -48,6 +49,58 @@ impl Trust {
         }
     }
 
+    /// What decides about packs that this slot didn't write. It changes whenever one that was trusted may not be
+    /// any more, and when an owner verified one more of another slot's: what was taken over from a snapshot whose
+    /// chunks were judged otherwise must be judged again.
+    ///
+    /// # Errors
+    /// When the index can't be read.
+    pub fn digest(&self, index: &dyn Index) -> Result<[u8; 32], IndexError> {
+        let mut hasher = blake3::Hasher::new_derive_key("keepstone dedup trust");
+        hasher.update(&[u8::from(self.everybody)]);
+        if self.everybody {
+            let mut revoked: Vec<SlotId> = self.revoked.iter().copied().collect();
+            revoked.sort_unstable();
+            for slot in revoked {
+                hasher.update(&slot.0);
+            }
+        }
+        let mut verified = BTreeSet::new();
+        if !self.attested.is_empty() {
+            // What this slot wrote is trusted whoever verified it.
+            index.each_pack(&mut |_, pack| {
+                if pack.origin != self.own && self.attested.contains(&pack.listing) {
+                    verified.insert(pack.listing.0);
+                }
+                Ok(())
+            })?;
+        }
+        for listing in verified {
+            hasher.update(&listing);
+        }
+        Ok(*hasher.finalize().as_bytes())
+    }
+
+    /// What of it this slot would otherwise rely on, by region and pack: what was taken over from a snapshot that
+    /// was made while nothing was known to be lacking must be looked up again.
+    ///
+    /// # Errors
+    /// When the index can't be read.
+    pub fn digest_of_lacking(&self, lacking: &Lacking, index: &dyn Index) -> Result<[u8; 32], IndexError> {
+        let mut lost = BTreeSet::new();
+        for (ordinal, regions) in lacking.ordinals() {
+            let pack = index.pack(ordinal)?;
+            if self.holds(&pack) {
+                lost.extend(regions.into_iter().map(|region| (region, pack.id, pack.listing.0)));
+            }
+        }
+        let mut hasher = blake3::Hasher::new_derive_key("keepstone lacking packs");
+        for (region, pack, listing) in lost {
+            hasher.update(&region.0).update(&pack.0).update(&listing);
+        }
+        Ok(*hasher.finalize().as_bytes())
+    }
+
     /// A pack that is listed as this slot lists it, or as an owner verified it; or anybody's, where all are
     /// trusted, but those whose key was revoked.
     fn holds(&self, pack: &PackEntry) -> bool {
@@ -61,7 +114,8 @@ impl Trust {
 pub struct UsablePacks<'a> {
     index: &'a dyn Index,
     regions: Vec<RegionId>,
-    trust: Trust,
+    trust: &'a Trust,
+    lacking: &'a Lacking,
     known: RwLock<Known>,
 }
 
@@ -92,9 +146,16 @@ impl Known {
 }
 
 impl<'a> UsablePacks<'a> {
-    /// For a run over `regions`; packs in `missing` are condemned or deleted somewhere.
-    pub fn new(index: &'a dyn Index, regions: Vec<RegionId>, missing: HashSet<PackId>, trust: Trust) -> Self {
-        UsablePacks { index, regions, trust, known: RwLock::new(Known { missing, ..Known::default() }) }
+    /// For a run over `regions`; packs in `missing` are condemned or deleted somewhere, those in `lacking` listed
+    /// and not there.
+    pub fn new(
+        index: &'a dyn Index,
+        regions: Vec<RegionId>,
+        missing: HashSet<PackId>,
+        lacking: &'a Lacking,
+        trust: &'a Trust,
+    ) -> Self {
+        UsablePacks { index, regions, trust, lacking, known: RwLock::new(Known { missing, ..Known::default() }) }
     }
 
     fn read(&self) -> RwLockReadGuard<'_, Known> {
@@ -124,7 +185,8 @@ impl<'a> UsablePacks<'a> {
                 }
             }
             let pack = self.index.pack(ordinal)?;
-            let trusted = self.trust.holds(&pack) && self.regions.iter().all(|region| pack.regions.contains(region));
+            let is_in = |region| pack.regions.contains(region) && !self.lacking.is_lacking(region, ordinal);
+            let trusted = self.trust.holds(&pack) && self.regions.iter().all(is_in);
             let mut known = self.write();
             let missing = known.missing.contains(&pack.id);
             let found = DECIDED | if trusted { TRUSTED } else { 0 } | if missing { MISSING } else { 0 };
@@ -231,9 +293,12 @@ mod tests {
         index
     }
 
-    fn usable(index: &MemoryIndex) -> UsablePacks<'_> {
-        let trust = Trust { own: SLOT, everybody: false, attested: HashSet::new(), revoked: HashSet::new() };
-        UsablePacks::new(index, vec![REGION], HashSet::new(), trust)
+    fn trust() -> Trust {
+        Trust { own: SLOT, everybody: false, attested: HashSet::new(), revoked: HashSet::new() }
+    }
+
+    fn usable<'a>(index: &'a MemoryIndex, lacking: &'a Lacking, trust: &'a Trust) -> UsablePacks<'a> {
+        UsablePacks::new(index, vec![REGION], HashSet::new(), lacking, trust)
     }
 
     fn packs(numbers: &[u8]) -> HashSet<PackId> {
@@ -243,7 +308,8 @@ mod tests {
     #[test]
     fn order_4_a_withdrawn_pack_is_missing_and_told_if_it_was_relied_on() {
         let index = index(3);
-        let usable = usable(&index);
+        let (lacking, trust) = (Lacking::default(), trust());
+        let usable = usable(&index, &lacking, &trust);
         assert!(usable.rely(0).expect("read") && usable.rely(1).expect("read"));
         let relied = usable.withdraw(&packs(&[1, 2])).expect("read");
         assert_eq!(relied, BTreeSet::from([PackId([1; 32])]));
@@ -259,7 +325,8 @@ mod tests {
     #[test]
     fn a_pack_of_this_run_is_relied_on_from_before_any_segment_lists_it() {
         let index = index(1);
-        let usable = usable(&index);
+        let (lacking, trust) = (Lacking::default(), trust());
+        let usable = usable(&index, &lacking, &trust);
         usable.shipping(PackId([5; 32]));
         assert_eq!(usable.withdraw(&packs(&[5, 6])).expect("read"), BTreeSet::from([PackId([5; 32])]));
         let segment = Segment { supersedes: Vec::new(), packs: vec![pack(5), pack(6)] };
@@ -273,7 +340,8 @@ mod tests {
     fn whatever_is_answered_while_a_pack_is_withdrawn_is_told() {
         for _ in 0..200 {
             let index = index(2);
-            let usable = usable(&index);
+            let (lacking, trust) = (Lacking::default(), trust());
+            let usable = usable(&index, &lacking, &trust);
             std::thread::scope(|scope| {
                 let asking = scope.spawn(|| usable.rely(1).expect("read"));
                 let first = usable.withdraw(&packs(&[1])).expect("read");

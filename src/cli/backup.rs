@@ -12,8 +12,10 @@ use crate::env::Clock;
 use crate::format::node::Timestamp;
 use crate::index::Index;
 use crate::pack::SpoolSpace;
+use crate::replicate::Depth;
 use crate::repo::SnapshotInfo;
 use crate::repo::open::AUTHORS;
+use crate::repo::presence;
 use crate::report::Monitor;
 use crate::source::{CommandStream, Interruptible, Walk, WalkOptions, stdin_stream, stream_node};
 use crate::timing::Stage;
@@ -46,16 +48,24 @@ pub fn run(args: &BackupArgs, global: &Global) -> Result<Class, CliError> {
     // Before anything is copied into a region that takes other snapshots only.
     crate::backup::check_dataset(&workspace.repository, &wanted.dataset)?;
     let (index, index_class) = timer.run(Stage::Open, || workspace.index())?;
+    let (mut lacking, lacking_class) = timer.run(Stage::Open, || workspace.lacking(&index))?;
     let (mut listing, listing_class) = timer.run(Stage::Open, || workspace.snapshots())?;
     let mut behind = Class::Success;
     if workspace.repository.regions.len() > 1 && !wanted.dry_run {
         // A region that fell behind is brought up first: what is new is then stored once for all.
         let mut broke = false;
+        // What it lost of earlier ones as well; what can't be put back is stored again, from the source.
+        let healed = crate::replicate::heal(&workspace.repository, &index, &mut lacking, &workspace.progress)?;
+        if healed.packs > 0 {
+            workspace.progress.notice(&format!("{} put back", render::counted(healed.packs, "lost pack")));
+        }
+        let depth = if workspace.lost_segments { Depth::Content } else { Depth::Commits };
         let copied = loop {
             let scratch = Some(SpoolSpace::Directory(workspace.cache_directory()));
             match crate::replicate::replicate(
                 &workspace.repository,
                 &listing.snapshots,
+                depth,
                 scratch,
                 workspace.settings.memory_bytes / 4,
                 &workspace.progress,
@@ -73,10 +83,12 @@ pub fn run(args: &BackupArgs, global: &Global) -> Result<Class, CliError> {
         let aside = workspace.set_aside(copied.behind);
         if copied.segments + copied.commits + copied.decisions > 0 || aside || broke {
             crate::repo::sync::sync(&workspace.repository, &index, &workspace.progress)?;
+            // It may have been made anew, and what is lacking is told by its numbers.
+            lacking = presence::look(&workspace.repository, &index)?;
             listing = workspace.snapshots()?.0;
         }
     }
-    let options = options(&workspace, &wanted)?;
+    let options = Backup { lacking: Some(lacking), ..options(&workspace, &wanted)? };
     let summary = match (&wanted.source, walk) {
         (BackupSource::Paths(paths), Some(mut walk)) => {
             walk.leave_out_own(workspace.own_directories());
@@ -94,7 +106,11 @@ pub fn run(args: &BackupArgs, global: &Global) -> Result<Class, CliError> {
         timings.show();
     }
     // The snapshot is saved; damage that was met on the way is told by the exit code all the same.
-    let class = class(&workspace, &summary, options.dry_run).worse(behind).worse(index_class).worse(listing_class);
+    let class = class(&workspace, &summary, options.dry_run)
+        .worse(behind)
+        .worse(index_class)
+        .worse(lacking_class)
+        .worse(listing_class);
     class.printed(printed).map_err(|mut error| {
         if let Some(id) = summary.snapshot {
             error.message = format!("{}; snapshot {id} is saved", error.message);
@@ -146,6 +162,7 @@ fn options(workspace: &Workspace, wanted: &BackupSettings) -> Result<Backup, Cli
             DedupTrust::Verified => crate::backup::DedupTrust::Own,
             DedupTrust::All => crate::backup::DedupTrust::All,
         },
+        lacking: None,
         threads: workspace.settings.workers(crate::backup::worker_bytes(wanted.chunk_size_bytes)),
         spools: SpoolSpace::Directory(directory.clone()),
         seen_directory: Some(directory),

@@ -108,6 +108,8 @@ impl From<IndexError> for CliError {
                 .hint("make room there, or name another place with --cache-dir; the regions are not concerned"),
             IndexError::Remade { .. } => CliError::new(Class::Failed, text)
                 .hint("run the command again; what a backup has stored so far is used then"),
+            IndexError::Damaged { .. } => CliError::new(Class::Failed, text)
+                .hint("run the command again; it is made anew out of the regions, which are not concerned"),
             IndexError::Segment { .. } | IndexError::Refused { .. } => {
                 CliError::new(Class::Corrupt, text).hint("`keepstone check` tells what it listed")
             }

@@ -181,6 +181,7 @@ fn write_region(out: &mut dyn Write, region: &RegionReport, dry_run: bool) -> io
             crate::gc::Reason::Duplicate => "what snapshots reach of them is elsewhere, too",
             crate::gc::Reason::Emptied => "what snapshots need of them was taken into new packs",
             crate::gc::Reason::Orphan => "left by backups that didn't end",
+            crate::gc::Reason::Lost => "listed, but lost",
         };
         writeln!(out, "  {condemns} {}: {why}", amount(packs))?;
     }

@@ -8,7 +8,7 @@ use super::render;
 use super::workspace::Workspace;
 use crate::format::roster::Role;
 use crate::pack::SpoolSpace;
-use crate::replicate::replicate;
+use crate::replicate::{Depth, heal, replicate};
 use crate::repo::audit::{self, NoRoom};
 use crate::report::Monitor;
 use serde_json::{Value, json};
@@ -19,13 +19,21 @@ use serde_json::{Value, json};
 /// When the repository can't be opened, a region can't be listed, or the user stops it.
 pub fn run(global: &Global) -> Result<Class, CliError> {
     let mut workspace = Workspace::open(global)?;
+    let (index, index_class) = workspace.index()?;
+    let (mut lacking, _) = workspace.lacking(&index)?;
     let (listing, listing_class) = workspace.snapshots()?;
     let repository = &workspace.repository;
     let directory = workspace.cache_directory();
     std::fs::create_dir_all(&directory).map_err(|error| CliError::file("make", &directory, &error))?;
     let scratch = Some(SpoolSpace::Directory(directory));
     let memory_bytes = workspace.settings.memory_bytes / 4;
-    let done = replicate(repository, &listing.snapshots, scratch, memory_bytes, &workspace.progress)?;
+    // Under their own names first: nothing else need be written then.
+    let healed = heal(repository, &index, &mut lacking, &workspace.progress)?;
+    let mut done =
+        replicate(repository, &listing.snapshots, Depth::Content, scratch, memory_bytes, &workspace.progress)?;
+    done.packs += healed.packs;
+    done.bytes += healed.bytes;
+    done.issues.extend(healed.issues);
     if workspace.progress.cancelled() {
         return Err(CliError::cancelled());
     }
@@ -51,11 +59,16 @@ pub fn run(global: &Global) -> Result<Class, CliError> {
             writeln!(out, "Copied {decisions} verdicts and tags, {entries} audit entries")?;
         }
         match done.issues.len() as u64 {
-            0 => writeln!(out, "All reached regions hold all snapshots that count"),
+            0 => writeln!(
+                out,
+                "All reached regions hold all snapshots that count, by the names and sizes of their packs"
+            ),
             more => writeln!(out, "NOT copied, as told above: {}; the next run tries again", render::count(more)),
         }
     });
     let unreached = workspace.absent.iter().any(|(name, _)| !left_out.contains(name));
     let class = if done.issues.is_empty() && !unreached { Class::Success } else { Class::Pending };
-    class.worse(listing_class).printed(printed)
+    // What no region could give back; a snapshot may have other copies of what was in it.
+    let lacking_class = if lacking.is_empty() { Class::Success } else { Class::Corrupt };
+    class.worse(index_class).worse(lacking_class).worse(listing_class).printed(printed)
 }

@@ -15,8 +15,9 @@ use crate::repo::RepoError;
 use crate::repo::audit::NoRoom;
 use crate::repo::fetch::{FetchError, Fetcher};
 use crate::repo::open::{Located, RegionSpec, Repository};
+use crate::repo::presence::{self, Lacking};
 use crate::repo::snapshots::{self, Listing, Selector, SnapshotInfo};
-use crate::repo::sync::sync;
+use crate::repo::sync::bring_up;
 use crate::report::Monitor;
 use crate::store::open::{local_path, open_store};
 use crate::store::remote::client::RemoteStore;
@@ -122,6 +123,8 @@ pub struct Workspace {
     pub absent: Vec<(String, String)>,
     /// Shows progress; begun after the last prompt.
     pub progress: Progress,
+    /// A region lost segments that the index knew.
+    pub lost_segments: bool,
 }
 
 fn secret(settings: &Settings, json: bool) -> Result<Unlock, CliError> {
@@ -223,7 +226,7 @@ impl Workspace {
         for found in nested(&settings) {
             progress.notice(&found);
         }
-        Ok(Workspace { settings, repository, absent, progress })
+        Ok(Workspace { settings, repository, absent, progress, lost_segments: false })
     }
 
     /// Has regions that could not be brought up take no part in the run, and says so; true when there are any.
@@ -305,21 +308,39 @@ impl Workspace {
         })?;
         let cache_bytes = self.settings.memory_bytes / 8;
         let index = RocksIndex::open(&self.index_directory(), self.repository.config.repository, cache_bytes)?;
-        let issues = loop {
-            let synced = match sync(&self.repository, &index, &self.progress) {
+        let synced = loop {
+            let synced = match bring_up(&self.repository, &index, &self.progress) {
                 Err(RepoError::Index(error @ (IndexError::Database { .. } | IndexError::Damaged { .. }))) => {
                     self.progress.notice(&format!("{error}: that is done now"));
                     index.clear()?;
-                    sync(&self.repository, &index, &self.progress)
+                    bring_up(&self.repository, &index, &self.progress)
                 }
                 outcome => outcome,
             };
             match synced {
-                Ok(issues) => break issues,
+                Ok(synced) => break synced,
                 Err(error) => self.go_on_without(error)?,
             }
         };
-        Ok((index, if issues.is_empty() { Class::Success } else { Class::Corrupt }))
+        self.lost_segments |= synced.lost;
+        Ok((index, if synced.issues.is_empty() { Class::Success } else { Class::Corrupt }))
+    }
+
+    /// What the regions' segments list and the regions lack, told of; it makes the outcome corrupt, and so do
+    /// segments that were lost.
+    ///
+    /// # Errors
+    /// When a region can't be listed, and the run can't go on without it.
+    pub fn lacking(&mut self, index: &RocksIndex) -> Result<(Lacking, Class), CliError> {
+        let lacking = loop {
+            match presence::look(&self.repository, index) {
+                Ok(lacking) => break lacking,
+                Err(error) => self.go_on_without(error)?,
+            }
+        };
+        lacking.tell(&self.repository, &self.progress);
+        let class = if lacking.is_empty() && !self.lost_segments { Class::Success } else { Class::Corrupt };
+        Ok((lacking, class))
     }
 
     /// The directory of the local index.

@@ -9,6 +9,7 @@ use super::{GcError, GcOptions, Reason, RegionReport};
 use crate::format::audit::Action;
 use crate::format::gc::{Condemn, ENTRIES_MAX, Fence, Final};
 use crate::format::ids::{PackId, SessionId, SlotId, SnapshotId};
+use crate::pack::reader::pack_name;
 use crate::pack::{PackError, read_header};
 use crate::policy::window::{ends_at, is_over};
 use crate::repo::audit::{Act, record_where_room};
@@ -284,7 +285,22 @@ impl Run<'_> {
         let stored = |pack: &PackId| view.holdings.stored.binary_search_by_key(pack, |(id, _)| *id).ok();
         let mut found = BTreeMap::new();
         for (at, pack) in view.holdings.packs.iter().enumerate() {
-            let Some(place) = stored(&pack.id).filter(|_| !pack.dead) else { continue };
+            if pack.dead {
+                continue;
+            }
+            let Some(place) = stored(&pack.id) else {
+                // Lost, and nothing waits for it: once it is deleted by name no segment lists it any more. It may
+                // have come since the packs were listed (`COLLECT-18`).
+                let nobodys = !view.needed.packs[at] && !protected.contains(&pack.session);
+                if nobodys && !wanted.contains(&pack.id) {
+                    let size =
+                        self.region.store.size(&pack_name(&pack.id)).map_err(|error| self.region.error(error))?;
+                    if size.is_none() {
+                        found.insert(pack.id, (Reason::Lost, 0));
+                    }
+                }
+                continue;
+            };
             let size = view.holdings.stored[place].1;
             if view.needed.packs[at] {
                 self.report.kept.add(size);

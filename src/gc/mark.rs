@@ -68,6 +68,10 @@ pub fn mark(
             let first = packs.next();
             copies_differ |= packs.any(|pack| Some(pack) != first);
             copies.iter().filter(|copy| copy.present).for_each(|copy| tally.reach(copy));
+            if first.is_none() {
+                // Lost here, or come since the packs were listed: brought back, it is needed under this name.
+                copies.iter().for_each(|copy| tally.needed[copy.pack as usize] = true);
+            }
         }
     })?;
     if !copies_differ {

@@ -41,6 +41,8 @@ pub enum Reason {
     Orphan,
     /// What is needed of it was taken into new packs.
     Emptied,
+    /// Segments list it, nothing waits for it, and it isn't there.
+    Lost,
 }
 
 impl Reason {
@@ -51,6 +53,7 @@ impl Reason {
             Reason::Duplicate => "duplicate",
             Reason::Orphan => "orphan",
             Reason::Emptied => "emptied",
+            Reason::Lost => "lost",
         }
     }
 }

@@ -1,7 +1,7 @@
 //! The index in memory: for tests, simulations and one-off runs without a cache directory.
 
 use super::record::{PackEntry, Place};
-use super::{Detached, Index, IndexError};
+use super::{Detached, EachPack, Index, IndexError};
 use crate::crypto::listing::listings;
 use crate::env::{SystemRandom, random_bytes};
 use crate::format::ids::{ChunkId, PackId, RegionId, SegmentId};
@@ -80,6 +80,13 @@ impl Index for MemoryIndex {
 
     fn ordinals(&self, pack: &PackId) -> Result<Vec<u32>, IndexError> {
         Ok(self.state().ordinals.get(pack).cloned().unwrap_or_default())
+    }
+
+    fn each_pack(&self, each: &mut EachPack<'_>) -> Result<(), IndexError> {
+        // Not under the lock: whoever takes them may ask for more.
+        let packs = self.state().packs.clone();
+        let listed = packs.iter().zip(0u32..).filter(|(pack, _)| !pack.regions.is_empty());
+        listed.map(|(pack, ordinal)| each(ordinal, pack)).collect()
     }
 
     fn pack_count(&self) -> u32 {

@@ -35,7 +35,9 @@ pub enum IndexError {
         detail: String,
     },
     /// A record in it can't be decoded.
-    #[error("the local index at {path} is damaged: {detail}; `keepstone cache rebuild` makes it anew")]
+    #[error(
+        "the local index at {path} is damaged: {detail}; the next run makes it anew, as `keepstone cache rebuild` does"
+    )]
     Damaged {
         /// Its directory.
         path: String,
@@ -102,6 +104,9 @@ pub enum Detached {
     Unexplained(PackId),
 }
 
+/// Takes a pack and its ordinal.
+pub type EachPack<'a> = dyn FnMut(u32, &PackEntry) -> Result<(), IndexError> + 'a;
+
 /// Finds chunks in packs, and remembers which segments of which region it knows, and what they list.
 ///
 /// A pack that lost its last region keeps its ordinal, and may get a region again; until then none of its
@@ -125,6 +130,13 @@ pub trait Index: Send + Sync {
     /// # Errors
     /// When the index can't be read.
     fn ordinals(&self, pack: &PackId) -> Result<Vec<u32>, IndexError>;
+
+    /// Calls `each` for every pack that some region has, with its ordinal, in no stated order; some may be told
+    /// more than once.
+    ///
+    /// # Errors
+    /// When the index can't be read, and whatever `each` gives.
+    fn each_pack(&self, each: &mut EachPack<'_>) -> Result<(), IndexError>;
 
     /// How many packs there are, those without a region among them; ordinals run from 0.
     fn pack_count(&self) -> u32;

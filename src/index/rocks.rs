@@ -7,7 +7,7 @@
 
 use super::memory::places_of;
 use super::record::{PackEntry, Place, decode_ordinals, decode_places, encode_ordinals, encode_places};
-use super::{Arrival, Detached, Index, IndexError};
+use super::{Arrival, Detached, EachPack, Index, IndexError};
 use crate::crypto::listing::listings;
 use crate::env::{SystemRandom, random_bytes};
 use crate::format::ids::{ChunkId, PackId, RegionId, RepositoryId, SegmentId};
@@ -54,6 +54,8 @@ pub struct RocksIndex {
     /// Locked by every process that relies on the index, so that none makes it anew meanwhile; `None` where
     /// nothing can be locked.
     users: Mutex<Option<File>>,
+    /// Nothing about it is changed.
+    inspected: bool,
 }
 
 struct State {
@@ -160,13 +162,13 @@ impl RocksIndex {
     pub fn open(path: &Path, repository: RepositoryId, cache_bytes: usize) -> Result<Self, IndexError> {
         let index = Self::closed(path, repository, cache_bytes);
         for _ in 0..OPEN_ATTEMPTS {
-            if index.join() && index.reopen().is_ok() {
+            if index.join() && index.reopen_sound().is_ok() {
                 return Ok(index);
             }
             std::fs::create_dir_all(path).map_err(|e| index.fail(e))?;
             if index.claim() {
                 // Another process may have been in the middle of an ingest: wait for it, then look again.
-                let again = index.hold().and_then(|_holder| index.reopen());
+                let again = index.hold().and_then(|_holder| index.reopen_sound());
                 match again {
                     Ok(()) => {}
                     // That wouldn't make room.
@@ -189,8 +191,8 @@ impl RocksIndex {
     /// # Errors
     /// When it is absent, damaged, of another layout or of another repository.
     pub fn inspect(path: &Path, repository: RepositoryId, cache_bytes: usize) -> Result<Self, IndexError> {
-        let index = Self::closed(path, repository, cache_bytes);
-        index.reopen()?;
+        let index = RocksIndex { inspected: true, ..Self::closed(path, repository, cache_bytes) };
+        index.reopen_sound()?;
         Ok(index)
     }
 
@@ -212,6 +214,7 @@ impl RocksIndex {
             state: RwLock::new(State::closed()),
             packs: Mutex::new(HashMap::new()),
             users: Mutex::new(None),
+            inspected: false,
         }
     }
 
@@ -261,6 +264,30 @@ impl RocksIndex {
     fn descriptors(&self) -> Vec<ColumnFamilyDescriptor> {
         let cache = Cache::new_lru_cache(self.cache_bytes);
         FAMILIES.iter().map(|name| ColumnFamilyDescriptor::new(*name, options(name, &cache))).collect()
+    }
+
+    /// As [`Self::reopen`], unless a run before met damage in what this doesn't read.
+    fn reopen_sound(&self) -> Result<(), IndexError> {
+        match self.path.join(DAMAGE_MARKER).exists() {
+            true => Err(self.damaged("a run before found it so")),
+            false => self.reopen(),
+        }
+    }
+
+    /// Has the next run make the index anew if this says that it is damaged: blocks of its files are read when they
+    /// are needed, so damage may show long after it was opened.
+    fn noted<T>(&self, outcome: Result<T, IndexError>) -> Result<T, IndexError> {
+        let detail = match outcome {
+            Err(IndexError::Database { detail, .. }) if detail.starts_with(CORRUPTION) => detail,
+            Err(IndexError::Damaged { detail, .. }) => detail,
+            other => return other,
+        };
+        if !self.inspected
+            && let Err(error) = std::fs::write(self.path.join(DAMAGE_MARKER), b"")
+        {
+            tracing::warn!(%error, "it could not be noted that the local index is damaged");
+        }
+        Err(self.damaged(detail))
     }
 
     /// Opens read-only and reads the counts; everything about it must be as expected.
@@ -588,103 +615,9 @@ impl RocksIndex {
             HoldProblem::Failed(error) => self.fail(error),
         })
     }
-}
 
-impl Index for RocksIndex {
-    fn places(&self, ids: &[ChunkId]) -> Result<Vec<Vec<Place>>, IndexError> {
-        let mut found = self.retried(|| self.places_now(ids))?;
-        let state = self.state.read().unwrap_or_else(PoisonError::into_inner);
-        if !state.unlisted.is_empty() {
-            found.iter_mut().for_each(|places| places.retain(|place| !state.unlisted.contains(&place.pack)));
-        }
-        Ok(found)
-    }
-
-    fn pack(&self, ordinal: u32) -> Result<Arc<PackEntry>, IndexError> {
-        if let Some(entry) = self.packs.lock().unwrap_or_else(PoisonError::into_inner).get(&ordinal) {
-            return Ok(Arc::clone(entry));
-        }
-        let bytes = self
-            .get("packs", &ordinal.to_be_bytes())?
-            .ok_or_else(|| self.damaged(format!("no pack of ordinal {ordinal}")))?;
-        let entry = Arc::new(PackEntry::decode(&bytes).map_err(|e| self.damaged(e))?);
-        let mut cached = self.packs.lock().unwrap_or_else(PoisonError::into_inner);
-        if cached.len() >= PACK_CACHE_ENTRIES {
-            cached.clear();
-        }
-        cached.insert(ordinal, Arc::clone(&entry));
-        Ok(entry)
-    }
-
-    fn ordinals(&self, pack: &PackId) -> Result<Vec<u32>, IndexError> {
-        decode_ordinals(&self.get("ordinals", &pack.0)?.unwrap_or_default()).map_err(|e| self.damaged(e))
-    }
-
-    fn pack_count(&self) -> u32 {
-        self.state.read().unwrap_or_else(PoisonError::into_inner).pack_count
-    }
-
-    fn unlisted_count(&self) -> u32 {
-        self.state.read().unwrap_or_else(PoisonError::into_inner).unlisted.len() as u32
-    }
-
-    fn chunk_count(&self) -> u64 {
-        self.state.read().unwrap_or_else(PoisonError::into_inner).chunk_count
-    }
-
-    fn chunk_bytes(&self) -> u64 {
-        self.state.read().unwrap_or_else(PoisonError::into_inner).chunk_bytes
-    }
-
-    fn chunk_totals(&self) -> Result<(u64, u64), IndexError> {
-        let unlisted = self.unlisted();
-        if unlisted.is_empty() {
-            return Ok((self.chunk_count(), self.chunk_bytes()));
-        }
-        let (mut count, mut bytes) = (0, 0);
-        self.each("chunks", &[], &mut |_, value| {
-            let places = decode_places(value).map_err(|e| self.damaged(e))?;
-            if let Some(place) = places.iter().find(|place| !unlisted.contains(&place.pack)) {
-                (count, bytes) = (count + 1, bytes + u64::from(place.length));
-            }
-            Ok(())
-        })?;
-        Ok((count, bytes))
-    }
-
-    fn regions(&self) -> Result<BTreeSet<RegionId>, IndexError> {
-        self.retried(|| {
-            let mut found = BTreeSet::new();
-            self.each("segments", &[], &mut |key, _| {
-                let region = key.first_chunk().ok_or_else(|| self.damaged("a segment's key"))?;
-                found.insert(RegionId(*region));
-                Ok(())
-            })?;
-            Ok(found)
-        })
-    }
-
-    fn segments(&self, region: RegionId) -> Result<HashSet<SegmentId>, IndexError> {
-        self.retried(|| {
-            let mut found = HashSet::new();
-            self.each_segment(region, &mut |id, _| {
-                found.insert(id);
-                Ok(())
-            })?;
-            Ok(found)
-        })
-    }
-
-    fn ingest(&self, id: SegmentId, segment: &Segment, regions: &[RegionId]) -> Result<(), IndexError> {
-        self.take_in(&[(id, segment, regions)])
-    }
-
-    fn ingest_all(&self, arrivals: &[Arrival]) -> Result<(), IndexError> {
-        let arriving = arrivals.iter().map(|arrival| (arrival.id, &arrival.segment, &arrival.regions[..]));
-        self.take_in(&arriving.collect::<Vec<_>>())
-    }
-
-    fn detach(
+    /// As [`Index::detach`].
+    fn take_out(
         &self,
         region: RegionId,
         vanished: &HashSet<SegmentId>,
@@ -716,6 +649,130 @@ impl Index for RocksIndex {
         change.meta.insert(KEY_UNLISTED.to_vec(), Some(encode_ordinals(unlisted)));
         self.write(&change)?;
         Ok(Detached::Taken(found.packs.len() as u64))
+    }
+}
+
+impl Index for RocksIndex {
+    fn places(&self, ids: &[ChunkId]) -> Result<Vec<Vec<Place>>, IndexError> {
+        let mut found = self.noted(self.retried(|| self.places_now(ids)))?;
+        let state = self.state.read().unwrap_or_else(PoisonError::into_inner);
+        if !state.unlisted.is_empty() {
+            found.iter_mut().for_each(|places| places.retain(|place| !state.unlisted.contains(&place.pack)));
+        }
+        Ok(found)
+    }
+
+    fn pack(&self, ordinal: u32) -> Result<Arc<PackEntry>, IndexError> {
+        if let Some(entry) = self.packs.lock().unwrap_or_else(PoisonError::into_inner).get(&ordinal) {
+            return Ok(Arc::clone(entry));
+        }
+        let read = || {
+            let bytes = self.get("packs", &ordinal.to_be_bytes())?;
+            let bytes = bytes.ok_or_else(|| self.damaged(format!("no pack of ordinal {ordinal}")))?;
+            PackEntry::decode(&bytes).map_err(|e| self.damaged(e))
+        };
+        let entry = Arc::new(self.noted(read())?);
+        let mut cached = self.packs.lock().unwrap_or_else(PoisonError::into_inner);
+        if cached.len() >= PACK_CACHE_ENTRIES {
+            cached.clear();
+        }
+        cached.insert(ordinal, Arc::clone(&entry));
+        Ok(entry)
+    }
+
+    fn ordinals(&self, pack: &PackId) -> Result<Vec<u32>, IndexError> {
+        let found = self.get("ordinals", &pack.0);
+        self.noted(found.and_then(|bytes| decode_ordinals(&bytes.unwrap_or_default()).map_err(|e| self.damaged(e))))
+    }
+
+    fn each_pack(&self, each: &mut EachPack<'_>) -> Result<(), IndexError> {
+        let mut all = || {
+            self.each("packs", &[], &mut |key, value| {
+                let ordinal = u32::from_be_bytes(key.try_into().map_err(|_| self.damaged("a pack's key"))?);
+                let pack = PackEntry::decode(value).map_err(|e| self.damaged(e))?;
+                if pack.regions.is_empty() { Ok(()) } else { each(ordinal, &pack) }
+            })
+        };
+        // As `retried`, of which this is the kind that can't be shared.
+        let told = match all() {
+            Err(IndexError::Database { .. }) => self.reopen().and_then(|()| all()),
+            told => told,
+        };
+        self.noted(told)
+    }
+
+    fn pack_count(&self) -> u32 {
+        self.state.read().unwrap_or_else(PoisonError::into_inner).pack_count
+    }
+
+    fn unlisted_count(&self) -> u32 {
+        self.state.read().unwrap_or_else(PoisonError::into_inner).unlisted.len() as u32
+    }
+
+    fn chunk_count(&self) -> u64 {
+        self.state.read().unwrap_or_else(PoisonError::into_inner).chunk_count
+    }
+
+    fn chunk_bytes(&self) -> u64 {
+        self.state.read().unwrap_or_else(PoisonError::into_inner).chunk_bytes
+    }
+
+    fn chunk_totals(&self) -> Result<(u64, u64), IndexError> {
+        let unlisted = self.unlisted();
+        if unlisted.is_empty() {
+            return Ok((self.chunk_count(), self.chunk_bytes()));
+        }
+        let (mut count, mut bytes) = (0, 0);
+        let told = self.each("chunks", &[], &mut |_, value| {
+            let places = decode_places(value).map_err(|e| self.damaged(e))?;
+            if let Some(place) = places.iter().find(|place| !unlisted.contains(&place.pack)) {
+                (count, bytes) = (count + 1, bytes + u64::from(place.length));
+            }
+            Ok(())
+        });
+        self.noted(told)?;
+        Ok((count, bytes))
+    }
+
+    fn regions(&self) -> Result<BTreeSet<RegionId>, IndexError> {
+        self.noted(self.retried(|| {
+            let mut found = BTreeSet::new();
+            self.each("segments", &[], &mut |key, _| {
+                let region = key.first_chunk().ok_or_else(|| self.damaged("a segment's key"))?;
+                found.insert(RegionId(*region));
+                Ok(())
+            })?;
+            Ok(found)
+        }))
+    }
+
+    fn segments(&self, region: RegionId) -> Result<HashSet<SegmentId>, IndexError> {
+        self.noted(self.retried(|| {
+            let mut found = HashSet::new();
+            self.each_segment(region, &mut |id, _| {
+                found.insert(id);
+                Ok(())
+            })?;
+            Ok(found)
+        }))
+    }
+
+    fn ingest(&self, id: SegmentId, segment: &Segment, regions: &[RegionId]) -> Result<(), IndexError> {
+        self.noted(self.take_in(&[(id, segment, regions)]))
+    }
+
+    fn ingest_all(&self, arrivals: &[Arrival]) -> Result<(), IndexError> {
+        let arriving = arrivals.iter().map(|arrival| (arrival.id, &arrival.segment, &arrival.regions[..]));
+        self.noted(self.take_in(&arriving.collect::<Vec<_>>()))
+    }
+
+    fn detach(
+        &self,
+        region: RegionId,
+        vanished: &HashSet<SegmentId>,
+        dead: &HashSet<PackId>,
+    ) -> Result<Detached, IndexError> {
+        self.noted(self.take_out(region, vanished, dead))
     }
 
     fn resume(&self, incarnation: &[u8]) -> Result<(), IndexError> {
@@ -787,6 +844,10 @@ impl RocksIndex {
 
 const HOLDER_FILE: &str = "holder";
 const INGEST_MARKER: &str = "ingesting";
+/// Says that damage was met while the index was in use; goes when it is made anew.
+const DAMAGE_MARKER: &str = "damaged";
+/// What the database's errors about damaged files begin with.
+const CORRUPTION: &str = "Corruption";
 const USERS_FILE: &str = "users";
 /// What stays when the index is made anew.
 const KEPT_FILES: [&str; 3] = [HOLDER_FILE, INGEST_MARKER, USERS_FILE];

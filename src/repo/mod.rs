@@ -15,6 +15,7 @@ pub mod init;
 pub mod keys;
 pub mod open;
 pub mod pairs;
+pub mod presence;
 pub mod region;
 pub mod retention;
 pub mod session;

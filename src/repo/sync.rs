@@ -109,6 +109,17 @@ struct Syncing<'a> {
     index: &'a dyn Index,
     monitor: &'a dyn Monitor,
     issues: Vec<Issue>,
+    lost: bool,
+}
+
+/// What bringing the index up met.
+#[derive(Debug, Default)]
+pub struct Synced {
+    /// Damaged segments.
+    pub issues: Vec<Issue>,
+    /// A region no longer lists what it listed, and no collection explains it: what its segments listed there is
+    /// to be copied to it again.
+    pub lost: bool,
 }
 
 /// Brings the index up to what every reached region lists: takes new segments in, and what is no longer there
@@ -118,12 +129,20 @@ struct Syncing<'a> {
 /// # Errors
 /// When a region can't be listed, its log can't be read, or the index can't be written.
 pub fn sync(repository: &Repository, index: &dyn Index, monitor: &dyn Monitor) -> Result<Vec<Issue>, RepoError> {
-    let mut syncing = Syncing { repository, index, monitor, issues: Vec::new() };
+    Ok(bring_up(repository, index, monitor)?.issues)
+}
+
+/// As [`sync`]; also says whether a region lost segments.
+///
+/// # Errors
+/// As [`sync`].
+pub fn bring_up(repository: &Repository, index: &dyn Index, monitor: &dyn Monitor) -> Result<Synced, RepoError> {
+    let mut syncing = Syncing { repository, index, monitor, issues: Vec::new(), lost: false };
     syncing.catch_up()?;
     if u64::from(index.unlisted_count()) * 2 > u64::from(index.pack_count()) {
         syncing.shrink()?;
     }
-    Ok(syncing.issues)
+    Ok(Synced { issues: syncing.issues, lost: syncing.lost })
 }
 
 impl Syncing<'_> {
@@ -140,6 +159,7 @@ impl Syncing<'_> {
                 Look::Lost(_) if anew < ANEW_MAX => {
                     self.monitor
                         .notice("the regions no longer list everything that the local index knows: it is made anew");
+                    self.lost = true;
                     self.index.clear()?;
                     (looks, anew) = (0, anew + 1);
                 }

@@ -348,6 +348,7 @@ pub fn options(threads: usize) -> Backup {
         skip_if_unchanged: false,
         allow_empty: true,
         trust: DedupTrust::Own,
+        lacking: None,
         threads,
         spools: SpoolSpace::Memory,
         seen_directory: None,

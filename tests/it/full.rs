@@ -78,7 +78,15 @@ fn what_is_decided_goes_where_there_is_room() {
         let (_, no_room) = merge(&open(&world)).unwrap();
         assert_eq!(no_room.keys().collect::<Vec<_>>(), [&full]);
         let snapshots = list_all(&open(&world)).unwrap().snapshots;
-        let done = keepstone::replicate::replicate(&open(&world), &snapshots, None, 1 << 20, &Silent).unwrap();
+        let done = keepstone::replicate::replicate(
+            &open(&world),
+            &snapshots,
+            keepstone::replicate::Depth::Commits,
+            None,
+            1 << 20,
+            &Silent,
+        )
+        .unwrap();
         assert!(done.behind.contains_key(&full) && !done.issues.is_empty(), "{done:?}");
 
         world.stores[full].revive();
@@ -86,7 +94,15 @@ fn what_is_decided_goes_where_there_is_room() {
         assert!(behind.iter().all(|finding| finding.kind == FindingKind::Behind) && !behind.is_empty(), "{behind:?}");
         let (entries, no_room) = merge(&open(&world)).unwrap();
         assert!(entries > 0 && no_room.is_empty());
-        let done = keepstone::replicate::replicate(&open(&world), &[], None, 1 << 20, &Silent).unwrap();
+        let done = keepstone::replicate::replicate(
+            &open(&world),
+            &[],
+            keepstone::replicate::Depth::Commits,
+            None,
+            1 << 20,
+            &Silent,
+        )
+        .unwrap();
         assert_eq!((done.decisions, done.issues.len()), (3, 0));
         assert_eq!(audit::read(&world.open(&[full]).unwrap()).unwrap().findings, []);
         for _ in 0..3 {

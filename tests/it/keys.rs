@@ -497,7 +497,15 @@ fn a_region_that_missed_a_change_is_brought_up() {
     let writer = world.as_slot(&identity);
     let repository = writer.open(&[0, 1]).unwrap();
     let listing = writer.list(&[0, 1]);
-    keepstone::replicate::replicate(&repository, &listing.snapshots, None, 64 << 20, &Silent).unwrap();
+    keepstone::replicate::replicate(
+        &repository,
+        &listing.snapshots,
+        keepstone::replicate::Depth::Commits,
+        None,
+        64 << 20,
+        &Silent,
+    )
+    .unwrap();
     assert_eq!(writer.open(&[1]).unwrap().keyring.current_epoch(), 2);
     assert_eq!(world.ids(&[1]).len(), 1);
     let report = keepstone::check::check(&world.open(&[0, 1]).unwrap(), None, &Default::default(), &Silent).unwrap();

@@ -14,6 +14,7 @@ mod follow;
 mod frozen;
 mod full;
 mod gc;
+mod healing;
 mod keys;
 mod kills;
 mod limits;

@@ -132,7 +132,15 @@ fn an_interrupted_addition_is_run_again() {
         let repository = world.open(&[0, 1]).unwrap();
         let counted = world.list(&[0, 1]).snapshots;
         let scratch = None;
-        keepstone::replicate::replicate(&repository, &counted, scratch, 64 << 20, &keepstone::report::Silent).unwrap();
+        keepstone::replicate::replicate(
+            &repository,
+            &counted,
+            keepstone::replicate::Depth::Commits,
+            scratch,
+            64 << 20,
+            &keepstone::report::Silent,
+        )
+        .unwrap();
         assert_eq!(world.ids(&[1]), [snapshot], "after {calls} calls");
         let chains = audit::read(&world.open(&[1]).unwrap()).unwrap();
         assert!(!chains.findings.iter().any(|finding| finding.kind.breaks()), "{:?}", chains.findings);

@@ -7,7 +7,7 @@ use keepstone::backup::BackupSummary;
 use keepstone::format::ids::{PackId, SegmentId, SessionId, SnapshotId, number_name};
 use keepstone::format::verdict::Ruling;
 use keepstone::pack::reader::pack_name;
-use keepstone::replicate::{Replicated, replicate};
+use keepstone::replicate::{Depth, Replicated, replicate};
 use keepstone::repo::RepoError;
 use keepstone::repo::snapshots::{list, set_tags};
 use keepstone::repo::sync::read_segment;
@@ -38,7 +38,7 @@ fn replicated_as(stage: &Stage, identity: Option<&str>) -> Replicated {
     let repository = stage.open_as(identity);
     let listing = list(&repository).unwrap();
     stage.calls.lock().unwrap().clear();
-    replicate(&repository, &listing.snapshots, None, 64 << 20, &Silent).unwrap()
+    replicate(&repository, &listing.snapshots, Depth::Commits, None, 64 << 20, &Silent).unwrap()
 }
 
 #[test]
@@ -223,7 +223,14 @@ fn replication_stops_when_the_user_asks_and_the_next_one_goes_on() {
     let listing = list(&repository).unwrap();
     // Before any, and between the two packs that are to be copied.
     for (looks, packs) in [(0, 0), (2, 0), (3, 1)] {
-        let stopped = replicate(&repository, &listing.snapshots, None, 64 << 20, &StopAfter(AtomicI64::new(looks)));
+        let stopped = replicate(
+            &repository,
+            &listing.snapshots,
+            Depth::Commits,
+            None,
+            64 << 20,
+            &StopAfter(AtomicI64::new(looks)),
+        );
         assert!(matches!(stopped, Err(RepoError::Cancelled)), "{looks}: {stopped:?}");
         assert_eq!((stage.collector.packs(1).len(), stage.world.ids(&[1])), (packs, Vec::new()), "{looks}");
         assert_eq!(stage.collector.open_sessions(1), [], "{looks}: it is ended");

@@ -154,6 +154,7 @@ pub fn backup_options() -> Backup {
         skip_if_unchanged: false,
         allow_empty: false,
         trust: DedupTrust::Own,
+        lacking: None,
         threads: 0,
         spools: SpoolSpace::Memory,
         seen_directory: None,

@@ -353,3 +353,61 @@ fn damage_anywhere_gives_an_error_or_a_new_index_but_no_wrong_place() {
         }
     }
 }
+
+#[test]
+fn damage_that_shows_late_has_the_next_run_make_it_anew() {
+    let made = tempfile::tempdir().expect("a directory");
+    let (id, listed) = segment(1, 2000);
+    let ids: Vec<ChunkId> = listed.chunks().map(|chunk| chunk.id).collect();
+    let index = RocksIndex::open(made.path(), REPOSITORY, 1 << 20).expect("opened");
+    index.ingest(id, &listed, &REGIONS).expect("ingested");
+    drop(index);
+    let files = || std::fs::read_dir(made.path()).expect("listed").map(|entry| entry.expect("entry").path());
+    let mut met = 0;
+    for damaged in files().filter(|path| path.extension().is_some_and(|extension| extension == "sst")) {
+        let length = std::fs::metadata(&damaged).expect("there").len() as usize;
+        for at in [10, length / 3, length / 2] {
+            let directory = tempfile::tempdir().expect("a directory");
+            for file in files() {
+                let mut bytes = std::fs::read(&file).expect("read");
+                if file == damaged {
+                    bytes[at] ^= 0x55;
+                }
+                std::fs::write(directory.path().join(file.file_name().expect("a name")), bytes).expect("written");
+            }
+            let open = || RocksIndex::open(directory.path(), REPOSITORY, 1 << 20).expect("opened");
+            let index = open();
+            if index.chunk_count() == 0 {
+                // It was met while the index was opened.
+                continue;
+            }
+            let read = [
+                index.places(&ids).map(drop),
+                ids.iter().try_for_each(|id| index.places(&[*id]).map(drop)),
+                index.pack(0).map(drop),
+                index.ordinals(&listed.packs[0].pack).map(drop),
+                index.segments(REGIONS[0]).map(drop),
+                index.each_pack(&mut |_, _| Ok(())),
+                index.detach(REGIONS[0], &HashSet::from([id]), &HashSet::new()).map(drop),
+            ];
+            let errors: Vec<IndexError> = read.into_iter().filter_map(Result::err).collect();
+            assert!(errors.iter().all(|error| matches!(error, IndexError::Damaged { .. })), "{errors:?}");
+            drop(index);
+            if errors.is_empty() {
+                assert!(all_found(&open(), &listed), "nothing of it was read");
+                continue;
+            }
+            met += 1;
+            assert!(matches!(
+                RocksIndex::inspect(directory.path(), REPOSITORY, 1 << 20),
+                Err(IndexError::Damaged { .. })
+            ));
+            let anew = open();
+            assert_eq!((anew.chunk_count(), anew.pack_count()), (0, 0), "{}", damaged.display());
+            anew.ingest(id, &listed, &REGIONS).expect("ingested again");
+            drop(anew);
+            assert!(all_found(&open(), &listed), "it is made anew once");
+        }
+    }
+    assert!(met >= 4, "{met} damages were met late");
+}
