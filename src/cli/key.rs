@@ -78,6 +78,9 @@ fn list(workspace: &Workspace, output: Output) -> Result<Class, CliError> {
     let repository = &workspace.repository;
     let slots = &repository.roster.slots;
     let epochs = repository.ring_epochs()?;
+    for difference in repository.key_differences()? {
+        workspace.progress.notice(&format!("{difference}; `keepstone replicate` brings it there"));
+    }
     let epochs_of = |slot: &RosterSlot| epochs.get(&slot.slot).into_iter().flatten().copied().collect::<Vec<u64>>();
     workspace.progress.finish();
     let documents: Vec<Value> = slots

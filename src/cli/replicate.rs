@@ -25,7 +25,16 @@ pub fn run(global: &Global) -> Result<Class, CliError> {
     std::fs::create_dir_all(&directory).map_err(|error| CliError::file("make", &directory, &error))?;
     let scratch = Some(SpoolSpace::Directory(directory));
     let memory_bytes = workspace.settings.memory_bytes / 4;
-    let done = replicate(repository, &listing.snapshots, scratch, memory_bytes, &workspace.progress)?;
+    // Every slot's; a backup has time for those only without which it couldn't be restored.
+    let keys = repository.level_all_keys(true);
+    let mut done = replicate(repository, &listing.snapshots, scratch, memory_bytes, &workspace.progress)?;
+    // A region that failed is told of by the replication.
+    for issue in keys.into_iter().flatten().flat_map(|levelled| levelled.issues) {
+        if !done.issues.contains(&issue) {
+            workspace.progress.issue(&issue);
+            done.issues.push(issue);
+        }
+    }
     if workspace.progress.cancelled() {
         return Err(CliError::cancelled());
     }
@@ -57,5 +66,6 @@ pub fn run(global: &Global) -> Result<Class, CliError> {
     });
     let unreached = workspace.absent.iter().any(|(name, _)| !left_out.contains(name));
     let class = if done.issues.is_empty() && !unreached { Class::Success } else { Class::Pending };
+    let class = if done.is_damaged() { class.worse(Class::Corrupt) } else { class };
     class.worse(listing_class).printed(printed)
 }
