@@ -101,7 +101,8 @@ pub fn init(
     let keyring = Keyring::new(repository, options.suite, BTreeMap::from([(1, ring.clone())]))
         .ok_or_else(|| RepoError::Keys("a ring was not made".to_owned()))?;
     let (ring_name, ring_bytes) = build_ring(&config, 1, &entry, &ring, &root, random)?;
-    let roster = Roster { number: 1, slots: vec![entry], epochs: Vec::new(), accepted: Vec::new(), previous: Vec::new() };
+    let roster =
+        Roster { number: 1, slots: vec![entry], epochs: Vec::new(), accepted: Vec::new(), previous: Vec::new() };
     let (roster_name, roster_bytes, _) = build_roster(repository, &roster, &root);
     let (config_bytes, _) = build_signed(ObjectKind::Config, repository, &root_signer(&root), &config.encode());
 
@@ -206,11 +207,7 @@ fn put(region: &str, store: &dyn Store, name: &str, bytes: Vec<u8>) -> Result<()
 }
 
 /// Builds a roster's object; gives name, bytes and digest.
-pub(super) fn build_roster(
-    repository: RepositoryId,
-    roster: &Roster,
-    root: &[u8; 32],
-) -> (String, Vec<u8>, Digest) {
+pub(super) fn build_roster(repository: RepositoryId, roster: &Roster, root: &[u8; 32]) -> (String, Vec<u8>, Digest) {
     let (bytes, digest) = build_signed(ObjectKind::Roster, repository, &root_signer(root), &roster.encode());
     (roster_name(roster.number, &digest), bytes, digest)
 }

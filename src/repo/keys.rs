@@ -12,8 +12,8 @@ use super::init::{build_ring, build_roster, root_signer};
 use super::level::{Levelled, Levelling};
 use super::lineage::newest;
 use super::open::{
-    RegionHandle, RegionSpec, Repository, WRAPPING_UNSURE, key_name, parse_key_name, parse_ring_name,
-    read_root_signed, ring_name,
+    RegionHandle, RegionSpec, Repository, WRAPPING_UNSURE, key_name, parse_key_name, parse_ring_name, read_root_signed,
+    ring_name,
 };
 use crate::crypto::keyring::{KemKeyPair, Keyring, epoch_commitment};
 use crate::crypto::object::{build_signed, check_digest, decode as decode_object, open_payload};

@@ -144,7 +144,8 @@ impl<'a> Levelling<'a> {
             Ok(copied) => done.copied += copied,
             Err(error) if behind => return Err(error),
             Err(error) if is_denied(&error) => {
-                let detail = format!("another region holds it; an owner's `keepstone replicate` brings it here: {error}");
+                let detail =
+                    format!("another region holds it; an owner's `keepstone replicate` brings it here: {error}");
                 done.issues.push(lacking(to, name, IssueKind::Missing, detail));
             }
             Err(error @ RepoError::Store { .. }) => return Err(error),

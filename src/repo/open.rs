@@ -139,7 +139,7 @@ pub struct Repository {
     /// The slot that opened it.
     pub secrets: SlotSecrets,
     /// The key file that did: its number and bytes.
-    pub(super) key_file: (u64, Vec<u8>),
+    pub key_file: (u64, Vec<u8>),
     /// Time.
     pub clock: Arc<dyn Clock>,
     /// Randomness.
