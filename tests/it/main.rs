@@ -6,6 +6,7 @@ mod backup;
 mod browse;
 mod cli;
 mod collecting;
+mod diverged;
 mod facts;
 mod faults;
 mod fixture;
