@@ -17,7 +17,7 @@ use crate::format::snapshot::Snapshot;
 use crate::format::verdict::Verdict;
 use crate::format::wire::DecodeError;
 use crate::limits::SEGMENT_BYTES_MAX;
-use crate::report::{Issue, IssueKind, Monitor};
+use crate::report::{Issue, IssueKind, Monitor, Silent};
 use crate::store::{StoreErrorKind, list_sorted};
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 
@@ -177,36 +177,8 @@ pub(super) fn decide(
     monitor: &dyn Monitor,
 ) -> Result<Decided, RepoError> {
     let revoked = repository.roster.slot(slot).is_some_and(|entry| entry.state == SlotState::Revoked);
-    let mut decided = Decided::default();
-    let mut own: BTreeMap<Digest, Own> = BTreeMap::new();
-    // Content-named objects are the same in every region; a copy that was verified once will do.
-    let mut seen: HashSet<String> = HashSet::new();
-    for region in &repository.regions {
-        for prefix in PREFIXES {
-            for listed in list_sorted(&*region.store, prefix).map_err(|e| region.error(e))? {
-                let shared = !matches!(prefix, "sessions/" | "commits/" | "gc/");
-                if shared && seen.contains(&listed.name) {
-                    continue;
-                }
-                if monitor.cancelled() {
-                    return Err(RepoError::Cancelled);
-                }
-                match read_own(repository, region, slot, &listed.name) {
-                    Ok(object) => {
-                        seen.extend(shared.then_some(listed.name));
-                        own.extend(object.map(|object| (object.digest, object)));
-                    }
-                    Err(error @ RepoError::Store { .. }) => return Err(error),
-                    Err(error) => {
-                        let subject = format!("{}:{}", region.name, listed.name).into_bytes();
-                        let issue = Issue { kind: IssueKind::Damaged, subject, detail: error.to_string() };
-                        monitor.issue(&issue);
-                        decided.issues.push(issue);
-                    }
-                }
-            }
-        }
-    }
+    let (own, issues) = own_objects(repository, slot, monitor)?;
+    let mut decided = Decided { issues, ..Decided::default() };
     let stays_listed = |digest: &Digest| match revoked {
         true => repository.accepted.contains(slot, digest).map_err(|source| RepoError::Key(source.into())),
         false => Ok(true),
@@ -234,6 +206,64 @@ pub(super) fn decide(
     }
     decided.snapshots_refused = refused_snapshots.into_iter().collect();
     Ok(decided)
+}
+
+/// Whatever the slot has signed in every region, by digest, and what under its name can't be read or verified.
+fn own_objects(
+    repository: &Repository,
+    slot: SlotId,
+    monitor: &dyn Monitor,
+) -> Result<(BTreeMap<Digest, Own>, Vec<Issue>), RepoError> {
+    let mut issues = Vec::new();
+    let mut own: BTreeMap<Digest, Own> = BTreeMap::new();
+    // Content-named objects are the same in every region; a copy that was verified once will do.
+    let mut seen: HashSet<String> = HashSet::new();
+    for region in &repository.regions {
+        for prefix in PREFIXES {
+            for listed in list_sorted(&*region.store, prefix).map_err(|e| region.error(e))? {
+                let shared = !matches!(prefix, "sessions/" | "commits/" | "gc/");
+                if shared && seen.contains(&listed.name) {
+                    continue;
+                }
+                if monitor.cancelled() {
+                    return Err(RepoError::Cancelled);
+                }
+                match read_own(repository, region, slot, &listed.name) {
+                    Ok(object) => {
+                        seen.extend(shared.then_some(listed.name));
+                        own.extend(object.map(|object| (object.digest, object)));
+                    }
+                    Err(error @ RepoError::Store { .. }) => return Err(error),
+                    Err(error) => {
+                        let subject = format!("{}:{}", region.name, listed.name).into_bytes();
+                        let issue = Issue { kind: IssueKind::Damaged, subject, detail: error.to_string() };
+                        monitor.issue(&issue);
+                        issues.push(issue);
+                    }
+                }
+            }
+        }
+    }
+    Ok((own, issues))
+}
+
+/// What stays of a slot that several revoked, each by the list that it decided: of what others rest on whatever
+/// any of them holds, since each saw the regions that it knew; of the rest what all of them hold.
+///
+/// # Errors
+/// When a region can't be listed or read.
+pub(super) fn merge(repository: &Repository, slot: SlotId, lists: &[Vec<Digest>]) -> Result<Vec<Digest>, RepoError> {
+    let any: BTreeSet<Digest> = lists.iter().flatten().copied().collect();
+    let in_all = |digest: &Digest| lists.iter().all(|list| list.binary_search(digest).is_ok());
+    let (mut stays, undecided): (Vec<Digest>, Vec<Digest>) = any.into_iter().partition(in_all);
+    if !undecided.is_empty() {
+        let (own, _) = own_objects(repository, slot, &Silent)?;
+        let chosen = [ObjectKind::Snapshot, ObjectKind::Verdict, ObjectKind::Tags, ObjectKind::Attestation];
+        let rested_on = |digest: &Digest| own.get(digest).is_some_and(|object| !chosen.contains(&object.kind));
+        stays.extend(undecided.into_iter().filter(rested_on));
+        stays.sort_unstable();
+    }
+    Ok(stays)
 }
 
 /// Reads an object if the slot signed it; `None` for another signer's or a name of no known form.

@@ -353,8 +353,8 @@ impl Repository {
     }
 
     /// Ends a fork of the roster: publishes, under the next number, what [`Located::open_to_merge`] made of
-    /// it. Slots that lack a ring get it first; of a slot that was revoked on several sides only what every
-    /// side left stays accepted.
+    /// it. Slots that lack a ring get it first; what stays accepted of a slot that was revoked on several sides
+    /// is what [`accepted::merge`] makes of their lists.
     ///
     /// # Errors
     /// When this slot is no owner's or lacks a ring, a region is missing, or a store fails.
@@ -390,6 +390,7 @@ impl Repository {
         let mut levelling = Levelling::new(self, true);
         for at in 0..self.regions.len() {
             levelling.rings(at, true, &mut Levelled::default())?;
+            levelling.key_files(at, true, &mut Levelled::default())?;
         }
         let mut parts = Vec::new();
         for slot in roster.slots.iter().filter(|slot| slot.state == SlotState::Revoked) {
@@ -403,7 +404,13 @@ impl Repository {
             parts.extend(self.merge_accepted(slot.slot, &sides)?);
         }
         roster.accepted = parts;
-        self.publish_roster(roster)
+        self.publish_roster(roster)?;
+        // A region that knew nothing of a revocation has kept the slot's key files.
+        let gone = self.roster.slots.iter().filter(|slot| slot.state != SlotState::Active);
+        for slot in gone.map(|slot| slot.slot).collect::<Vec<SlotId>>() {
+            self.delete_key_files(slot, u64::MAX)?;
+        }
+        Ok(())
     }
 
     /// Refuses to take a roster that drops an epoch of another one's under which anything is sealed: nobody
@@ -475,16 +482,12 @@ impl Repository {
                 return Ok(Some(parts));
             }
         }
-        let mut common: Option<Vec<Digest>> = None;
+        let mut found: Vec<Vec<Digest>> = Vec::new();
         for side in sides {
             let lists = AcceptedObjects::read(&self.regions, &self.config, side);
-            let digests = lists.whole(slot).map_err(|source| RepoError::Key(source.into()))?;
-            common = Some(match common {
-                None => digests.to_vec(),
-                Some(known) => known.into_iter().filter(|digest| digests.binary_search(digest).is_ok()).collect(),
-            });
+            found.push(lists.whole(slot).map_err(|source| RepoError::Key(source.into()))?.to_vec());
         }
-        self.publish_accepted(slot, &common.unwrap_or_default())
+        self.publish_accepted(slot, &accepted::merge(self, slot, &found)?)
     }
 
     /// Wraps a slot's secrets anew: the new key file goes first, then the old ones. Gives how many old

@@ -313,7 +313,7 @@ impl<'a> Levelling<'a> {
         Ok(1)
     }
 
-    fn key_files(&mut self, at: usize, behind: bool, done: &mut Levelled) -> Result<(), RepoError> {
+    pub(super) fn key_files(&mut self, at: usize, behind: bool, done: &mut Levelled) -> Result<(), RepoError> {
         let repository = self.repository;
         let to = &repository.regions[at];
         let own = self.names[at].as_ref().map(|names| names.files.clone()).unwrap_or_default();

@@ -160,7 +160,7 @@ fn what_a_region_lost_of_keys_comes_back() {
     assert!(whole.keys().any(|name| name.contains("accepted/")));
     let revoked = |name: &str| name.starts_with("ring/") && name.ends_with(&writer.to_string());
     let relied_on: Vec<&String> = whole.keys().filter(|name| !revoked(name)).collect();
-    assert!(relied_on.len() > 12, "{relied_on:?}");
+    assert!(relied_on.len() >= 12, "{relied_on:?}");
     for name in relied_on {
         memory(&world, 0).delete(name).unwrap();
         let earlier = name.starts_with("roster/0") && !name.contains(&newest(&world, 1));
@@ -287,8 +287,8 @@ fn rosters_of_different_numbers_that_diverged_are_refused() {
         assert!(world.as_slot(&thief).open(which).is_err());
         added.iter().for_each(|added| drop(world.as_slot(added).open(which).unwrap()));
     }
-    assert_eq!((world.ids(&[0]).len(), world.ids(&[1]).len()), (1, 1));
     assert_eq!(level(&world).issues, []);
+    assert_eq!((world.ids(&[0]).len(), world.ids(&[1]).len()), (1, 1));
     let report = checked(&world, &[0, 1]);
     assert_eq!((report.issues, report.differences), (vec![], vec![]));
     // What follows from both is no fork, also where a region has only one of them behind it.
@@ -373,15 +373,19 @@ fn lists_that_accept_different_things_make_different_rosters() {
         let world = world.fork();
         to_merge(&world, take.as_deref()).unwrap().merge_rosters().unwrap();
         let both = world.ids(&[0, 1]);
-        assert!(both.contains(&saved[1]));
+        assert!(both.contains(&saved[1]), "{take:?}");
+        // Which commits of the slot count is what that owner saw; the snapshots are brought where none does.
+        assert_eq!(level(&world).issues, []);
         for region in 0..2 {
             assert_eq!(world.ids(&[region]), both, "region {region}");
             assert!(checked(&world, &[region]).issues.is_empty());
         }
-        assert_eq!(level(&world).issues, []);
     }
+    // What each saw of what others rest on stays, and of the snapshots those that both accept.
     to_merge(&world, None).unwrap().merge_rosters().unwrap();
-    assert_eq!(world.ids(&[0, 1]), [saved[1]]);
+    for region in 0..2 {
+        assert_eq!(world.ids(&[region]), [saved[1]]);
+    }
 }
 
 /// ACCEPT-5: a part that isn't the one that the roster states is no part of the list.
