@@ -25,7 +25,7 @@ pub fn run(global: &Global) -> Result<Class, CliError> {
     std::fs::create_dir_all(&directory).map_err(|error| CliError::file("make", &directory, &error))?;
     let scratch = Some(SpoolSpace::Directory(directory));
     let memory_bytes = workspace.settings.memory_bytes / 4;
-    // Every slot's; a backup has time for those only without which it couldn't be restored.
+    // Every slot's, however many; a backup has time for those only without which it couldn't be restored.
     let keys = repository.level_all_keys(true);
     let mut done = replicate(repository, &listing.snapshots, scratch, memory_bytes, &workspace.progress)?;
     // A region that failed is told of by the replication.

@@ -22,6 +22,9 @@ use crate::ship::put_with_retries;
 use crate::store::{StoreErrorKind, list_sorted};
 use std::collections::{BTreeMap, BTreeSet};
 
+/// So many rings in a region are compared by their bytes in every run; of more only some, unless it is asked for.
+const RINGS_COMPARED: usize = 32;
+
 /// What levelling one region came to.
 #[derive(Debug, Default)]
 pub struct Levelled {
@@ -86,7 +89,8 @@ fn lacking(region: &RegionHandle, name: &str, kind: IssueKind, detail: impl ToSt
 impl<'a> Levelling<'a> {
     pub(super) fn new(repository: &'a Repository, thorough: bool) -> Self {
         let names = repository.regions.iter().map(|region| Names::read(region).ok()).collect();
-        Levelling { repository, names, rings: BTreeMap::new(), thorough }
+        let few = repository.active().count() * repository.epochs().len() <= RINGS_COMPARED;
+        Levelling { repository, names, rings: BTreeMap::new(), thorough: thorough || few }
     }
 
     fn others(&self, at: usize) -> impl Iterator<Item = (usize, &'a RegionHandle, &Names)> {
@@ -406,8 +410,8 @@ impl Repository {
     }
 
     /// Brings to each region what another holds of keys and it lacks, also where it has the newest roster; gives
-    /// of each what it came to. Rings are compared by their bytes: those of all slots if `thorough`, else those
-    /// of the slot in use and of owners.
+    /// of each what it came to. Rings are compared by their bytes: those of all slots if `thorough` or if they are
+    /// few, else those of the slot in use and of owners.
     pub fn level_all_keys(&self, thorough: bool) -> Vec<Result<Levelled, RepoError>> {
         let mut levelling = Levelling::new(self, thorough);
         (0..self.regions.len()).map(|at| levelling.region(at)).collect()
