@@ -339,6 +339,7 @@ mod tests {
             (format!("index/{}", hex(32)), ObjectKind::Segment, true),
             (format!("roster/{}-{}", hex(8), hex(32)), ObjectKind::Roster, true),
             (format!("ring/{}/{}", hex(8), hex(16)), ObjectKind::Ring, false),
+            (format!("ring/{}/{}-{}", hex(8), hex(16), hex(32)), ObjectKind::Ring, true),
             (format!("commits/{}", hex(16)), ObjectKind::Commit, false),
             (format!("roster/accepted/{}/{}", hex(16), hex(8)), ObjectKind::Accepted, false),
             (format!("attest/{}", hex(32)), ObjectKind::Attestation, true),

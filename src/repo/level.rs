@@ -321,20 +321,21 @@ impl<'a> Levelling<'a> {
         let repository = self.repository;
         let to = &repository.regions[at];
         let own = self.names[at].as_ref().map(|names| names.files.clone()).unwrap_or_default();
-        let mut newest = BTreeMap::new();
-        for (_, _, names) in self.others(at) {
-            for (slot, numbers) in &names.files {
-                let known = newest.entry(*slot).or_insert(0);
-                *known = numbers.last().copied().unwrap_or(0).max(*known);
-            }
-        }
         for slot in repository.active() {
             let held = own.get(&slot.slot).and_then(|numbers| numbers.last());
-            let Some(number) = newest.get(&slot.slot).filter(|number| held.is_none_or(|held| held < *number)) else {
-                continue;
-            };
-            let outcome = self.key_file(at, slot, *number);
-            self.settle(at, &key_name(slot.slot, *number), behind, outcome, done)?;
+            let listed = self.others(at).filter_map(|(_, _, names)| names.files.get(&slot.slot)).flatten();
+            let newer: BTreeSet<u64> =
+                listed.filter(|number| held.is_none_or(|held| held < *number)).copied().collect();
+            let mut outcome = Ok(0);
+            // One that is whole, though a higher one isn't: without any the region doesn't open.
+            for number in newer.iter().rev() {
+                outcome = self.key_file(at, slot, *number);
+                if matches!(outcome, Ok(_) | Err(RepoError::Store { .. })) {
+                    break;
+                }
+            }
+            let number = newer.last().copied().unwrap_or_default();
+            self.settle(at, &key_name(slot.slot, number), behind, outcome, done)?;
         }
         // The file that opened the repository lies here: what older ones open shall not open it any more.
         let (number, bytes) = (repository.key_file.0, &repository.key_file.1);

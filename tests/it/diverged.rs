@@ -2,6 +2,7 @@
 //! in two places, each without knowing of the other, is refused until an owner merges it.
 
 use crate::fixture::{World, identity, noise, write};
+use crate::program::Program;
 use keepstone::check::{CheckReport, check};
 use keepstone::crypto::object::{Signer, build_signed};
 use keepstone::crypto::slot::{Unlock, Wrapping};
@@ -461,4 +462,35 @@ fn a_change_that_was_overtaken_is_told() {
     assert!(refused.contains("changed meanwhile"), "{refused}");
     assert_eq!(world.open(&[0]).unwrap().roster.number, 3);
     assert_eq!(names(&world, 0, "roster/").len(), 3, "none was put that nobody would see");
+}
+
+#[test]
+fn the_program_tells_of_what_a_region_holds_wrong_of_keys() {
+    let program = Program::new();
+    program.write("file", b"content");
+    let slot = program.add_slot("writer")["slot"].as_str().unwrap().to_owned();
+    let source = program.source().display().to_string();
+    let ring = format!("ring/{}/{slot}", number_name(1));
+    let path = |region: &str| program.path(region).join(&ring);
+    let whole = std::fs::read(path("one")).unwrap();
+    std::fs::remove_file(path("one")).unwrap();
+    let listed = program.run(["key", "list"]).expect(0);
+    assert!(listed.stderr.contains(&format!("region 'one' lacks {ring}")), "{}", listed.stderr);
+    program.run(["check"]).expect(11);
+    program.run(["replicate"]).expect(0);
+    assert_eq!(std::fs::read(path("one")).unwrap(), whole);
+    assert!(!program.run(["key", "list"]).expect(0).stderr.contains("lacks"));
+    let mut damaged = whole;
+    damaged[100] ^= 1;
+    for region in ["one", "two"] {
+        std::fs::remove_file(path(region)).unwrap();
+        std::fs::write(path(region), &damaged).unwrap();
+    }
+    for arguments in [&["backup", &source][..], &["replicate"], &["check"]] {
+        let ended = program.run(arguments).expect(11);
+        for region in ["one", "two"] {
+            assert!(ended.stderr.contains(&format!("{region}:{ring}")), "{arguments:?}: {}", ended.stderr);
+        }
+    }
+    assert_eq!(program.snapshots(&[]).len(), 1, "the owner's backup is saved all the same");
 }

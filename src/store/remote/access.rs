@@ -219,6 +219,7 @@ mod tests {
             (Family::Audit, format!("audit/{HEX32}/{HEX16}")),
             (Family::Audit, format!("audit/{HEX32}/{HEX16}-{HEX64}")),
             (Family::Attestation, format!("attest/{HEX64}")),
+            (Family::Ring, format!("ring/{HEX16}/{HEX32}-{HEX64}")),
         ]
     }
 
@@ -294,6 +295,7 @@ mod tests {
             format!("keys/{HEX32}/{HEX16}.age.age"),
             format!("roster/{HEX16}"),
             format!("ring/{HEX32}/{HEX16}"),
+            format!("ring/{HEX16}/{HEX32}-{HEX32}"),
             format!("verdicts/{HEX64}/{HEX64}"),
             format!("tags/{HEX64}/1-{HEX64}"),
             format!("gc/{HEX16}/finale"),
