@@ -308,7 +308,7 @@ class Region:
             try:
                 self.rings[int(parts[0], 16)] = self._ring(name, parts, slot, secrets)
             except FormatError as error:
-                wrong[int(parts[0], 16)] = error
+                wrong.setdefault(int(parts[0], 16), error)
         for epoch, error in wrong.items():
             # Another one lies beside it (RING-7).
             if epoch not in self.rings:
