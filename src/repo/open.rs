@@ -116,6 +116,9 @@ pub struct Fork {
     pub counts: bool,
 }
 
+/// A key file's number and bytes.
+pub type KeyFile = (u64, Vec<u8>);
+
 /// An open repository.
 pub struct Repository {
     /// What it is.
@@ -138,8 +141,8 @@ pub struct Repository {
     pub keyring: Arc<Keyring>,
     /// The slot that opened it.
     pub secrets: SlotSecrets,
-    /// The key file that did: its number and bytes.
-    pub key_file: (u64, Vec<u8>),
+    /// The key file that did.
+    pub key_file: KeyFile,
     /// Time.
     pub clock: Arc<dyn Clock>,
     /// Randomness.
@@ -436,7 +439,7 @@ impl Located {
         })
     }
 
-    fn open_keyring(&self, unlock: &Unlock) -> Result<(SlotSecrets, (u64, Vec<u8>), Keyring), RepoError> {
+    fn open_keyring(&self, unlock: &Unlock) -> Result<(SlotSecrets, KeyFile, Keyring), RepoError> {
         let (secrets, key_file) = self.open_slot(unlock)?;
         let mut rings = BTreeMap::new();
         let mut damaged: BTreeMap<u64, RepoError> = BTreeMap::new();
@@ -515,7 +518,7 @@ impl Located {
         Ok(files)
     }
 
-    fn open_slot(&self, unlock: &Unlock) -> Result<(SlotSecrets, (u64, Vec<u8>)), RepoError> {
+    fn open_slot(&self, unlock: &Unlock) -> Result<(SlotSecrets, KeyFile), RepoError> {
         let files = self.key_files()?;
         if files.is_empty() {
             return Err(RepoError::NoKeyFiles);
