@@ -193,10 +193,23 @@ fn roster_seeds() -> Vec<Vec<u8>> {
     };
     let slots = vec![slot(1, Role::Owner, SlotState::Active), slot(2, Role::Writer, SlotState::Revoked)];
     let epoch = |epoch| RosterEpoch { epoch, commitment: [epoch as u8; 32] };
-    let (epochs, accepted) =
-        (vec![epoch(1), epoch(4)], vec![AcceptedParts { slot: slots[1].slot, first: 1, count: 2 }]);
-    let first = Roster { number: 1, slots: slots[..1].to_vec(), epochs: Vec::new(), accepted: Vec::new() };
-    vec![first.encode(), Roster { number: 2, slots, epochs, accepted }.encode()]
+    let (epochs, accepted) = (
+        vec![epoch(1), epoch(4)],
+        vec![AcceptedParts {
+            slot: slots[1].slot,
+            first: 1,
+            count: 2,
+            digests: vec![Digest([8; 32]), Digest([7; 32])],
+        }],
+    );
+    let first = Roster {
+        number: 1,
+        slots: slots[..1].to_vec(),
+        epochs: Vec::new(),
+        accepted: Vec::new(),
+        previous: Vec::new(),
+    };
+    vec![first.encode(), Roster { number: 2, slots, epochs, accepted, previous: vec![Digest([9; 32])] }.encode()]
 }
 
 fn accepted_seeds() -> Vec<Vec<u8>> {

@@ -73,6 +73,8 @@ pub const SLOTS_MAX: usize = 65_536;
 pub const AUDIT_SUBJECTS_MAX: usize = 65_536;
 /// Epochs that a roster states.
 pub const EPOCHS_MAX: usize = 65_536;
+/// Rosters that one follows: more than one where forks were merged.
+pub const ROSTERS_FOLLOWED_MAX: usize = 1024;
 /// Digests in one part of what stays accepted of a revoked slot.
 pub const ACCEPTED_DIGESTS_MAX: usize = 1 << 18;
 /// Parts of such a list.

@@ -53,6 +53,13 @@ pub struct Replicated {
     pub behind: BTreeMap<usize, StoreError>,
 }
 
+impl Replicated {
+    /// Something in a region is not what it must be, and can't be replaced.
+    pub fn is_damaged(&self) -> bool {
+        self.issues.iter().any(|issue| issue.kind == IssueKind::Damaged)
+    }
+}
+
 /// Why a snapshot stays pending in a region.
 #[derive(Debug, thiserror::Error)]
 enum Pending {
@@ -135,10 +142,14 @@ pub fn replicate(
     monitor: &dyn Monitor,
 ) -> Result<Replicated, RepoError> {
     let mut done = Replicated::default();
-    for (at, region) in repository.regions.iter().enumerate() {
+    for (region, levelled) in repository.regions.iter().zip(repository.level_all_keys(false)) {
         // A change of keys that did not reach it; what goes on here doesn't depend on it.
-        if let Err(error) = repository.level_keys(at) {
-            note(&mut done, monitor, format!("{}:roster/", region.name).into_bytes(), &error);
+        match levelled {
+            Ok(levelled) => {
+                levelled.issues.iter().for_each(|issue| monitor.issue(issue));
+                done.issues.extend(levelled.issues);
+            }
+            Err(error) => note(&mut done, monitor, format!("{}:roster/", region.name).into_bytes(), &error),
         }
     }
     copy_decisions(repository, &mut done, monitor)?;

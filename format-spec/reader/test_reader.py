@@ -323,6 +323,18 @@ class FrozenRegions(unittest.TestCase):
     def test_a_ring_of_another_rotation_or_none_is_refused(self):
         copy = self.scratch / "copy"
         shutil.copytree(VECTORS / "region-3", copy)
+        # RING-7: what lies under the name is damaged, and the right one beside it.
+        ring = copy / "ring/0000000000000003" / SLOT.hex()
+        right = ring.read_bytes()
+        ring.write_bytes(right[:100] + bytes([right[100] ^ 1]) + right[101:])
+        self.assertIn("OBJ-8", {error.rule for _, error in checked(copy)})
+        beside = ring.with_name(f"{SLOT.hex()}-{right[-32:].hex()}")
+        beside.write_bytes(right)
+        self.assertEqual(sorted(opened(copy).rings), [1, 3])
+        beside.rename(ring.with_name(f"{SLOT.hex()}-{'00' * 32}"))
+        self.assertIn("OBJ-8", {error.rule for _, error in checked(copy)})
+        ring.with_name(f"{SLOT.hex()}-{'00' * 32}").unlink()
+        ring.write_bytes(right)
         (copy / "ring/0000000000000003" / SLOT.hex()).unlink()
         self.assertIn("RING-6", {error.rule for _, error in checked(copy)})
 
@@ -452,6 +464,21 @@ class WhatCounts(unittest.TestCase):
             entries.append([slot, role, state, label, "x25519", self.owner.kem_public, public, 0])
         name = f"roster/{number:016x}-DIGEST"
         self.put("roster", name, cbor({1: number, 2: entries}), bytes(16), ROOT_KEY)
+
+    def test_a_roster_says_what_it_follows_and_which_lists_it_names(self):
+        writer = [WRITER, 2, 1, "w", "x25519", self.owner.kem_public, self.owner.signing_public, 0]
+        owner = [SLOT, 1, 0, "owner", "passphrase", self.owner.kem_public, self.owner.signing_public, 0]
+        slots = sorted([writer, owner])
+        part = f"roster/accepted/{WRITER.hex()}/{1:016x}"
+        self.put("accepted list", part, cbor({1: WRITER, 2: 1, 3: [bytes(32)]}), bytes(16), ROOT_KEY)
+        right = (self.path / part).read_bytes()[-32:]
+        for number, digest in enumerate([right, bytes(32)], 2):
+            payload = cbor({1: number, 2: slots, 4: [[WRITER, 1, 1]], 5: [bytes(32)], 6: [[digest]]})
+            self.put("roster", f"roster/{number:016x}-DIGEST", payload, bytes(16), ROOT_KEY)
+            region = opened(self.path)
+            self.assertEqual(region.roster.previous, [bytes(32)])
+            # ACCEPT-5
+            self.assertEqual("ACCEPT-5" in region.unreadable.get(WRITER, ""), digest != right)
 
     def counts(self):
         problems = []

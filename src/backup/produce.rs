@@ -10,6 +10,7 @@ use crate::index::Index;
 use crate::repo::{Repository, SnapshotInfo};
 use crate::source::{
     Entry, Event, SeenEntry, SeenReader, SeenStamp, SeenWriter, Walk, XattrsRead, is_unchanged, seen_end,
+    sees_all_xattrs,
 };
 use crate::timing::Stage;
 use std::os::fd::AsRawFd;
@@ -51,10 +52,12 @@ impl<'e> Remembered<'e> {
         earlier: &'e [SnapshotInfo],
     ) -> Result<Self, BackupError> {
         let Some(directory) = &options.seen_directory else { return Ok(Remembered { place: None, base: None }) };
-        // Other hosts, chunk sizes and epochs give other content for the same file.
+        // Other hosts, chunk sizes and epochs give other content for the same file. Who may not see all attributes
+        // remembers files as having none that do.
         let chunk_average = (options.chunk_average as u64).to_le_bytes();
         let epoch = repository.keyring.current_epoch().to_le_bytes();
-        let series = [options.host.as_bytes(), &chunk_average, &epoch].concat();
+        let sees_all = [u8::from(sees_all_xattrs())];
+        let series = [options.host.as_bytes(), &chunk_average, &epoch, &sees_all].concat();
         // An index that was made anew holds what the regions list now, which may be less than was
         // there when this was remembered: then every file is read, and what is gone is stored again.
         // So it is when packs that it may rest on are trusted no more, or are listed and not there: the next

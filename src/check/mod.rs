@@ -195,6 +195,8 @@ pub fn check(
         checked.push(run.region(at)?);
     }
     objects::compare_key_files(&run)?;
+    objects::compare_newest_key_files(&run)?;
+    objects::compare_rings(&run)?;
     if let Some(subset) = options.read_data {
         data::read(&run, &mut checked, subset)?;
     }

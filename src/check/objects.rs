@@ -5,20 +5,20 @@
 
 use super::CheckError;
 use super::run::Run;
-use crate::crypto::keyring::open_ring;
 use crate::crypto::object;
-use crate::format::accepted::{Accepted, accepted_name};
+use crate::format::accepted::accepted_name;
 use crate::format::envelope::ObjectKind;
-use crate::format::ids::{RegionId, SessionId, number_from_name, number_name};
-use crate::format::ring::Ring;
+use crate::format::ids::{Digest, RegionId, SessionId, SlotId, number_from_name, number_name};
 use crate::format::roster::{Roster, SlotState};
 use crate::format::session::{Session, SessionEnd};
 use crate::format::wire::DecodeError;
 use crate::limits::KEY_FILE_BYTES_MAX;
 use crate::repo::RepoError;
+use crate::repo::accepted::read_part;
 use crate::repo::attest::verify_region as read_attestations;
 use crate::repo::open::{
-    RegionHandle, RegionSpec, WRITERS, parse_key_name, parse_ring_name, parse_roster_name, read_root_signed,
+    RegionHandle, RegionSpec, WRITERS, key_name, parse_key_name, parse_ring_name, parse_roster_name, read_ring,
+    read_root_signed, read_sealed_ring, ring_name,
 };
 use crate::report::IssueKind;
 use crate::store::{Listed, list_sorted};
@@ -83,65 +83,132 @@ fn rosters(run: &Run<'_>, region: &RegionHandle) -> Result<u64, CheckError> {
     Ok(count)
 }
 
+/// Every ring must be whole; of this slot's own, one of each stated epoch must be what the roster states. One
+/// of another rotation that lies beside such a one is left over, and no damage.
 fn rings(run: &Run<'_>, region: &RegionHandle) -> Result<u64, CheckError> {
-    let spec = RegionSpec::from(region);
     let repository = run.repository;
-    let mut found = BTreeSet::new();
+    let (config, roster, secrets) = (&repository.config, &repository.roster, &repository.secrets);
+    let (mut found, mut right, mut count) = (BTreeSet::new(), BTreeSet::new(), 0);
+    let mut wrong: Vec<(u64, String, RepoError)> = Vec::new();
     for Listed { name, .. } in list(region, "ring/")? {
         let Some((epoch, slot)) = parse_ring_name(&name) else { continue };
-        found.insert((epoch, slot));
-        let read = || {
-            let missing = || RepoError::Missing { region: region.name.clone(), name: name.clone() };
-            let (payload, _) =
-                read_root_signed(&spec, ObjectKind::Ring, &name, Some(&repository.config))?.ok_or_else(missing)?;
-            let ring = Ring::decode(&payload).map_err(|source| region.object_error(&name, source))?;
-            if (ring.epoch, ring.slot) != (epoch, slot) {
-                let detail = format!("it is the ring of epoch {} for slot {}", ring.epoch, ring.slot);
-                return Err(misnamed(region, &name, detail));
+        count += 1;
+        let missing = || RepoError::Missing { region: region.name.clone(), name: name.clone() };
+        if slot == secrets.slot && roster.has_epoch(epoch) {
+            match read_ring(config, roster, region, &name, secrets).and_then(|ring| ring.ok_or_else(missing)) {
+                Ok(_) => drop(right.insert(epoch)),
+                Err(error) => wrong.push((epoch, name, error)),
             }
-            if slot == repository.secrets.slot {
-                let config = &repository.config;
-                open_ring(config.suite, config.repository, &ring, &repository.secrets.kem_private)
-                    .map_err(|source| region.crypto_error(&name, source))?;
+            found.insert((epoch, slot));
+            continue;
+        }
+        match read_sealed_ring(config, region, &name).and_then(|ring| ring.ok_or_else(missing)) {
+            Ok(_) => drop(found.insert((epoch, slot))),
+            Err(error) => {
+                found.insert((epoch, slot));
+                run.findings.note(&region.name, &name, error)?;
             }
-            Ok(())
-        };
-        if let Err(error) = read() {
+        }
+    }
+    for (epoch, name, error) in wrong {
+        let foreign = matches!(&error, RepoError::Object { source, .. } if source.rule == "RING-5");
+        if !(foreign && right.contains(&epoch)) {
             run.findings.note(&region.name, &name, error)?;
         }
     }
-    for slot in repository.roster.slots.iter().filter(|slot| slot.state == SlotState::Active) {
-        for epoch in repository.keyring.rings().keys() {
-            if !found.contains(&(*epoch, slot.slot)) {
-                let name = format!("ring/{}/{}", number_name(*epoch), slot.slot);
-                let detail = format!("slot {} ({}) can't open this region without it", slot.slot, slot.label);
-                run.findings.issue(IssueKind::Missing, &region.name, &name, detail);
+    let epochs: BTreeSet<u64> = match roster.epochs.is_empty() {
+        true => BTreeSet::from([1]),
+        false => roster.epochs.iter().map(|epoch| epoch.epoch).collect(),
+    };
+    for slot in roster.slots.iter().filter(|slot| slot.state == SlotState::Active) {
+        for epoch in epochs.iter().filter(|epoch| !found.contains(&(**epoch, slot.slot))) {
+            let name = ring_name(*epoch, slot.slot);
+            let detail = format!("slot {} ({}) can't open this region without it", slot.slot, slot.label);
+            run.findings.issue(IssueKind::Missing, &region.name, &name, detail);
+        }
+    }
+    Ok(count)
+}
+
+/// What each region holds of keys must be what the others hold: none can tell by itself that another slot's
+/// ring is of another rotation, or that a newer key file is elsewhere.
+pub(super) fn compare_rings(run: &Run<'_>) -> Result<(), CheckError> {
+    let (repository, mut held) = (run.repository, Vec::new());
+    for region in &repository.regions {
+        let mut rings: BTreeMap<(u64, SlotId), BTreeSet<Digest>> = BTreeMap::new();
+        for Listed { name, .. } in list(region, "ring/")? {
+            let Some((epoch, slot)) = parse_ring_name(&name) else { continue };
+            let active = repository.roster.slot(slot).is_some_and(|slot| slot.state == SlotState::Active);
+            // This slot's own were opened.
+            if !active || !repository.roster.has_epoch(epoch) || slot == repository.secrets.slot {
+                continue;
+            }
+            // What can't be read was said when the region was checked.
+            if let Ok(Some((_, digest))) = read_sealed_ring(&repository.config, region, &name) {
+                rings.entry((epoch, slot)).or_default().insert(digest);
+            }
+        }
+        held.push((region, rings));
+    }
+    for (region, rings) in &held {
+        for (other, others) in held.iter().filter(|(other, _)| other.info.region != region.info.region) {
+            for ((epoch, slot), digests) in others {
+                let own = rings.get(&(*epoch, *slot));
+                if own.is_some_and(|own| !digests.is_subset(own)) {
+                    let detail = format!(
+                        "region '{}' holds another one: this one may be of another rotation; an owner's `keepstone \
+                         replicate` puts the other beside it",
+                        other.name
+                    );
+                    run.findings.issue(IssueKind::Damaged, &region.name, &ring_name(*epoch, *slot), detail);
+                }
             }
         }
     }
-    Ok(found.len() as u64)
+    Ok(())
+}
+
+/// The newest key file of each slot must be in every region: where an older one is the newest, the region
+/// opens by what opened the slot before, and not by what opens it now.
+pub(super) fn compare_newest_key_files(run: &Run<'_>) -> Result<(), CheckError> {
+    let mut held = Vec::new();
+    for region in &run.repository.regions {
+        let mut newest: BTreeMap<SlotId, u64> = BTreeMap::new();
+        for Listed { name, .. } in list(region, "keys/")? {
+            if let Some((slot, number)) = parse_key_name(&name) {
+                let known = newest.entry(slot).or_default();
+                *known = number.max(*known);
+            }
+        }
+        held.push((region, newest));
+    }
+    for slot in run.repository.roster.slots.iter().filter(|slot| slot.state == SlotState::Active) {
+        let newest = held.iter().filter_map(|(_, files)| files.get(&slot.slot)).max().copied();
+        for (region, files) in &held {
+            // One that has none was told of.
+            let Some(newest) = newest.filter(|newest| files.get(&slot.slot).is_some_and(|own| own < newest)) else {
+                continue;
+            };
+            let detail = format!(
+                "what opened slot {} ({}) before opens this region still, and what opens it now doesn't; `keepstone \
+                 replicate` brings it here",
+                slot.slot, slot.label
+            );
+            run.findings.issue(IssueKind::Missing, &region.name, &key_name(slot.slot, newest), detail);
+        }
+    }
+    Ok(())
 }
 
 /// Each part that the roster names must be whole here: this region must say by itself what counts.
 fn accepted_lists(run: &Run<'_>, region: &RegionHandle) -> Result<u64, CheckError> {
-    let (spec, config) = (RegionSpec::from(region), &run.repository.config);
     let mut count = 0;
     for parts in &run.repository.roster.accepted {
-        for number in parts.first..parts.first + parts.count {
-            let name = accepted_name(parts.slot, number);
+        for number in parts.numbers() {
             count += 1;
-            let read = || {
-                let missing = || RepoError::Missing { region: region.name.clone(), name: name.clone() };
-                let found = read_root_signed(&spec, ObjectKind::Accepted, &name, Some(config))?;
-                let (payload, _) = found.ok_or_else(missing)?;
-                let part = Accepted::decode(&payload).map_err(|source| region.object_error(&name, source))?;
-                match (part.slot, part.number) == (parts.slot, number) {
-                    true => Ok(()),
-                    false => Err(misnamed(region, &name, format!("it is part {} of slot {}", part.number, part.slot))),
-                }
-            };
-            if let Err(error) = read() {
-                run.findings.note(&region.name, &name, error)?;
+            let read = read_part(std::slice::from_ref(region), &run.repository.config, parts, number);
+            if let Err(error) = read {
+                run.findings.note(&region.name, &accepted_name(parts.slot, number), error)?;
             }
         }
     }

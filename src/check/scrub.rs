@@ -92,7 +92,14 @@ fn parse_known(name: &str) -> Option<Named> {
         "roster" => Some(Named::Object(ObjectKind::Roster, Some(numbered(rest)?))),
         "ring" => {
             let (epoch, slot) = pair?;
-            number_from_name(epoch).zip(SlotId::from_hex(slot)).and_then(|_| object(ObjectKind::Ring))
+            number_from_name(epoch)?;
+            match slot.split_once('-') {
+                None => SlotId::from_hex(slot).and_then(|_| object(ObjectKind::Ring)),
+                Some((slot, beside)) => {
+                    SlotId::from_hex(slot)?;
+                    Some(Named::Object(ObjectKind::Ring, Some(digest(beside)?)))
+                }
+            }
         }
         "packs" => {
             let id = digest(pair?.1)?;
@@ -332,6 +339,7 @@ mod tests {
             (format!("index/{}", hex(32)), ObjectKind::Segment, true),
             (format!("roster/{}-{}", hex(8), hex(32)), ObjectKind::Roster, true),
             (format!("ring/{}/{}", hex(8), hex(16)), ObjectKind::Ring, false),
+            (format!("ring/{}/{}-{}", hex(8), hex(16), hex(32)), ObjectKind::Ring, true),
             (format!("commits/{}", hex(16)), ObjectKind::Commit, false),
             (format!("roster/accepted/{}/{}", hex(16), hex(8)), ObjectKind::Accepted, false),
             (format!("attest/{}", hex(32)), ObjectKind::Attestation, true),

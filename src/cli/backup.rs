@@ -80,6 +80,9 @@ pub fn run(args: &BackupArgs, global: &Global) -> Result<Class, CliError> {
             // Not this snapshot, but an earlier one isn't committed in every region yet.
             behind = Class::Pending;
         }
+        if copied.is_damaged() {
+            behind = behind.worse(Class::Corrupt);
+        }
         let aside = workspace.set_aside(copied.behind);
         if copied.segments + copied.commits + copied.decisions > 0 || aside || broke {
             crate::repo::sync::sync(&workspace.repository, &index, &workspace.progress)?;

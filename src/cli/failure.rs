@@ -55,6 +55,8 @@ impl From<RepoError> for CliError {
                 .hint("`keepstone check` says what else is missing; another region may hold it"),
             RepoError::TwoRosters { .. } => CliError::new(Class::Corrupt, text)
                 .hint("an owner brings them together with `keepstone key merge`, with every region reached"),
+            RepoError::AnotherHistory { .. } => CliError::new(Class::Access, text)
+                .hint("reach the region that holds the other roster: an owner brings them together with `keepstone key merge`. If that region is gone for good, compare `keepstone key list` with what you expect, then delete the file `roster` in the repository's cache directory"),
             RepoError::RolledBack { .. } => CliError::new(Class::Access, text)
                 .hint("if you restored an older state of every region on purpose, delete the file `roster` in the repository's cache directory"),
             RepoError::Cancelled => CliError::cancelled(),

@@ -15,6 +15,7 @@ use crate::crypto::slot::Wrapping;
 use crate::env::{Clock, SystemClock};
 use crate::format::ids::SnapshotId;
 use crate::format::roster::{Role, RosterSlot, SlotState};
+use crate::repo::RepoError;
 use crate::repo::accepted::Acceptance;
 use crate::repo::snapshots;
 use crate::report::Monitor;
@@ -78,6 +79,9 @@ fn list(workspace: &Workspace, output: Output) -> Result<Class, CliError> {
     let repository = &workspace.repository;
     let slots = &repository.roster.slots;
     let epochs = repository.ring_epochs()?;
+    for difference in repository.key_differences()? {
+        workspace.progress.notice(&format!("{difference}; `keepstone replicate` brings it there"));
+    }
     let epochs_of = |slot: &RosterSlot| epochs.get(&slot.slot).into_iter().flatten().copied().collect::<Vec<u64>>();
     workspace.progress.finish();
     let documents: Vec<Value> = slots
@@ -356,7 +360,17 @@ fn passwd(workspace: &mut Workspace, args: &KeyPasswdArgs, output: Output) -> Re
             .hint("give the passphrase that this slot has now"));
     }
     let wrapping = new_passphrase(workspace, args.new_passphrase_file.as_deref())?;
-    let refused = workspace.repository.rewrap(&wrapping)?;
+    let refused = workspace.repository.rewrap(&wrapping).map_err(|error| {
+        let cut_off = matches!(error, RepoError::Store { .. });
+        let error = CliError::from(error);
+        match cut_off {
+            true => error.hint(
+                "the new passphrase may hold already, and the old one then no longer: try the new one, with which the next \
+                 backup or `keepstone replicate` brings it to every region; if it opens nothing, run this again",
+            ),
+            false => error,
+        }
+    })?;
     tell_refused(workspace, refused);
     workspace.progress.finish();
     let document = json!({ "slot": slot.to_string(), "changed": true, "key_files_kept": refused });

@@ -27,6 +27,8 @@ pub fn run(global: &Global) -> Result<Class, CliError> {
     std::fs::create_dir_all(&directory).map_err(|error| CliError::file("make", &directory, &error))?;
     let scratch = Some(SpoolSpace::Directory(directory));
     let memory_bytes = workspace.settings.memory_bytes / 4;
+    // Every slot's, however many; a backup has time for those only without which it couldn't be restored.
+    let keys = repository.level_all_keys(true);
     // Under their own names first: nothing else need be written then.
     let healed = heal(repository, &index, &mut lacking, &workspace.progress)?;
     let mut done =
@@ -34,6 +36,13 @@ pub fn run(global: &Global) -> Result<Class, CliError> {
     done.packs += healed.packs;
     done.bytes += healed.bytes;
     done.issues.extend(healed.issues);
+    // A region that failed is told of by the replication.
+    for issue in keys.into_iter().flatten().flat_map(|levelled| levelled.issues) {
+        if !done.issues.contains(&issue) {
+            workspace.progress.issue(&issue);
+            done.issues.push(issue);
+        }
+    }
     if workspace.progress.cancelled() {
         return Err(CliError::cancelled());
     }
@@ -70,5 +79,6 @@ pub fn run(global: &Global) -> Result<Class, CliError> {
     let class = if done.issues.is_empty() && !unreached { Class::Success } else { Class::Pending };
     // What no region could give back; a snapshot may have other copies of what was in it.
     let lacking_class = if lacking.is_empty() { Class::Success } else { Class::Corrupt };
-    class.worse(index_class).worse(lacking_class).worse(listing_class).printed(printed)
+    let damaged = if done.is_damaged() { Class::Corrupt } else { Class::Success };
+    class.worse(damaged).worse(index_class).worse(lacking_class).worse(listing_class).printed(printed)
 }

@@ -1,7 +1,8 @@
-//! Remembers the highest key roster that this client has seen of a repository (`ROSTER-5`), in a file of its
-//! cache directory. A client that forgot, or never knew, can't notice that an older state was put back.
+//! Remembers the highest key roster that this client has seen of a repository (`ROSTER-5`), its number and
+//! digest, in a file of its cache directory. A client that forgot, or never knew, can't notice that an older state was put back.
 
 use super::exit::CliError;
+use crate::format::ids::Digest;
 use std::fs;
 use std::io::{self, ErrorKind, Write};
 use std::path::{Path, PathBuf};
@@ -11,32 +12,47 @@ pub fn path(cache_directory: &Path) -> PathBuf {
     cache_directory.join("roster")
 }
 
-/// The number, 0 when nothing is remembered.
+/// What is remembered of a roster.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Seen {
+    /// Its number; 0 when nothing is remembered.
+    pub number: u64,
+    /// Its digest, where that is remembered, too.
+    pub digest: Option<Digest>,
+}
+
+/// What is remembered.
 ///
 /// # Errors
-/// When there is a file that can't be read or holds no number: that isn't taken for nothing.
-pub fn read(cache_directory: &Path) -> Result<u64, CliError> {
+/// When there is a file that can't be read or holds something else: that isn't taken for nothing.
+pub fn read(cache_directory: &Path) -> Result<Seen, CliError> {
     let path = path(cache_directory);
     let text = match fs::read_to_string(&path) {
         Ok(text) => text,
-        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(0),
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Seen::default()),
         Err(error) => return Err(CliError::file("read", &path, &error)),
     };
-    text.trim().parse().map_err(|_| {
+    let parse = || {
+        let mut words = text.split_whitespace();
+        let number = words.next()?.parse().ok()?;
+        let digest = words.next().map(|digest| Digest::from_hex(digest).ok_or(())).transpose().ok()?;
+        words.next().is_none().then_some(Seen { number, digest })
+    };
+    parse().ok_or_else(|| {
         CliError::file("read", &path, &io::Error::new(ErrorKind::InvalidData, "it holds no roster number"))
             .hint("delete it if nobody put an older state of the regions back")
     })
 }
 
-/// Remembers a number that is higher than the one that stands there.
+/// Remembers a roster that is higher than the one that stands there.
 ///
 /// # Errors
 /// When the directory can't be written.
-pub fn write(cache_directory: &Path, number: u64) -> io::Result<()> {
+pub fn write(cache_directory: &Path, number: u64, digest: &Digest) -> io::Result<()> {
     fs::create_dir_all(cache_directory)?;
     let temporary = cache_directory.join(format!("roster.{}", std::process::id()));
     let written = fs::File::create(&temporary)
-        .and_then(|mut file| writeln!(file, "{number}").and_then(|()| file.sync_all()))
+        .and_then(|mut file| writeln!(file, "{number} {digest}").and_then(|()| file.sync_all()))
         .and_then(|()| fs::rename(&temporary, path(cache_directory)));
     if written.is_err() {
         let _ = fs::remove_file(&temporary);
@@ -46,18 +62,23 @@ pub fn write(cache_directory: &Path, number: u64) -> io::Result<()> {
 
 #[cfg(test)]
 mod tests {
-    use super::{path, read, write};
+    use super::{Seen, path, read, write};
+    use crate::format::ids::Digest;
 
     #[test]
     fn a_number_is_remembered_and_damage_is_not_forgetting() {
         let directory = tempfile::tempdir().expect("a directory");
         let cache = directory.path().join("cache");
-        assert!(read(&cache).is_ok_and(|number| number == 0));
-        write(&cache, 7).expect("written");
-        write(&cache, 8).expect("written");
-        assert!(read(&cache).is_ok_and(|number| number == 8));
+        assert!(read(&cache).is_ok_and(|seen| seen == Seen::default()));
+        write(&cache, 7, &Digest([7; 32])).expect("written");
+        write(&cache, 8, &Digest([8; 32])).expect("written");
+        assert!(read(&cache).is_ok_and(|seen| seen == Seen { number: 8, digest: Some(Digest([8; 32])) }));
         assert_eq!(std::fs::read_dir(&cache).expect("listed").count(), 1);
-        std::fs::write(path(&cache), "x").expect("written");
-        assert!(read(&cache).is_err());
+        std::fs::write(path(&cache), "5\n").expect("written");
+        assert!(read(&cache).is_ok_and(|seen| seen == Seen { number: 5, digest: None }));
+        for damaged in ["x", "5 x", "", "5 5"] {
+            std::fs::write(path(&cache), damaged).expect("written");
+            assert!(read(&cache).is_err());
+        }
     }
 }

@@ -169,9 +169,13 @@ fn trust(settings: &Settings, found: Digest) -> Result<(), CliError> {
 type Locate<'a> = dyn Fn(&[RegionSpec], Option<[u8; 32]>) -> Result<Located, RepoError> + 'a;
 
 /// A cache that can't be written stops nothing: the next run knows less, and says so itself if it must.
-fn remember_roster(cache_directory: &Path, seen: u64, repository: &Repository) {
-    if repository.roster.number > seen
-        && let Err(error) = seen_roster::write(cache_directory, repository.roster.number)
+fn remember_roster(cache_directory: &Path, seen: seen_roster::Seen, repository: &Repository) {
+    // What is about to be merged is no roster yet.
+    let (number, digest) = (repository.roster.number, repository.roster_digest);
+    let known = number < seen.number || number == seen.number && seen.digest.is_some();
+    if !known
+        && repository.forks.is_empty()
+        && let Err(error) = seen_roster::write(cache_directory, number, &digest)
     {
         tracing::warn!(%error, "the key roster's number was not remembered");
     }
@@ -208,7 +212,7 @@ impl Workspace {
         trust(&settings, located.fingerprint())?;
         let cache_directory = settings.cache_dir.join(located.config.repository.to_string());
         let seen = seen_roster::read(&cache_directory)?;
-        located.require_roster(seen)?;
+        located.require_roster(seen.number, seen.digest)?;
         let unlock = secret(&settings, global.json)?;
         let mut repository = located.unlock(&unlock, Arc::new(SystemClock), Arc::new(SystemRandom))?;
         repository.host = settings.host();
@@ -277,7 +281,7 @@ impl Workspace {
 
     /// Remembers the roster that a change of keys has published.
     pub fn remember_roster(&self) {
-        remember_roster(&self.cache_directory(), 0, &self.repository);
+        remember_roster(&self.cache_directory(), seen_roster::Seen::default(), &self.repository);
     }
 
     /// The directory of this repository's caches.

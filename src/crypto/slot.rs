@@ -56,6 +56,11 @@ pub fn wrap(secrets: &SlotSecrets, wrapping: &Wrapping) -> Result<Vec<u8>, Crypt
     Ok(file)
 }
 
+/// True for what has the form of a key file.
+pub fn is_key_file(file: &[u8]) -> bool {
+    age::Decryptor::new_buffered(file).is_ok()
+}
+
 /// True for a key file that a passphrase wraps.
 pub fn is_passphrase_file(file: &[u8]) -> bool {
     age::Decryptor::new_buffered(file).is_ok_and(|decryptor| decryptor.is_scrypt())

@@ -1,9 +1,10 @@
 //! `roster/<n>-<hash>`: which slots there are, in which role, with which public keys. Signed by root.
 //! Page: `format-spec/keys.md`.
 
-use super::ids::SlotId;
+use super::ids::{Digest, SlotId};
+use super::session::ascending;
 use super::wire::{CborReader, CborWriter, DecodeError, canonical};
-use crate::limits::{ACCEPTED_PARTS_MAX, EPOCHS_MAX, LABEL_BYTES_MAX, SLOTS_MAX};
+use crate::limits::{ACCEPTED_PARTS_MAX, EPOCHS_MAX, LABEL_BYTES_MAX, ROSTERS_FOLLOWED_MAX, SLOTS_MAX};
 
 /// Bytes of an X-Wing public key.
 pub const KEM_PUBLIC_BYTES: usize = 1216;
@@ -83,7 +84,7 @@ pub struct RosterEpoch {
 }
 
 /// Which parts list what stays accepted of a revoked slot.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AcceptedParts {
     /// The slot.
     pub slot: SlotId,
@@ -91,6 +92,21 @@ pub struct AcceptedParts {
     pub first: u64,
     /// How many parts there are, from 1.
     pub count: u64,
+    /// The digest of each part's object (`ACCEPT-5`); empty in a roster that doesn't state them.
+    pub digests: Vec<Digest>,
+}
+
+impl AcceptedParts {
+    /// The parts' numbers.
+    pub fn numbers(&self) -> std::ops::Range<u64> {
+        self.first..self.first.saturating_add(self.count)
+    }
+
+    /// What the part of this number must be; `None` when that isn't stated.
+    pub fn digest(&self, number: u64) -> Option<Digest> {
+        let at = usize::try_from(number.checked_sub(self.first)?).ok()?;
+        self.digests.get(at).copied()
+    }
 }
 
 /// All slots.
@@ -104,6 +120,9 @@ pub struct Roster {
     pub epochs: Vec<RosterEpoch>,
     /// What stays accepted of revoked slots, ascending by slot; one that is not here has nothing left.
     pub accepted: Vec<AcceptedParts>,
+    /// Digests of the rosters that it follows, ascending: one, or with a merge all that were merged. Empty in
+    /// the first one, and in one that doesn't say.
+    pub previous: Vec<Digest>,
 }
 
 impl Roster {
@@ -133,7 +152,9 @@ impl Roster {
     /// Canonical CBOR.
     pub fn encode(&self) -> Vec<u8> {
         let mut cbor = CborWriter::new();
-        cbor.map(2 + usize::from(!self.epochs.is_empty()) + usize::from(!self.accepted.is_empty()));
+        let digests = self.accepted.iter().any(|parts| !parts.digests.is_empty());
+        let optional = [!self.epochs.is_empty(), !self.accepted.is_empty(), !self.previous.is_empty(), digests];
+        cbor.map(2 + optional.into_iter().filter(|present| *present).count());
         cbor.uint(1).uint(self.number).uint(2).array(self.slots.len());
         for slot in &self.slots {
             cbor.array(8).bytes(&slot.slot.0).uint(slot.role as u64).uint(slot.state as u64);
@@ -152,12 +173,28 @@ impl Roster {
                 cbor.array(3).bytes(&parts.slot.0).uint(parts.first).uint(parts.count);
             }
         }
+        if !self.previous.is_empty() {
+            cbor.uint(5).array(self.previous.len());
+            self.previous.iter().for_each(|digest| {
+                cbor.bytes(&digest.0);
+            });
+        }
+        if digests {
+            cbor.uint(6).array(self.accepted.len());
+            for parts in &self.accepted {
+                cbor.array(parts.digests.len());
+                parts.digests.iter().for_each(|digest| {
+                    cbor.bytes(&digest.0);
+                });
+            }
+        }
         cbor.finish()
     }
 
     /// # Errors
     /// `ROSTER-1` unknown role or state, `ROSTER-2` slots not ascending, `ROSTER-3` a key of the wrong size,
-    /// `ROSTER-6` epochs, `ROSTER-7` accepted lists that can't be.
+    /// `ROSTER-6` epochs, `ROSTER-7` accepted lists that can't be, `ROSTER-10` rosters that it follows,
+    /// `ROSTER-11` digests of parts.
     pub fn decode(bytes: &[u8]) -> Result<Self, DecodeError> {
         let mut cbor = CborReader::new(bytes);
         let mut fields = cbor.map()?;
@@ -205,7 +242,8 @@ impl Roster {
         if cbor.optional(&mut fields, 4)? {
             for _ in 0..cbor.array(SLOTS_MAX)? {
                 cbor.tuple(3)?;
-                let parts = AcceptedParts { slot: SlotId(cbor.fixed()?), first: cbor.uint()?, count: cbor.uint()? };
+                let (slot, first, count) = (SlotId(cbor.fixed()?), cbor.uint()?, cbor.uint()?);
+                let parts = AcceptedParts { slot, first, count, digests: Vec::new() };
                 let revoked = slots.iter().any(|slot| slot.slot == parts.slot && slot.state == SlotState::Revoked);
                 let ordered = accepted.last().is_none_or(|last| last.slot < parts.slot);
                 let counted = (1..=ACCEPTED_PARTS_MAX).contains(&parts.count);
@@ -216,8 +254,29 @@ impl Roster {
                 accepted.push(parts);
             }
         }
+        let mut previous = Vec::new();
+        if cbor.optional(&mut fields, 5)? {
+            previous = ascending(&mut cbor, ROSTERS_FOLLOWED_MAX, "ROSTER-10", Digest)?;
+        }
+        if cbor.optional(&mut fields, 6)? {
+            let stated = cbor.array(SLOTS_MAX)?;
+            if stated != accepted.len() {
+                let detail = format!("{stated} lists of digests for {} accepted lists", accepted.len());
+                return Err(DecodeError::new("ROSTER-11", detail));
+            }
+            for parts in &mut accepted {
+                let count = cbor.array(ACCEPTED_PARTS_MAX as usize)?;
+                if count != 0 && count as u64 != parts.count {
+                    let detail = format!("{count} digests for {} parts of slot {}", parts.count, parts.slot);
+                    return Err(DecodeError::new("ROSTER-11", detail));
+                }
+                for _ in 0..count {
+                    parts.digests.push(Digest(cbor.fixed()?));
+                }
+            }
+        }
         cbor.no_more(&fields)?;
-        let roster = Roster { number, slots, epochs, accepted };
+        let roster = Roster { number, slots, epochs, accepted, previous };
         canonical(bytes, &roster.encode())?;
         Ok(roster)
     }

@@ -17,7 +17,7 @@ use crate::format::snapshot::Snapshot;
 use crate::format::verdict::Verdict;
 use crate::format::wire::DecodeError;
 use crate::limits::SEGMENT_BYTES_MAX;
-use crate::report::{Issue, IssueKind, Monitor};
+use crate::report::{Issue, IssueKind, Monitor, Silent};
 use crate::store::{StoreErrorKind, list_sorted};
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 
@@ -36,9 +36,9 @@ impl AcceptedObjects {
         let mut accepted = AcceptedObjects::default();
         for parts in &roster.accepted {
             let mut digests = Vec::new();
-            for number in parts.first..parts.first.saturating_add(parts.count) {
+            for number in parts.numbers() {
                 match read_part(regions, config, parts, number) {
-                    Ok(part) => digests.extend(part.digests),
+                    Ok((part, _)) => digests.extend(part.digests),
                     Err(error) => {
                         accepted.unreadable.entry(parts.slot).or_insert_with(|| error.to_string());
                     }
@@ -82,25 +82,30 @@ impl AcceptedObjects {
     }
 }
 
-fn read_part(
+/// Reads a part, from the first region whose copy is what the roster states; gives the object's digest, too.
+pub(crate) fn read_part(
     regions: &[RegionHandle],
     config: &Config,
     parts: &AcceptedParts,
     number: u64,
-) -> Result<Accepted, RepoError> {
+) -> Result<(Accepted, Digest), RepoError> {
     let name = accepted_name(parts.slot, number);
     let mut failure = None;
     for region in regions {
         let read = || {
             let missing = || RepoError::Missing { region: region.name.clone(), name: name.clone() };
             let found = read_root_signed(&RegionSpec::from(region), ObjectKind::Accepted, &name, Some(config))?;
-            let (payload, _) = found.ok_or_else(missing)?;
+            let (payload, digest) = found.ok_or_else(missing)?;
             let part = Accepted::decode(&payload).map_err(|source| region.object_error(&name, source))?;
             if part.slot != parts.slot || part.number != number {
                 let detail = format!("it is part {} of slot {}", part.number, part.slot);
                 return Err(region.object_error(&name, DecodeError::new("OBJ-10", detail)));
             }
-            Ok(part)
+            if parts.digest(number).is_some_and(|stated| stated != digest) {
+                let detail = "it is another list than the roster states";
+                return Err(region.object_error(&name, DecodeError::new("ACCEPT-5", detail)));
+            }
+            Ok((part, digest))
         };
         match read() {
             Ok(part) => return Ok(part),
@@ -293,6 +298,27 @@ pub(super) fn decide(
     }
     decided.snapshots_refused = refused_snapshots.into_iter().collect();
     Ok((decided, looked))
+}
+
+/// What stays of a slot that several revoked, each by the list that it decided: of what others rest on whatever
+/// any of them holds, since each saw the regions that it knew; of the rest what all of them hold.
+///
+/// # Errors
+/// When a region can't be listed or read.
+pub(super) fn merge(repository: &Repository, slot: SlotId, lists: &[Vec<Digest>]) -> Result<Vec<Digest>, RepoError> {
+    let any: BTreeSet<Digest> = lists.iter().flatten().copied().collect();
+    let in_all = |digest: &Digest| lists.iter().all(|list| list.binary_search(digest).is_ok());
+    let (mut stays, undecided): (Vec<Digest>, Vec<Digest>) = any.into_iter().partition(in_all);
+    if !undecided.is_empty() {
+        let mut looked = Looked::default();
+        looked.look(repository, slot, &Silent, &mut Vec::new())?;
+        let own = &looked.own;
+        let chosen = [ObjectKind::Snapshot, ObjectKind::Verdict, ObjectKind::Tags, ObjectKind::Attestation];
+        let rested_on = |digest: &Digest| own.get(digest).is_some_and(|object| !chosen.contains(&object.kind));
+        stays.extend(undecided.into_iter().filter(rested_on));
+        stays.sort_unstable();
+    }
+    Ok(stays)
 }
 
 /// Reads an object if the slot signed it; `None` for another signer's or a name of no known form.

@@ -2,7 +2,7 @@
 
 use super::RepoError;
 use super::audit;
-use super::open::{RegionHandle, RegionSpec, key_name};
+use super::open::{RegionHandle, RegionSpec, key_name, roster_name};
 use crate::crypto::keyring::{KemKeyPair, Keyring, seal_ring};
 use crate::crypto::object::{Signer, build_signed};
 use crate::crypto::sign;
@@ -103,8 +103,9 @@ pub fn init(
     let keyring = Keyring::new(repository, options.suite, BTreeMap::from([(1, ring.clone())]))
         .ok_or_else(|| RepoError::Keys("a ring was not made".to_owned()))?;
     let (ring_name, ring_bytes) = build_ring(&config, 1, &entry, &ring, &root, random)?;
-    let roster = Roster { number: 1, slots: vec![entry], epochs: Vec::new(), accepted: Vec::new() };
-    let (roster_name, roster_bytes) = build_roster(repository, &roster, &root);
+    let roster =
+        Roster { number: 1, slots: vec![entry], epochs: Vec::new(), accepted: Vec::new(), previous: Vec::new() };
+    let (roster_name, roster_bytes, _) = build_roster(repository, &roster, &root);
     let (config_bytes, _) = build_signed(ObjectKind::Config, repository, &root_signer(&root), &config.encode());
 
     let signer = Signer { slot, private: &secrets.signing_private };
@@ -207,10 +208,10 @@ fn put(region: &str, store: &dyn Store, name: &str, bytes: Vec<u8>) -> Result<()
     }
 }
 
-/// Builds a roster's object; gives name and bytes.
-pub(super) fn build_roster(repository: RepositoryId, roster: &Roster, root: &[u8; 32]) -> (String, Vec<u8>) {
+/// Builds a roster's object; gives name, bytes and digest.
+pub(super) fn build_roster(repository: RepositoryId, roster: &Roster, root: &[u8; 32]) -> (String, Vec<u8>, Digest) {
     let (bytes, digest) = build_signed(ObjectKind::Roster, repository, &root_signer(root), &roster.encode());
-    (format!("roster/{}-{digest}", number_name(roster.number)), bytes)
+    (roster_name(roster.number, &digest), bytes, digest)
 }
 
 /// Builds the ring of an epoch for a slot, with what its role may have; gives name and bytes.

@@ -6,15 +6,17 @@
 //! or the new ones, and the next change completes it.
 
 use super::RepoError;
-use super::accepted::{self, Acceptance, AcceptedObjects, Decided};
+use super::accepted::{self, Acceptance, AcceptedObjects, Decided, read_part};
 use super::audit::{Act, record};
 use super::init::{build_ring, build_roster, root_signer};
+use super::level::{Levelled, Levelling};
+use super::lineage::newest;
 use super::open::{
-    RegionHandle, RegionSpec, Repository, WRAPPING_UNSURE, key_name, parse_key_name, parse_ring_name,
-    parse_roster_name, read_root_signed, ring_name,
+    RegionHandle, RegionSpec, Repository, WRAPPING_UNSURE, key_name, parse_key_name, parse_ring_name, read_root_signed,
+    ring_name,
 };
 use crate::crypto::keyring::{KemKeyPair, Keyring, epoch_commitment};
-use crate::crypto::object::{build_signed, check_digest};
+use crate::crypto::object::{build_signed, check_digest, decode as decode_object, open_payload};
 use crate::crypto::sign;
 use crate::crypto::slot::{Wrapping, is_passphrase_file, wrap};
 use crate::env::random_bytes;
@@ -25,15 +27,23 @@ use crate::format::ids::{Digest, SlotId};
 use crate::format::ring::{RingSecrets, SlotSecrets};
 use crate::format::roster::{AcceptedParts, Role, Roster, RosterEpoch, RosterSlot, SlotState};
 use crate::format::wire::DecodeError;
-use crate::limits::{ACCEPTED_DIGESTS_MAX, ACCEPTED_PARTS_MAX, KEY_FILE_BYTES_MAX};
+use crate::limits::{ACCEPTED_DIGESTS_MAX, ACCEPTED_PARTS_MAX, SEGMENT_BYTES_MAX};
 use crate::report::Monitor;
 use crate::ship::put_with_retries;
 use crate::store::{StoreErrorKind, list_sorted};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+/// What holds sealed payloads, and is needed for longer than a run.
+const SEALED: [(&str, ObjectKind); 4] = [
+    ("snapshots/", ObjectKind::Snapshot),
+    ("index/", ObjectKind::Segment),
+    ("verdicts/", ObjectKind::Verdict),
+    ("tags/", ObjectKind::Tags),
+];
+
 /// Reads a whole copy of an object from a region; `None` where it isn't there.
-type ReadWhole<'a> = dyn Fn(&RegionHandle, &str) -> Result<Option<Vec<u8>>, RepoError> + 'a;
+pub(super) type ReadWhole<'a> = dyn Fn(&RegionHandle, &str) -> Result<Option<Vec<u8>>, RepoError> + 'a;
 
 impl Repository {
     fn root_private(&self) -> Result<&[u8; 32], RepoError> {
@@ -65,75 +75,41 @@ impl Repository {
     }
 
     fn publish_roster(&mut self, roster: Roster) -> Result<(), RepoError> {
-        let roster = Roster { number: self.roster.number + 1, ..roster };
-        let (name, bytes) = build_roster(self.config.repository, &roster, self.root_private()?);
+        let mut previous: Vec<Digest> = self.forks.iter().map(|fork| fork.digest).collect();
+        if previous.is_empty() {
+            previous.push(self.roster_digest);
+        }
+        previous.sort_unstable();
+        let roster = Roster { number: self.roster.number + 1, previous, ..roster };
+        self.nothing_above(roster.number)?;
+        let (name, bytes, digest) = build_roster(self.config.repository, &roster, self.root_private()?);
         self.put_everywhere(&name, &bytes)?;
         self.accepted = AcceptedObjects::read(&self.regions, &self.config, &roster);
         self.roster = roster;
-        Ok(())
+        self.roster_digest = digest;
+        self.forks.clear();
+        self.nothing_above(self.roster.number)
+    }
+
+    /// Refuses a change that another one overtook: a higher roster would hide it, while one of the same number
+    /// is a fork, which whoever opens the repository meets.
+    fn nothing_above(&self, number: u64) -> Result<(), RepoError> {
+        match newest(&self.regions, &self.config)?.iter().find(|(_, other)| other.number > number) {
+            None => Ok(()),
+            Some((digest, other)) => Err(RepoError::Keys(format!(
+                "keys were changed meanwhile: there is key roster {} ({digest}), which doesn't know of this change; look \
+                 at what stands now, and make it again",
+                other.number
+            ))),
+        }
     }
 
     /// What every change of keys begins with: an owner's key, every region, and in each the newest keys.
     fn begin_change(&self) -> Result<[u8; 32], RepoError> {
         let root = *self.root_private()?;
         self.all_regions()?;
-        (0..self.regions.len()).try_for_each(|at| self.level_keys(at).map(drop))?;
+        self.level_all_keys(true).into_iter().try_for_each(|levelled| levelled.map(drop))?;
         Ok(root)
-    }
-
-    /// Brings one region's keys up to the newest roster: a change that was interrupted, or made while the
-    /// region was not configured. Rings, key files and lists go first, the roster last. Needs no owner's key,
-    /// since everything is copied as it stands. Gives how many objects were copied.
-    ///
-    /// # Errors
-    /// When a region fails, or none has a whole copy of what this one lacks.
-    pub fn level_keys(&self, at: usize) -> Result<u64, RepoError> {
-        let to = &self.regions[at];
-        let number = self.roster.number;
-        let rosters = |region: &RegionHandle| -> Result<Vec<String>, RepoError> {
-            let listed = list_sorted(&*region.store, "roster/").map_err(|e| region.error(e))?;
-            let newest = |name: &String| parse_roster_name(name).is_some_and(|(found, _)| found == number);
-            Ok(listed.into_iter().map(|object| object.name).filter(newest).collect())
-        };
-        if !rosters(to)?.is_empty() {
-            return Ok(0);
-        }
-        let mut names: Vec<(ObjectKind, String)> = Vec::new();
-        for parts in &self.roster.accepted {
-            let numbers = parts.first..parts.first + parts.count;
-            names.extend(numbers.map(|number| (ObjectKind::Accepted, accepted_name(parts.slot, number))));
-        }
-        let active: BTreeSet<SlotId> = self.active().map(|slot| slot.slot).collect();
-        for epoch in self.epochs() {
-            names.extend(active.iter().map(|slot| (ObjectKind::Ring, ring_name(epoch, *slot))));
-        }
-        let mut copied = 0;
-        for (kind, name) in names {
-            copied += self.copy_signed(to, kind, &name)?;
-        }
-        let mut newest: BTreeMap<SlotId, u64> = BTreeMap::new();
-        for region in &self.regions {
-            for listed in list_sorted(&*region.store, "keys/").map_err(|e| region.error(e))? {
-                if let Some((slot, number)) = parse_key_name(&listed.name).filter(|(slot, _)| active.contains(slot)) {
-                    let known = newest.entry(slot).or_default();
-                    *known = number.max(*known);
-                }
-            }
-        }
-        for (slot, number) in newest {
-            copied += self.copy(to, &key_name(slot, number), &|region, name| {
-                region.store.get(name, KEY_FILE_BYTES_MAX as u64).map(Some).or_else(|error| match error.kind {
-                    StoreErrorKind::NotFound => Ok(None),
-                    _ => Err(region.error(error)),
-                })
-            })?;
-        }
-        for region in &self.regions {
-            for name in rosters(region)? {
-                copied += self.copy_signed(to, ObjectKind::Roster, &name)?;
-            }
-        }
-        Ok(copied)
     }
 
     /// Copies an object that root signed from the first other region whose copy is whole.
@@ -149,7 +125,7 @@ impl Repository {
         })
     }
 
-    fn copy(&self, to: &RegionHandle, name: &str, read: &ReadWhole<'_>) -> Result<u64, RepoError> {
+    pub(super) fn copy(&self, to: &RegionHandle, name: &str, read: &ReadWhole<'_>) -> Result<u64, RepoError> {
         if to.store.size(name).map_err(|e| to.error(e))?.is_some() {
             return Ok(0);
         }
@@ -167,12 +143,12 @@ impl Repository {
         Err(failure.unwrap_or_else(|| RepoError::Missing { region: to.name.clone(), name: name.to_owned() }))
     }
 
-    fn active(&self) -> impl Iterator<Item = &RosterSlot> {
+    pub(super) fn active(&self) -> impl Iterator<Item = &RosterSlot> {
         self.roster.slots.iter().filter(|slot| slot.state == SlotState::Active)
     }
 
     /// The epochs in use.
-    fn epochs(&self) -> Vec<u64> {
+    pub(super) fn epochs(&self) -> Vec<u64> {
         match self.roster.epochs.is_empty() {
             true => vec![1],
             false => self.roster.epochs.iter().map(|epoch| epoch.epoch).collect(),
@@ -297,17 +273,18 @@ impl Repository {
                 first = first.max(parse_accepted_name(&listed.name).map_or(0, |(_, number)| number + 1));
             }
         }
-        let mut count = 0;
+        let (mut count, mut parts) = (0, Vec::new());
         for part in digests.chunks(ACCEPTED_DIGESTS_MAX) {
             let number = first + count;
             let part = Accepted { slot, number, digests: part.to_vec() };
             let signer = root_signer(self.root_private()?);
-            let (bytes, _) = build_signed(ObjectKind::Accepted, self.config.repository, &signer, &part.encode());
+            let (bytes, digest) = build_signed(ObjectKind::Accepted, self.config.repository, &signer, &part.encode());
             self.put_everywhere(&accepted_name(slot, number), &bytes)?;
+            parts.push(digest);
             count += 1;
         }
         match count <= ACCEPTED_PARTS_MAX {
-            true => Ok(Some(AcceptedParts { slot, first, count })),
+            true => Ok(Some(AcceptedParts { slot, first, count, digests: parts })),
             false => Err(RepoError::Keys(format!("slot {slot} has signed more objects than a list can hold"))),
         }
     }
@@ -397,8 +374,8 @@ impl Repository {
     }
 
     /// Ends a fork of the roster: publishes, under the next number, what [`Located::open_to_merge`] made of
-    /// it. Slots that lack a ring get it first; of a slot that was revoked on several sides only what every
-    /// side left stays accepted.
+    /// it. Slots that lack a ring get it first; what stays accepted of a slot that was revoked on several sides
+    /// is what [`accepted::merge`] makes of their lists.
     ///
     /// # Errors
     /// When this slot is no owner's or lacks a ring, a region is missing, or a store fails.
@@ -406,6 +383,7 @@ impl Repository {
         let root = *self.root_private()?;
         self.all_regions()?;
         let known = self.all_rings()?;
+        self.nothing_goes()?;
         let mut roster = self.roster.clone();
         for slot in &mut roster.slots {
             if slot.wrapping == WRAPPING_UNSURE {
@@ -427,10 +405,13 @@ impl Repository {
                 if holders == 0 {
                     let (name, bytes) = build_ring(&self.config, *epoch, slot, secrets, &root, &*self.random)?;
                     self.put_everywhere(&name, &bytes)?;
-                } else if holders < self.regions.len() {
-                    self.regions.iter().try_for_each(|to| self.copy_signed(to, ObjectKind::Ring, &name).map(drop))?;
                 }
             }
+        }
+        let mut levelling = Levelling::new(self, true);
+        for at in 0..self.regions.len() {
+            levelling.rings(at, true, &mut Levelled::default())?;
+            levelling.key_files(at, true, &mut Levelled::default())?;
         }
         let mut parts = Vec::new();
         for slot in roster.slots.iter().filter(|slot| slot.state == SlotState::Revoked) {
@@ -445,34 +426,89 @@ impl Repository {
         }
         roster.accepted = parts;
         self.publish_roster(roster)?;
-        self.forks.clear();
+        // A region that knew nothing of a revocation has kept the slot's key files.
+        let gone = self.roster.slots.iter().filter(|slot| slot.state != SlotState::Active);
+        for slot in gone.map(|slot| slot.slot).collect::<Vec<SlotId>>() {
+            self.delete_key_files(slot, u64::MAX)?;
+        }
         Ok(())
     }
 
-    fn merge_accepted(&self, slot: SlotId, sides: &[&Roster]) -> Result<Option<AcceptedParts>, RepoError> {
-        let stated = |side: &Roster| side.accepted.iter().find(|parts| parts.slot == slot).copied();
-        let Some(first) = sides.first() else { return Ok(None) };
-        if sides.iter().all(|side| stated(side) == stated(first)) {
-            if let Some(parts) = stated(first) {
-                // The fork may have left it in one region only.
-                for number in parts.first..parts.first + parts.count {
-                    let name = accepted_name(slot, number);
-                    let copy = |to| self.copy_signed(to, ObjectKind::Accepted, &name).map(drop);
-                    self.regions.iter().try_for_each(copy)?;
+    /// Refuses to take a roster that drops an epoch of another one's under which anything is sealed: nobody
+    /// could open that any more.
+    fn nothing_goes(&self) -> Result<(), RepoError> {
+        let stays = |epoch: &RosterEpoch| self.roster.commitment(epoch.epoch) == Some(epoch.commitment);
+        let stated = self.forks.iter().filter(|fork| !fork.counts).flat_map(|fork| &fork.roster.epochs);
+        let going: BTreeSet<u64> = stated.filter(|epoch| !stays(epoch)).map(|epoch| epoch.epoch).collect();
+        if going.is_empty() {
+            return Ok(());
+        }
+        let mut lost: BTreeMap<String, Vec<String>> = BTreeMap::new();
+        for region in &self.regions {
+            for (prefix, kind) in SEALED {
+                for listed in list_sorted(&*region.store, prefix).map_err(|e| region.error(e))? {
+                    let name = listed.name;
+                    if self.is_sealed_apart(region, kind, &name, &going)? {
+                        lost.entry(region.name.clone()).or_default().push(name);
+                    }
                 }
             }
-            return Ok(stated(first));
         }
-        let mut common: Option<Vec<Digest>> = None;
+        let Some((region, names)) = lost.first_key_value() else { return Ok(()) };
+        let epochs: Vec<String> = going.iter().map(u64::to_string).collect();
+        Err(RepoError::Keys(format!(
+            "with the other roster an epoch {} goes under which {} objects are sealed in region '{region}', such as {}: \
+             nobody could open them any more. Take the other roster instead; or, if something is sealed under both, open \
+             the region alone (configured as the only one), restore from it what only it has, make the region anew with \
+             `keepstone region add` in an empty store, and back up again what was restored",
+            epochs.join(", "),
+            names.len(),
+            names[0],
+        )))
+    }
+
+    /// Whether an object is sealed under one of these epochs, and not with the secrets that this slot has of it.
+    fn is_sealed_apart(
+        &self,
+        region: &RegionHandle,
+        kind: ObjectKind,
+        name: &str,
+        epochs: &BTreeSet<u64>,
+    ) -> Result<bool, RepoError> {
+        let bytes = match region.store.get(name, SEGMENT_BYTES_MAX as u64) {
+            Ok(bytes) => bytes,
+            Err(error) if error.kind == StoreErrorKind::NotFound => return Ok(false),
+            Err(error) => return Err(region.error(error)),
+        };
+        // What is damaged nobody can open with any roster; a check names it.
+        let Ok(signed) = decode_object(kind, self.config.repository, &bytes) else { return Ok(false) };
+        let sealed = signed.envelope.sealing.is_some_and(|sealing| epochs.contains(&sealing.epoch));
+        Ok(sealed && open_payload(&self.keyring, &signed).is_err())
+    }
+
+    fn merge_accepted(&self, slot: SlotId, sides: &[&Roster]) -> Result<Option<AcceptedParts>, RepoError> {
+        let stated = |side: &Roster| side.accepted.iter().find(|parts| parts.slot == slot).cloned();
+        let Some(first) = sides.first() else { return Ok(None) };
+        if sides.iter().all(|side| stated(side) == stated(first)) {
+            let Some(parts) = stated(first) else { return Ok(None) };
+            let mut whole = true;
+            for number in parts.numbers() {
+                for to in &self.regions {
+                    // The fork may have left it in one region only, and another list under its name elsewhere.
+                    self.copy_accepted(to, &parts, number)?;
+                    whole &= read_part(std::slice::from_ref(to), &self.config, &parts, number).is_ok();
+                }
+            }
+            if whole {
+                return Ok(Some(parts));
+            }
+        }
+        let mut found: Vec<Vec<Digest>> = Vec::new();
         for side in sides {
             let lists = AcceptedObjects::read(&self.regions, &self.config, side);
-            let digests = lists.whole(slot).map_err(|source| RepoError::Key(source.into()))?;
-            common = Some(match common {
-                None => digests.to_vec(),
-                Some(known) => known.into_iter().filter(|digest| digests.binary_search(digest).is_ok()).collect(),
-            });
+            found.push(lists.whole(slot).map_err(|source| RepoError::Key(source.into()))?.to_vec());
         }
-        self.publish_accepted(slot, &common.unwrap_or_default())
+        self.publish_accepted(slot, &accepted::merge(self, slot, &found)?)
     }
 
     /// Wraps a slot's secrets anew: the new key file goes first, then the old ones. Gives how many old

@@ -13,6 +13,8 @@ pub mod fetch;
 pub mod gclog;
 pub mod init;
 pub mod keys;
+mod level;
+mod lineage;
 pub mod open;
 pub mod pairs;
 pub mod presence;
@@ -98,13 +100,14 @@ pub enum RepoError {
     /// There is no key slot to open.
     #[error("the repository has no key file; every region's keys/ is empty or missing")]
     NoKeyFiles,
-    /// Two rosters at the highest number.
+    /// Several newest rosters.
     #[error(
-        "ROSTER-4: there are {} rosters numbered {number} ({}): keys were changed at the same time in two places",
+        "ROSTER-4: there are {} newest key rosters ({}), the highest numbered {number}, and none follows from another: \
+         keys were changed in two places, each without knowing of the other",
         .digests.len(), .digests.iter().map(Digest::to_string).collect::<Vec<_>>().join(", ")
     )]
     TwoRosters {
-        /// The number.
+        /// The highest number of them.
         number: u64,
         /// Their digests, ascending.
         digests: Vec<Digest>,
@@ -119,6 +122,19 @@ pub enum RepoError {
         found: u64,
         /// The highest number seen before.
         known: u64,
+    },
+    /// The roster doesn't follow from one that this client has seen.
+    #[error(
+        "ROSTER-5: the regions hold key roster {found}, which doesn't follow from roster {known} ({digest}), which this \
+         client has seen: keys were changed without knowing of what that one decided"
+    )]
+    AnotherHistory {
+        /// The number found.
+        found: u64,
+        /// The highest number seen before.
+        known: u64,
+        /// The roster that was seen.
+        digest: Digest,
     },
     /// The user stopped it.
     #[error("stopped; nothing was changed")]

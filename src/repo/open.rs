@@ -3,6 +3,7 @@
 
 use super::RepoError;
 use super::accepted::AcceptedObjects;
+use super::lineage::{Rosters, newest};
 use crate::crypto::keyring::{Keyring, epoch_commitment, open_ring};
 use crate::crypto::object::{self, Signer};
 use crate::crypto::slot::{Unlock, unwrap};
@@ -96,13 +97,15 @@ pub struct Located {
     pub damaged: Vec<DamagedRegion>,
     /// The slots.
     pub roster: Roster,
+    /// The roster's object.
+    pub roster_digest: Digest,
     /// What stays valid of revoked slots.
     pub accepted: AcceptedObjects,
-    /// The rosters that stand at the highest number, where there are several: [`Located::open_to_merge`].
+    /// The newest rosters, where there are several: [`Located::open_to_merge`].
     pub forks: Vec<Fork>,
 }
 
-/// One of several rosters of the highest number.
+/// One of several newest rosters.
 #[derive(Clone, Debug)]
 pub struct Fork {
     /// The object's digest.
@@ -112,6 +115,9 @@ pub struct Fork {
     /// False when another one is taken as it is.
     pub counts: bool,
 }
+
+/// A key file's number and bytes.
+pub type KeyFile = (u64, Vec<u8>);
 
 /// An open repository.
 pub struct Repository {
@@ -125,9 +131,11 @@ pub struct Repository {
     pub damaged: Vec<DamagedRegion>,
     /// The slots.
     pub roster: Roster,
+    /// The roster's object.
+    pub roster_digest: Digest,
     /// What stays valid of revoked slots.
     pub accepted: AcceptedObjects,
-    /// The rosters that stand at the highest number, where there are several.
+    /// The newest rosters, where there are several.
     pub forks: Vec<Fork>,
     /// The secrets.
     pub keyring: Arc<Keyring>,
@@ -136,6 +144,8 @@ pub struct Repository {
     /// The machine's name in what is recorded and designated: as it calls itself, unless whoever opened it says
     /// otherwise. At most 255 bytes.
     pub host: String,
+    /// The key file that did.
+    pub key_file: KeyFile,
     /// Time.
     pub clock: Arc<dyn Clock>,
     /// Randomness.
@@ -193,16 +203,17 @@ impl Located {
     pub fn open(specs: &[RegionSpec], pin: Option<[u8; 32]>) -> Result<Self, RepoError> {
         let (mut located, mut rosters) = Self::open_regions(specs, pin)?;
         if rosters.len() > 1 {
+            let number = rosters.iter().map(|(_, roster)| roster.number).max().unwrap_or_default();
             let digests = rosters.iter().map(|(digest, _)| *digest).collect();
-            return Err(RepoError::TwoRosters { number: rosters[0].1.number, digests });
+            return Err(RepoError::TwoRosters { number, digests });
         }
-        if let Some((_, roster)) = rosters.pop() {
-            located.accept(roster);
+        if let Some((digest, roster)) = rosters.pop() {
+            located.accept(digest, roster);
         }
         Ok(located)
     }
 
-    /// As [`Located::open`], where several rosters stand at the highest number: the slots are what all of
+    /// As [`Located::open`], where there are several newest rosters (`ROSTER-4`): the slots are what all of
     /// them come to, or, with `take`, what the one of this digest says.
     ///
     /// # Errors
@@ -216,36 +227,54 @@ impl Located {
                     .to_owned(),
             ));
         }
-        let roster = match take {
-            None => merged(rosters.iter().map(|(_, roster)| roster))?,
+        let (digest, roster) = match take {
+            None => (Digest::default(), merged(rosters.iter().map(|(_, roster)| roster))?),
             Some(prefix) => {
                 let mut fitting = rosters.iter().filter(|(digest, _)| digest.to_string().starts_with(prefix));
                 match (fitting.next(), fitting.next()) {
-                    (Some((_, roster)), None) => roster.clone(),
+                    (Some((digest, roster)), None) => (*digest, roster.clone()),
                     _ => return Err(RepoError::Keys(format!("{prefix} begins the digest of none or several rosters"))),
                 }
             }
         };
         let fork = |(digest, fork)| Fork { digest, counts: take.is_none() || fork == roster, roster: fork };
         located.forks = rosters.into_iter().map(fork).collect();
-        located.accept(roster);
+        located.accept(digest, roster);
         Ok(located)
     }
 
-    fn accept(&mut self, roster: Roster) {
+    fn accept(&mut self, digest: Digest, roster: Roster) {
         self.accepted = AcceptedObjects::read(&self.regions, &self.config, &roster);
         self.roster = roster;
+        self.roster_digest = digest;
     }
 
-    /// Refuses a roster that is older than one this client has seen (`ROSTER-5`).
+    /// Refuses a roster that is older than one this client has seen, or that doesn't follow from it
+    /// (`ROSTER-5`).
     ///
     /// # Errors
-    /// [`RepoError::RolledBack`].
-    pub fn require_roster(&self, known: u64) -> Result<(), RepoError> {
-        match self.roster.number {
-            found if found < known => Err(RepoError::RolledBack { found, known }),
-            _ => Ok(()),
+    /// [`RepoError::RolledBack`], [`RepoError::AnotherHistory`]; when rosters can't be read.
+    pub fn require_roster(&self, known: u64, digest: Option<Digest>) -> Result<(), RepoError> {
+        let found = self.roster.number;
+        if found < known {
+            return Err(RepoError::RolledBack { found, known });
         }
+        let Some(digest) = digest else { return Ok(()) };
+        // What is about to be merged stands for all of its sides.
+        let mut sides: Vec<(Digest, &Roster)> = self.forks.iter().map(|fork| (fork.digest, &fork.roster)).collect();
+        if sides.is_empty() {
+            sides.push((self.roster_digest, &self.roster));
+        }
+        if sides.iter().any(|(side, _)| *side == digest) {
+            return Ok(());
+        }
+        let rosters = Rosters::list(&self.regions)?;
+        for (_, side) in sides.iter().filter(|(_, side)| side.number > known) {
+            if rosters.follows(&self.config, side, known, digest)? {
+                return Ok(());
+            }
+        }
+        Err(RepoError::AnotherHistory { found, known, digest })
     }
 
     /// Everything but the choice of a roster.
@@ -354,7 +383,7 @@ impl Located {
             reported.push(DamagedRegion { region: spec.name.clone(), object, detail: error.to_string() });
         }
         let rosters = loop {
-            match read_rosters(&regions, &config) {
+            match newest(&regions, &config) {
                 // It went away since: the others have the same roster.
                 Err(RepoError::Store { region, source }) if regions.len() > 1 => {
                     regions.retain(|other| other.name != region);
@@ -363,10 +392,14 @@ impl Located {
                 read => break read?,
             }
         };
-        let roster = Roster { number: 0, slots: Vec::new(), epochs: Vec::new(), accepted: Vec::new() };
+        let roster =
+            Roster { number: 0, slots: Vec::new(), epochs: Vec::new(), accepted: Vec::new(), previous: Vec::new() };
+        let roster_digest = Digest::default();
         let accepted = AcceptedObjects::default();
         let forks = Vec::new();
-        Ok((Located { config, regions, unreachable, damaged: reported, roster, accepted, forks }, rosters))
+        let located =
+            Located { config, regions, unreachable, damaged: reported, roster, roster_digest, accepted, forks };
+        Ok((located, rosters))
     }
 
     /// The root's fingerprint.
@@ -384,7 +417,7 @@ impl Located {
         clock: Arc<dyn Clock>,
         random: Arc<dyn Random>,
     ) -> Result<Repository, RepoError> {
-        let (secrets, keyring) = loop {
+        let (secrets, key_file, keyring) = loop {
             match self.open_keyring(unlock) {
                 // It broke since: the others have the same keys.
                 Err(RepoError::Store { region, source }) if self.regions.len() > 1 => {
@@ -394,7 +427,7 @@ impl Located {
                 opened => break opened?,
             }
         };
-        let Located { config, regions, unreachable, damaged, roster, accepted, forks } = self;
+        let Located { config, regions, unreachable, damaged, roster, roster_digest, accepted, forks } = self;
         let keyring = Arc::new(keyring);
         Ok(Repository {
             config,
@@ -402,18 +435,20 @@ impl Located {
             unreachable,
             damaged,
             roster,
+            roster_digest,
             accepted,
             forks,
             keyring,
             secrets,
             host: host_name(),
+            key_file,
             clock,
             random,
         })
     }
 
-    fn open_keyring(&self, unlock: &Unlock) -> Result<(SlotSecrets, Keyring), RepoError> {
-        let secrets = self.open_slot(unlock)?;
+    fn open_keyring(&self, unlock: &Unlock) -> Result<(SlotSecrets, KeyFile, Keyring), RepoError> {
+        let (secrets, key_file) = self.open_slot(unlock)?;
         let mut rings = BTreeMap::new();
         let mut damaged: BTreeMap<u64, RepoError> = BTreeMap::new();
         for region in &self.regions {
@@ -423,7 +458,7 @@ impl Located {
                 if slot != secrets.slot || rings.contains_key(&epoch) || !self.roster.has_epoch(epoch) {
                     continue;
                 }
-                match self.read_ring(region, &listed.name, epoch, &secrets) {
+                match read_ring(&self.config, &self.roster, region, &listed.name, &secrets) {
                     Ok(Some(ring)) => {
                         rings.insert(epoch, ring);
                     }
@@ -446,45 +481,12 @@ impl Located {
         }
         let keyring = Keyring::new(self.config.repository, self.config.suite, rings)
             .ok_or_else(|| self.missing_everywhere(format!("ring/*/{}", secrets.slot)))?;
-        Ok((secrets, keyring))
+        Ok((secrets, key_file, keyring))
     }
 
     fn missing_everywhere(&self, name: String) -> RepoError {
         let region = self.regions.iter().map(|region| region.name.as_str()).collect::<Vec<_>>().join("', '");
         RepoError::Missing { region, name }
-    }
-
-    /// Reads a ring of the opened slot from one region; `None` when it went away.
-    fn read_ring(
-        &self,
-        region: &RegionHandle,
-        name: &str,
-        epoch: u64,
-        secrets: &SlotSecrets,
-    ) -> Result<Option<RingSecrets>, RepoError> {
-        let spec = RegionSpec::from(region);
-        let Some((payload, _)) = read_root_signed(&spec, ObjectKind::Ring, name, Some(&self.config))? else {
-            return Ok(None);
-        };
-        let ring = Ring::decode(&payload).map_err(|source| region.object_error(name, source))?;
-        if ring.epoch != epoch || ring.slot != secrets.slot {
-            let detail = format!("it is the ring of epoch {} for slot {}", ring.epoch, ring.slot);
-            return Err(region.object_error(name, DecodeError::new("OBJ-10", detail)));
-        }
-        let opened = open_ring(self.config.suite, self.config.repository, &ring, &secrets.kem_private)
-            .map_err(|source| region.crypto_error(name, source))?;
-        if let (Some(private), Some(public)) = (&opened.seal_private, &opened.seal_public)
-            && crate::crypto::keyring::kem_public(private)? != *public
-        {
-            let detail = "the halves of the payload key don't belong together";
-            return Err(region.object_error(name, DecodeError::new("RING-4", detail)));
-        }
-        let commitment = epoch_commitment(self.config.repository, epoch, &opened);
-        if self.roster.commitment(epoch).is_some_and(|stated| stated != commitment) {
-            let detail = "it holds other secrets than the roster states of its epoch: it is of another rotation";
-            return Err(region.object_error(name, DecodeError::new("RING-5", detail)));
-        }
-        Ok(Some(opened))
     }
 
     /// Key files by slot: the highest number of each that the roster still lists as active, from every
@@ -524,13 +526,13 @@ impl Located {
         Ok(files)
     }
 
-    fn open_slot(&self, unlock: &Unlock) -> Result<SlotSecrets, RepoError> {
+    fn open_slot(&self, unlock: &Unlock) -> Result<(SlotSecrets, KeyFile), RepoError> {
         let files = self.key_files()?;
         if files.is_empty() {
             return Err(RepoError::NoKeyFiles);
         }
         let mut damaged = None;
-        for (slot, _, file) in files {
+        for (slot, number, file) in files {
             let Some(entry) = self.roster.slot(slot) else { continue };
             // Each passphrase slot costs about a second to try; identities cost nothing.
             let unsure = entry.wrapping == WRAPPING_UNSURE;
@@ -540,7 +542,7 @@ impl Located {
             match unwrap(&file, unlock) {
                 Ok(secrets) => {
                     check_secrets(&secrets, entry, &self.config)?;
-                    return Ok(secrets);
+                    return Ok((secrets, (number, file)));
                 }
                 Err(CryptoError::WrongSecret) => {}
                 Err(error) => damaged = Some(error),
@@ -549,6 +551,61 @@ impl Located {
         // A damaged key file is said, but only when no other one opens.
         Err(damaged.map_or(RepoError::WrongSecret, RepoError::Key))
     }
+}
+
+/// Reads a ring of a slot and opens it with the slot's secrets; `None` when it went away.
+///
+/// # Errors
+/// As [`read_sealed_ring`]; `RING-3`, `RING-4`; `RING-5` when it is of another rotation than the roster states.
+pub(crate) fn read_ring(
+    config: &Config,
+    roster: &Roster,
+    region: &RegionHandle,
+    name: &str,
+    secrets: &SlotSecrets,
+) -> Result<Option<RingSecrets>, RepoError> {
+    let Some((ring, _)) = read_sealed_ring(config, region, name)? else { return Ok(None) };
+    let epoch = ring.epoch;
+    if ring.slot != secrets.slot {
+        let detail = format!("it is the ring of slot {}", ring.slot);
+        return Err(region.object_error(name, DecodeError::new("OBJ-10", detail)));
+    }
+    let opened = open_ring(config.suite, config.repository, &ring, &secrets.kem_private)
+        .map_err(|source| region.crypto_error(name, source))?;
+    if let (Some(private), Some(public)) = (&opened.seal_private, &opened.seal_public)
+        && crate::crypto::keyring::kem_public(private)? != *public
+    {
+        let detail = "the halves of the payload key don't belong together";
+        return Err(region.object_error(name, DecodeError::new("RING-4", detail)));
+    }
+    let commitment = epoch_commitment(config.repository, epoch, &opened);
+    if roster.commitment(epoch).is_some_and(|stated| stated != commitment) {
+        let detail = "it holds other secrets than the roster states of its epoch: it is of another rotation";
+        return Err(region.object_error(name, DecodeError::new("RING-5", detail)));
+    }
+    Ok(Some(opened))
+}
+
+/// Reads a ring of any slot from one region, still sealed, with the object's digest; `None` when it went away.
+///
+/// # Errors
+/// When it can't be read, isn't what its name says, or root didn't sign it.
+pub(crate) fn read_sealed_ring(
+    config: &Config,
+    region: &RegionHandle,
+    name: &str,
+) -> Result<Option<(Ring, Digest)>, RepoError> {
+    let spec = RegionSpec::from(region);
+    let Some((payload, digest)) = read_root_signed(&spec, ObjectKind::Ring, name, Some(config))? else {
+        return Ok(None);
+    };
+    let ring = Ring::decode(&payload).map_err(|source| region.object_error(name, source))?;
+    let named = name.rsplit_once('-').is_none_or(|(_, stated)| Digest::from_hex(stated) == Some(digest));
+    if parse_ring_name(name) != Some((ring.epoch, ring.slot)) || !named {
+        let detail = format!("it is the ring of epoch {} for slot {}, of digest {digest}", ring.epoch, ring.slot);
+        return Err(region.object_error(name, DecodeError::new("OBJ-10", detail)));
+    }
+    Ok(Some((ring, digest)))
 }
 
 /// The slot's keys must be those that root put into the roster: else a swapped key file would count.
@@ -568,7 +625,7 @@ fn check_secrets(secrets: &SlotSecrets, entry: &RosterSlot, config: &Config) -> 
 }
 
 /// Name of a slot's key file.
-pub(super) fn key_name(slot: SlotId, number: u64) -> String {
+pub(crate) fn key_name(slot: SlotId, number: u64) -> String {
     format!("keys/{slot}/{}.age", number_name(number))
 }
 
@@ -583,35 +640,24 @@ pub(crate) fn ring_name(epoch: u64, slot: SlotId) -> String {
     format!("ring/{}/{slot}", number_name(epoch))
 }
 
-/// What [`ring_name`] was given; `None` for any other name.
+/// Name of a ring beside another one of its epoch and slot (`RING-7`).
+pub(crate) fn ring_name_beside(epoch: u64, slot: SlotId, digest: &Digest) -> String {
+    format!("{}-{digest}", ring_name(epoch, slot))
+}
+
+/// What [`ring_name`] or [`ring_name_beside`] was given; `None` for any other name.
 pub(crate) fn parse_ring_name(name: &str) -> Option<(u64, SlotId)> {
     let (epoch, slot) = name.strip_prefix("ring/")?.split_once('/')?;
+    let slot = match slot.split_once('-') {
+        Some((slot, digest)) => Digest::from_hex(digest).map(|_| slot)?,
+        None => slot,
+    };
     Some((number_from_name(epoch)?, SlotId::from_hex(slot)?))
 }
 
-/// The rosters of the highest number over all regions, with their digests, ascending: more than one when
-/// keys were changed in two places at once.
-fn read_rosters(regions: &[RegionHandle], config: &Config) -> Result<Vec<(Digest, Roster)>, RepoError> {
-    let mut newest = 0;
-    let mut found: BTreeMap<Digest, Vec<&RegionHandle>> = BTreeMap::new();
-    for region in regions {
-        for listed in list_sorted(&*region.store, "roster/").map_err(|e| region.error(e))? {
-            let Some((number, digest)) = parse_roster_name(&listed.name) else { continue };
-            if number > newest {
-                newest = number;
-                found.clear();
-            }
-            if number == newest {
-                found.entry(digest).or_default().push(region);
-            }
-        }
-    }
-    if found.is_empty() {
-        let region = regions.iter().map(|region| region.name.as_str()).collect::<Vec<_>>().join("', '");
-        return Err(RepoError::Missing { region, name: "roster/*".to_owned() });
-    }
-    let read = |(digest, holders)| Ok((digest, read_roster(holders, config, newest, digest)?));
-    found.into_iter().map(read).collect()
+/// Name of a roster.
+pub(crate) fn roster_name(number: u64, digest: &Digest) -> String {
+    format!("roster/{}-{digest}", number_name(number))
 }
 
 /// What a roster's name says; `None` for any other name.
@@ -621,11 +667,16 @@ pub(crate) fn parse_roster_name(name: &str) -> Option<(u64, Digest)> {
 }
 
 /// One roster, from the first of its holders whose copy is whole.
-fn read_roster(holders: Vec<&RegionHandle>, config: &Config, number: u64, digest: Digest) -> Result<Roster, RepoError> {
-    let name = format!("roster/{}-{digest}", number_name(number));
+pub(super) fn read_roster(
+    holders: &[&RegionHandle],
+    config: &Config,
+    number: u64,
+    digest: Digest,
+) -> Result<Roster, RepoError> {
+    let name = roster_name(number, &digest);
     let missing = |region: &str| RepoError::Missing { region: region.to_owned(), name: name.clone() };
     let mut failure = None;
-    for region in holders {
+    for region in holders.iter().copied() {
         let read = || {
             let (payload, actual) =
                 read_root_signed(&RegionSpec::from(region), ObjectKind::Roster, &name, Some(config))?
@@ -647,7 +698,7 @@ fn read_roster(holders: Vec<&RegionHandle>, config: &Config, number: u64, digest
     Err(failure.unwrap_or_else(|| missing("*")))
 }
 
-/// What several rosters of one number come to: every slot of any of them, each in the gravest state that one
+/// What several newest rosters come to: every slot of any of them, each in the gravest state that one
 /// gives it; every epoch. What stays accepted of a slot is decided by whoever publishes it.
 fn merged<'a>(rosters: impl Iterator<Item = &'a Roster> + Clone) -> Result<Roster, RepoError> {
     let clash = |what: String| {
@@ -663,7 +714,7 @@ fn merged<'a>(rosters: impl Iterator<Item = &'a Roster> + Clone) -> Result<Roste
     let mut accepted: BTreeMap<SlotId, AcceptedParts> = BTreeMap::new();
     let mut number = 0;
     for roster in rosters.clone() {
-        number = roster.number;
+        number = roster.number.max(number);
         for slot in &roster.slots {
             let Some(known) = slots.get_mut(&slot.slot) else {
                 slots.insert(slot.slot, slot.clone());
@@ -686,14 +737,14 @@ fn merged<'a>(rosters: impl Iterator<Item = &'a Roster> + Clone) -> Result<Roste
                 return Err(clash(format!("the rosters state different secrets of epoch {}", epoch.epoch)));
             }
         }
-        accepted.extend(roster.accepted.iter().map(|parts| (parts.slot, *parts)));
+        accepted.extend(roster.accepted.iter().map(|parts| (parts.slot, parts.clone())));
     }
     let slots: Vec<RosterSlot> = slots.into_values().collect();
     if !slots.iter().any(|slot| slot.role == Role::Owner && slot.state == SlotState::Active) {
         return Err(clash("together the rosters leave no owner".to_owned()));
     }
     let epochs = epochs.into_iter().map(|(epoch, commitment)| RosterEpoch { epoch, commitment }).collect();
-    Ok(Roster { number, slots, epochs, accepted: accepted.into_values().collect() })
+    Ok(Roster { number, slots, epochs, accepted: accepted.into_values().collect(), previous: Vec::new() })
 }
 
 /// How a slot is opened while two rosters disagree on it: by either secret, until they are merged.
@@ -776,7 +827,7 @@ impl Repository {
         signed: &[Digest],
     ) -> Result<(), RepoError> {
         let slot = self.secrets.slot;
-        for (_, roster) in read_rosters(std::slice::from_ref(region), &self.config)? {
+        for (_, roster) in newest(std::slice::from_ref(region), &self.config)? {
             let revoked = roster.slot(slot).filter(|entry| entry.state == SlotState::Revoked);
             let Some(entry) = revoked else { continue };
             let accepted = AcceptedObjects::read(&self.regions, &self.config, &roster);

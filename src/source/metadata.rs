@@ -13,6 +13,7 @@ use rustix::fs::{
     makedev, openat, statx,
 };
 use rustix::io::Errno;
+use rustix::thread::CapabilitySet;
 
 use super::{Entry, Identity, XattrsRead};
 use crate::format::node::Timestamp;
@@ -23,6 +24,11 @@ use crate::report::{Issue, IssueKind};
 const XATTR_BYTES_MAX: usize = 64 << 10;
 /// First buffer tried: the kernel allocates and clears as much as it is offered, and most lists are empty.
 const XATTR_BYTES_FIRST: usize = 512;
+
+/// Whether this process is told of all attributes: `trusted.*` are hidden from others.
+pub fn sees_all_xattrs() -> bool {
+    rustix::thread::capabilities(None).is_ok_and(|sets| sets.effective.contains(CapabilitySet::SYS_ADMIN))
+}
 
 /// One entry's stat.
 #[derive(Clone, Copy, Debug)]

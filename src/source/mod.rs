@@ -19,7 +19,7 @@ mod walk;
 #[cfg(test)]
 mod walk_tests;
 
-pub use metadata::XattrReader;
+pub use metadata::{XattrReader, sees_all_xattrs};
 pub use read::{FileReader, ReadError, ReadOutcome, SMALL_BYTES_MAX, Span};
 pub use rules::WalkOptions;
 pub use seen::{SeenEntry, SeenError, SeenReader, SeenRecord, SeenStamp, SeenWriter, is_unchanged, seen_end};

@@ -202,6 +202,37 @@ fn malformed_bytes_are_refused_by_name() {
     case("roster", "ROSTER-7", "an accepted list of no parts", roster_with(&[], &[(2, 1, 0)]));
     case("roster", "ROSTER-7", "a slot's lists twice", roster_with(&[], &[(2, 1, 1), (2, 2, 1)]));
     case("roster", "ROSTER-7", "numbers that overflow", roster_with(&[], &[(2, u64::MAX, 1)]));
+    // Fields 5 and 6: what it follows, and the digests of the accepted lists' parts.
+    let roster_after = |previous: &[u8], parts: Option<&[usize]>| {
+        cbor(|out| {
+            out.map(4 + usize::from(parts.is_some())).uint(1).uint(2).uint(2).array(2);
+            slot(1, 1, 0, 1216)(out);
+            slot(2, 2, 1, 1216)(out);
+            out.uint(4).array(1).array(3).bytes(&[2; 16]).uint(1).uint(2);
+            out.uint(5).array(previous.len());
+            previous.iter().for_each(|digest| {
+                out.bytes(&[*digest; 32]);
+            });
+            if let Some(parts) = parts {
+                out.uint(6).array(parts.len());
+                for count in parts {
+                    out.array(*count);
+                    (0..*count).for_each(|at| {
+                        out.bytes(&[at as u8; 32]);
+                    });
+                }
+            }
+        })
+    };
+    for good in [roster_after(&[1], None), roster_after(&[1, 2], Some(&[2]))] {
+        assert_eq!(refuse("roster", &good), Ok(()));
+    }
+    case("roster", "ROSTER-10", "rosters that it follows out of order", roster_after(&[2, 1], None));
+    case("roster", "ROSTER-10", "a roster that it follows twice", roster_after(&[1, 1], None));
+    case("roster", "CBOR-4", "no roster that it follows, explicitly", roster_after(&[], None));
+    case("roster", "ROSTER-11", "one digest for two parts", roster_after(&[1], Some(&[1])));
+    case("roster", "ROSTER-11", "digests of two lists for one", roster_after(&[1], Some(&[2, 2])));
+    case("roster", "CBOR-4", "no digests, explicitly", roster_after(&[1], Some(&[0])));
     let digests = vec![Digest([2; 32]), Digest([1; 32])];
     let part = Accepted { slot: SlotId([2; 16]), number: 1, digests: digests.clone() };
     case("accepted", "ACCEPT-1", "digests out of order", part.encode());

@@ -257,6 +257,7 @@ fn build(suite: Suite, third: bool) -> BTreeMap<String, Vec<u8>> {
         }],
         epochs: Vec::new(),
         accepted: Vec::new(),
+        previous: Vec::new(),
     };
     let mut roster = roster;
     if third {
@@ -276,7 +277,7 @@ fn build(suite: Suite, third: bool) -> BTreeMap<String, Vec<u8>> {
             .iter()
             .map(|(epoch, ring)| RosterEpoch { epoch: *epoch, commitment: commitment(*epoch, ring) })
             .collect();
-        roster.accepted = vec![AcceptedParts { slot: WRITER, first: 5, count: 1 }];
+        roster.accepted = vec![AcceptedParts { slot: WRITER, first: 5, count: 1, digests: Vec::new() }];
     }
     builder.by_root(&format!("roster/{}-DIGEST", number_name(roster.number)), ObjectKind::Roster, &roster.encode());
     for (epoch, ring) in &rings {

@@ -167,7 +167,15 @@ fn ends(scene: &Scene, change: &Change<'_>, world: &World, at: &str) {
     let host = world.as_slot(change.openers[0].last().unwrap());
     let repository = host.open(&[0, 1]).unwrap();
     let counted = host.list(&[0, 1]).snapshots;
-    let replicated = keepstone::replicate::replicate(&repository, &counted, None, 64 << 20, &Silent).unwrap();
+    let replicated = keepstone::replicate::replicate(
+        &repository,
+        &counted,
+        keepstone::replicate::Depth::Content,
+        None,
+        64 << 20,
+        &Silent,
+    )
+    .unwrap();
     assert_eq!(replicated.issues, [], "{at}");
     let last = world.as_slot(&scene.writer).backup(&[0, 1], scene.source.path(), 0).unwrap().snapshot.unwrap();
     let newest: Vec<u64> = (0..2).map(|region| host.open(&[region]).unwrap().roster.number).collect();

@@ -123,6 +123,23 @@ fn what_cannot_be_read_makes_the_snapshot_partial() {
     assert!(program.backup_ending(4, &["--skip-if-unchanged"])["snapshot"].is_string());
 }
 
+/// `trusted.*` attributes are hidden from whoever isn't privileged: what such a run remembers of a file isn't all.
+#[test]
+fn what_an_unprivileged_run_remembers_hides_no_attributes_from_a_privileged_one() {
+    let mut program = Program::nobody();
+    let file = program.write("file", b"content");
+    if rustix::fs::setxattr(&file, "trusted.kept", b"yes", rustix::fs::XattrFlags::empty()).is_err() {
+        return;
+    }
+    program.backup(&[]);
+    program.user = None;
+    program.backup(&[]);
+    program.restore("out", &["latest"]).expect(0);
+    let mut value = [0; 8];
+    let length = rustix::fs::getxattr(program.path("out/file"), "trusted.kept", &mut value[..]).unwrap();
+    assert_eq!(&value[..length], b"yes");
+}
+
 #[test]
 fn the_wrong_key_or_pin_is_refused() {
     let program = Program::new();

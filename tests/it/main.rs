@@ -7,6 +7,7 @@ mod browse;
 mod changes;
 mod cli;
 mod collecting;
+mod diverged;
 mod facts;
 mod faults;
 mod fixture;

@@ -521,9 +521,9 @@ fn an_older_roster_is_refused_by_who_has_seen_a_newer() {
     scene.owner().revoke_slot(scene.slot, &Acceptance::default(), &Silent).unwrap();
     let seen = scene.owner().roster.number;
     let located = Located::open(&before.specs(&[0]), Some(before.pin)).unwrap();
-    let refused = located.require_roster(seen).unwrap_err().to_string();
+    let refused = located.require_roster(seen, None).unwrap_err().to_string();
     assert!(refused.contains("ROSTER-5"), "{refused}");
-    assert!(located.require_roster(seen - 1).is_ok());
+    assert!(located.require_roster(seen - 1, None).is_ok());
 }
 
 #[test]

@@ -167,6 +167,10 @@ class Roster:
     slots: dict
     epochs: dict
     accepted: dict
+    # Digests of the rosters that it follows.
+    previous: list
+    # By slot and number, where stated, the digest of an accepted list's part.
+    parts: dict
 
 
 @_document
@@ -210,7 +214,22 @@ def decode_roster(cbor):
             accepted[slot], last = range(first, first + parts), slot
         if not count:
             raise FormatError("CBOR-4", "an explicit default")
-    return Roster(number, slots, epochs or {1: None}, accepted)
+    previous, parts = [], {}
+    if cbor.optional(5):
+        previous = _ids(cbor, 32, "ROSTER-10", 1024)
+        if not previous:
+            raise FormatError("CBOR-4", "an explicit default")
+    if cbor.optional(6):
+        if cbor.array(65536) != len(accepted):
+            raise FormatError("ROSTER-11", "not as many lists of digests as accepted lists")
+        for slot, numbers in accepted.items():
+            count = cbor.array(4096)
+            if count not in (0, len(numbers)):
+                raise FormatError("ROSTER-11", f"{count} digests for {len(numbers)} parts")
+            parts.update(((slot, number), cbor.fixed(32)) for number in numbers[:count])
+        if not parts:
+            raise FormatError("CBOR-4", "an explicit default")
+    return Roster(number, slots, epochs or {1: None}, accepted, previous, parts)
 
 
 @dataclass

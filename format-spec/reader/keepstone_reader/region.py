@@ -18,7 +18,7 @@ FORMS = [
         ("roster", r"roster/([0-9a-f]{16})-([0-9a-f]{64})"),
         ("accepted list", r"roster/accepted/([0-9a-f]{32})/([0-9a-f]{16})"),
         ("attestation", r"attest/([0-9a-f]{64})"),
-        ("ring", r"ring/([0-9a-f]{16})/([0-9a-f]{32})"),
+        ("ring", r"ring/([0-9a-f]{16})/([0-9a-f]{32})(?:-([0-9a-f]{64}))?"),
         ("pack", r"packs/([0-9a-f]{2})/([0-9a-f]{64})"),
         ("segment", r"index/([0-9a-f]{64})"),
         ("session", r"sessions/([0-9a-f]{32})/([0-9a-f]{16})"),
@@ -212,6 +212,8 @@ class Region:
             raise FormatError("OBJ-10", "the name is not the object's digest")
         if kind == "audit entry" and parts[2] not in (None, value.digest.hex()):
             raise FormatError("OBJ-10", "the name is not the object's digest")
+        if kind == "ring" and parts[2] not in (None, value.digest.hex()):
+            raise FormatError("OBJ-10", "the name is not the object's digest")
         stated = {
             "roster": lambda: [f"{value.number:016x}"],
             "accepted list": lambda: [value.slot.hex(), f"{value.number:016x}"],
@@ -261,7 +263,10 @@ class Region:
                 parts = (slot.hex(), f"{number:016x}")
                 name = "roster/accepted/" + "/".join(parts)
                 try:
-                    found.update(self.load("accepted list", name, parts).digests)
+                    part = self.load("accepted list", name, parts)
+                    if self.roster.parts.get((slot, number), part.digest) != part.digest:
+                        raise FormatError("ACCEPT-5", "it is another list than the roster states")
+                    found.update(part.digests)
                 except (FormatError, FileNotFoundError) as error:
                     self.unreadable[slot] = f"{name}: {error}"
 
@@ -295,24 +300,35 @@ class Region:
         if root is not None and crypto.signing_public(root) != self.config.root_public:
             raise FormatError("KEY-4", "the root key is not the one in config")
         self.secrets, self.slot = secrets, entry
+        wrong = {}
         for name, parts in self.listing.of("ring"):
             # An epoch that the roster doesn't state is one of a rotation that didn't end.
             if parts[1] != slot.hex() or int(parts[0], 16) not in self.roster.epochs:
                 continue
-            sealed = self.load("ring", name, parts)
-            about = crypto.info("ring", self.repository, self.config.suite, sealed.epoch, slot)
-            plain = crypto.hpke_open(self.config.suite, secrets.kem_private, about, sealed.encapsulated, sealed.sealed)
-            if plain is None:
-                raise FormatError("RING-3", f"{name} doesn't open")
-            ring = objects.decode_ring_secrets(plain)
-            if ring.seal_private and crypto.kem_public(ring.seal_private) != ring.seal_public:
-                raise FormatError("RING-4", f"{name}: the halves of the payload key don't belong together")
-            commitment = self.roster.epochs[sealed.epoch]
-            if commitment and commitment != crypto.epoch_commitment(ring.meta, self.repository, sealed.epoch):
-                raise FormatError("RING-5", f"{name} holds other secrets than the roster states")
-            self.rings[sealed.epoch] = ring
+            try:
+                self.rings[int(parts[0], 16)] = self._ring(name, parts, slot, secrets)
+            except FormatError as error:
+                wrong.setdefault(int(parts[0], 16), error)
+        for epoch, error in wrong.items():
+            # Another one lies beside it (RING-7).
+            if epoch not in self.rings:
+                raise error
         if max(self.roster.epochs) not in self.rings:
             raise FormatError("RING-6", f"there is no ring of the newest epoch for slot {entry.label}")
+
+    def _ring(self, name, parts, slot, secrets):
+        sealed = self.load("ring", name, parts)
+        about = crypto.info("ring", self.repository, self.config.suite, sealed.epoch, slot)
+        plain = crypto.hpke_open(self.config.suite, secrets.kem_private, about, sealed.encapsulated, sealed.sealed)
+        if plain is None:
+            raise FormatError("RING-3", f"{name} doesn't open")
+        ring = objects.decode_ring_secrets(plain)
+        if ring.seal_private and crypto.kem_public(ring.seal_private) != ring.seal_public:
+            raise FormatError("RING-4", f"{name}: the halves of the payload key don't belong together")
+        commitment = self.roster.epochs[sealed.epoch]
+        if commitment and commitment != crypto.epoch_commitment(ring.meta, self.repository, sealed.epoch):
+            raise FormatError("RING-5", f"{name} holds other secrets than the roster states")
+        return ring
 
     def ring(self, epoch):
         if epoch not in self.rings:

@@ -334,12 +334,13 @@ pub struct KeyRotateArgs {
 
 /// Bring two key rosters together
 ///
-/// When keys were changed at the same time in two places, two rosters stand at the highest number, and every
+/// When keys were changed in two places, each without knowing of the other, there are two newest rosters, and every
 /// command refuses the repository until an owner has merged them: every slot of either stays, removed or
-/// revoked where either says so; both's epochs stay; of a slot that both revoked, what both accept.
+/// revoked where either says so; both's epochs stay; of a slot that both revoked, the snapshots that both accept.
 #[derive(Clone, Debug, Args)]
 pub struct KeyMergeArgs {
-    /// Take the roster whose digest begins so, and drop the others' changes
+    /// Take the roster whose digest begins so, and drop the others' changes; refused where an epoch would go
+    /// under which anything is sealed
     #[arg(long, value_name = "DIGEST")]
     pub take: Option<IdPrefix>,
 }

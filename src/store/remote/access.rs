@@ -157,7 +157,12 @@ pub fn form(name: &str) -> Result<Form, String> {
         },
         (Family::Attestation, [_, digest]) => Digest::from_hex(digest).and_then(|digest| object(Some(digest))),
         (Family::Roster, [_, entry]) => numbered(entry).and_then(|digest| object(Some(digest))),
-        (Family::Ring, [_, epoch, slot]) if number(epoch) && SlotId::from_hex(slot).is_some() => object(None),
+        (Family::Ring, [_, epoch, slot]) if number(epoch) => match slot.split_once('-') {
+            None => SlotId::from_hex(slot).and_then(|_| object(None)),
+            Some((slot, digest)) => {
+                SlotId::from_hex(slot).and_then(|_| Digest::from_hex(digest)).and_then(|digest| object(Some(digest)))
+            }
+        },
         (Family::Pack, [_, first, digest]) if digest.starts_with(first) && first.len() == 2 => {
             let named = Digest::from_hex(digest);
             named.map(|named| Form { digest: true, named: Some(named), bytes_max: PACK_BYTES_MAX })
@@ -214,6 +219,7 @@ mod tests {
             (Family::Audit, format!("audit/{HEX32}/{HEX16}")),
             (Family::Audit, format!("audit/{HEX32}/{HEX16}-{HEX64}")),
             (Family::Attestation, format!("attest/{HEX64}")),
+            (Family::Ring, format!("ring/{HEX16}/{HEX32}-{HEX64}")),
         ]
     }
 
@@ -289,6 +295,7 @@ mod tests {
             format!("keys/{HEX32}/{HEX16}.age.age"),
             format!("roster/{HEX16}"),
             format!("ring/{HEX32}/{HEX16}"),
+            format!("ring/{HEX16}/{HEX32}-{HEX32}"),
             format!("verdicts/{HEX64}/{HEX64}"),
             format!("tags/{HEX64}/1-{HEX64}"),
             format!("gc/{HEX16}/finale"),

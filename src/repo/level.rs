@@ -1,0 +1,473 @@
+//! Levelling: every region gets what any other holds of keys. Page: `format-spec/keys.md`.
+//!
+//! Guarantees: nothing is overwritten; a name that is there is not taken for the object. Old key files go only
+//! where the newer one lies that opened the repository now.
+
+use super::RepoError;
+use super::accepted::read_part;
+use super::open::{
+    RegionHandle, Repository, key_name, parse_key_name, parse_ring_name, parse_roster_name, read_ring,
+    read_sealed_ring, ring_name, ring_name_beside, roster_name,
+};
+use crate::crypto::object::check_digest;
+use crate::crypto::slot::is_key_file;
+use crate::format::accepted::accepted_name;
+use crate::format::envelope::ObjectKind;
+use crate::format::ids::{Digest, SlotId};
+use crate::format::roster::{AcceptedParts, Role, RosterSlot};
+use crate::format::wire::DecodeError;
+use crate::limits::KEY_FILE_BYTES_MAX;
+use crate::report::{Issue, IssueKind};
+use crate::ship::put_with_retries;
+use crate::store::{StoreErrorKind, list_sorted};
+use std::collections::{BTreeMap, BTreeSet};
+
+/// So many rings in a region are compared by their bytes in every run; of more only some, unless it is asked for.
+const RINGS_COMPARED: usize = 32;
+
+/// What levelling one region came to.
+#[derive(Debug, Default)]
+pub struct Levelled {
+    /// Objects copied.
+    pub copied: u64,
+    /// What this region still lacks or holds wrong.
+    pub issues: Vec<Issue>,
+}
+
+/// The names of what one region holds of keys.
+#[derive(Default)]
+struct Names {
+    files: BTreeMap<SlotId, BTreeSet<u64>>,
+    rings: BTreeMap<(u64, SlotId), BTreeSet<String>>,
+    /// Rosters by number, and parts of accepted lists.
+    rosters: BTreeSet<(u64, String)>,
+    accepted: BTreeSet<String>,
+}
+
+impl Names {
+    fn read(region: &RegionHandle) -> Result<Self, RepoError> {
+        let list = |prefix: &str| list_sorted(&*region.store, prefix).map_err(|e| region.error(e));
+        let mut names = Names::default();
+        for listed in list("keys/")? {
+            if let Some((slot, number)) = parse_key_name(&listed.name) {
+                names.files.entry(slot).or_default().insert(number);
+            }
+        }
+        for listed in list("ring/")? {
+            if let Some(of) = parse_ring_name(&listed.name) {
+                names.rings.entry(of).or_default().insert(listed.name);
+            }
+        }
+        for listed in list("roster/")? {
+            match parse_roster_name(&listed.name) {
+                Some((number, _)) => drop(names.rosters.insert((number, listed.name))),
+                None => drop(names.accepted.insert(listed.name)),
+            }
+        }
+        Ok(names)
+    }
+}
+
+/// A ring as a region holds it: its digest, or what is wrong with it.
+type HeldRing = Result<Digest, String>;
+
+/// One levelling of all regions: what was listed and read serves for each of them.
+pub(super) struct Levelling<'a> {
+    repository: &'a Repository,
+    /// Of each region; `None` for one that could not be listed.
+    names: Vec<Option<Names>>,
+    /// Rings that were read, by region and name.
+    rings: BTreeMap<(usize, String), HeldRing>,
+    /// Every ring is compared; else those of this slot and of owners, who alone can restore.
+    thorough: bool,
+}
+
+fn lacking(region: &RegionHandle, name: &str, kind: IssueKind, detail: impl ToString) -> Issue {
+    Issue { kind, subject: format!("{}:{name}", region.name).into_bytes(), detail: detail.to_string() }
+}
+
+impl<'a> Levelling<'a> {
+    pub(super) fn new(repository: &'a Repository, thorough: bool) -> Self {
+        let names = repository.regions.iter().map(|region| Names::read(region).ok()).collect();
+        let few = repository.active().count() * repository.epochs().len() <= RINGS_COMPARED;
+        Levelling { repository, names, rings: BTreeMap::new(), thorough: thorough || few }
+    }
+
+    fn others(&self, at: usize) -> impl Iterator<Item = (usize, &'a RegionHandle, &Names)> {
+        let regions = self.repository.regions.iter().enumerate();
+        let listed = regions.zip(&self.names).filter_map(|((at, region), names)| Some((at, region, names.as_ref()?)));
+        listed.filter(move |(other, ..)| *other != at)
+    }
+
+    /// Levels one region. Rings, key files and lists go first, the newest roster last.
+    ///
+    /// # Errors
+    /// When it can't be listed or written, or, where it lacks the newest roster, none has a whole copy of what
+    /// that one relies on.
+    pub(super) fn region(&mut self, at: usize) -> Result<Levelled, RepoError> {
+        let repository = self.repository;
+        let to = &repository.regions[at];
+        if self.names[at].is_none() {
+            self.names[at] = Some(Names::read(to)?);
+        }
+        let newest = roster_name(repository.roster.number, &repository.roster_digest);
+        let current = (repository.roster.number, newest.clone());
+        let behind = self.names[at].as_ref().is_none_or(|names| !names.rosters.contains(&current));
+        let mut done = Levelled::default();
+        self.accepted(at, behind, &mut done)?;
+        self.rings(at, behind, &mut done)?;
+        self.key_files(at, behind, &mut done)?;
+        // Earlier ones tell what the newest follows from.
+        let held = |names: &Names| names.rosters.clone();
+        let own = self.names[at].as_ref().map(held).unwrap_or_default();
+        let all: BTreeSet<(u64, String)> = self.others(at).flat_map(|(_, _, names)| held(names)).collect();
+        for (number, name) in all.difference(&own) {
+            match repository.copy_signed(to, ObjectKind::Roster, name) {
+                Ok(copied) => done.copied += copied,
+                Err(error) if behind && *number == repository.roster.number => return Err(error),
+                Err(error @ RepoError::Store { .. }) if !is_denied(&error) => return Err(error),
+                // Nothing rests on it, and a check names it where it is damaged.
+                Err(_) => {}
+            }
+        }
+        Ok(done)
+    }
+
+    /// What a region lacks stops it where it lacks the newest roster, too: that one relies on it. Where it
+    /// works already, it goes on working.
+    fn settle(
+        &self,
+        at: usize,
+        name: &str,
+        behind: bool,
+        outcome: Result<u64, RepoError>,
+        done: &mut Levelled,
+    ) -> Result<(), RepoError> {
+        let to = &self.repository.regions[at];
+        match outcome {
+            Ok(copied) => done.copied += copied,
+            Err(error) if behind => return Err(error),
+            Err(error) if is_denied(&error) => {
+                let detail =
+                    format!("another region holds it; an owner's `keepstone replicate` brings it here: {error}");
+                done.issues.push(lacking(to, name, IssueKind::Missing, detail));
+            }
+            Err(error @ RepoError::Store { .. }) => return Err(error),
+            Err(error @ RepoError::Missing { .. }) => done.issues.push(lacking(to, name, IssueKind::Missing, error)),
+            Err(error) => done.issues.push(lacking(to, name, IssueKind::Damaged, error)),
+        }
+        Ok(())
+    }
+
+    fn accepted(&mut self, at: usize, behind: bool, done: &mut Levelled) -> Result<(), RepoError> {
+        let repository = self.repository;
+        let to = &repository.regions[at];
+        for parts in &repository.roster.accepted {
+            for number in parts.numbers() {
+                let name = accepted_name(parts.slot, number);
+                if !self.names[at].as_ref().is_some_and(|names| names.accepted.contains(&name)) {
+                    let outcome = repository.copy_accepted(to, parts, number);
+                    self.settle(at, &name, behind, outcome, done)?;
+                } else if self.thorough || behind {
+                    match read_part(std::slice::from_ref(to), &repository.config, parts, number) {
+                        Ok(_) => {}
+                        Err(error @ RepoError::Store { .. }) => return Err(error),
+                        Err(error) => {
+                            let detail = format!("{error}; revoking the slot again writes its list anew");
+                            done.issues.push(lacking(to, &name, IssueKind::Damaged, detail));
+                        }
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Brings the rings of all stated epochs to a region. One that it has under the name, but other bytes than
+    /// another region, may be damaged or of another rotation: the others' then lie beside it, and readers take
+    /// the one that is what the roster states (`RING-7`).
+    pub(super) fn rings(&mut self, at: usize, behind: bool, done: &mut Levelled) -> Result<(), RepoError> {
+        let repository = self.repository;
+        let own = repository.secrets.slot;
+        for slot in repository.active() {
+            for epoch in repository.epochs() {
+                let name = ring_name(epoch, slot.slot);
+                let of = (epoch, slot.slot);
+                let names = |names: &Names| names.rings.get(&of).cloned().unwrap_or_default();
+                let held = self.names[at].as_ref().map(names).unwrap_or_default();
+                let compared = self.thorough || behind || slot.slot == own || slot.role == Role::Owner;
+                if !held.is_empty() && (!compared || repository.regions.len() < 2) {
+                    continue;
+                }
+                let elsewhere: Vec<(usize, String)> = self
+                    .others(at)
+                    .flat_map(|(from, _, listed)| names(listed).into_iter().map(move |name| (from, name)))
+                    .collect();
+                let outcome = match slot.slot == own {
+                    true => self.own_ring(at, of, &held, &elsewhere),
+                    false => self.ring(at, of, &held, &elsewhere),
+                };
+                self.settle(at, &name, behind, outcome, done)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// A ring of the slot in use: what the roster states of it can be seen.
+    fn own_ring(
+        &mut self,
+        at: usize,
+        of: (u64, SlotId),
+        held: &BTreeSet<String>,
+        elsewhere: &[(usize, String)],
+    ) -> Result<u64, RepoError> {
+        let repository = self.repository;
+        let right = |at: usize, name: &str| {
+            let region = &repository.regions[at];
+            read_ring(&repository.config, &repository.roster, region, name, &repository.secrets)
+        };
+        let mut failure = None;
+        for name in held {
+            match right(at, name) {
+                Ok(Some(_)) => return Ok(0),
+                Ok(None) => {}
+                Err(error @ RepoError::Store { .. }) => return Err(error),
+                Err(error) => failure = Some(error),
+            }
+        }
+        for (from, name) in elsewhere {
+            if let Ok(Some(_)) = right(*from, name)
+                && let Ok(digest) = self.held_ring(*from, name)?
+            {
+                return self.put_ring(at, of, held, *from, name, &digest);
+            }
+        }
+        Err(failure.unwrap_or_else(|| self.missing(at, of)))
+    }
+
+    /// Another slot's ring: only that slot can tell which one is right, so it gets each that root signed.
+    fn ring(
+        &mut self,
+        at: usize,
+        of: (u64, SlotId),
+        held: &BTreeSet<String>,
+        elsewhere: &[(usize, String)],
+    ) -> Result<u64, RepoError> {
+        let (mut sound, mut damage, mut copied) = (BTreeSet::new(), None, 0);
+        for name in held {
+            match self.held_ring(at, name)? {
+                Ok(digest) => drop(sound.insert(digest)),
+                Err(detail) => damage = Some(detail),
+            }
+        }
+        let mut taken = held.clone();
+        for (from, name) in elsewhere {
+            let Ok(digest) = self.held_ring(*from, name)? else { continue };
+            if sound.insert(digest) {
+                copied += self.put_ring(at, of, &taken, *from, name, &digest)?;
+                taken.insert(ring_name(of.0, of.1));
+            }
+        }
+        match damage {
+            Some(detail) if sound.is_empty() => {
+                let name = ring_name(of.0, of.1);
+                Err(self.repository.regions[at].object_error(&name, DecodeError::new("OBJ-8", detail)))
+            }
+            _ if sound.is_empty() => Err(self.missing(at, of)),
+            _ => Ok(copied),
+        }
+    }
+
+    fn missing(&self, at: usize, of: (u64, SlotId)) -> RepoError {
+        RepoError::Missing { region: self.repository.regions[at].name.clone(), name: ring_name(of.0, of.1) }
+    }
+
+    fn held_ring(&mut self, at: usize, name: &str) -> Result<HeldRing, RepoError> {
+        let key = (at, name.to_owned());
+        if let Some(known) = self.rings.get(&key) {
+            return Ok(known.clone());
+        }
+        let held = match read_sealed_ring(&self.repository.config, &self.repository.regions[at], name) {
+            Ok(Some((_, digest))) => Ok(digest),
+            Ok(None) => Err("it went away".to_owned()),
+            Err(error @ RepoError::Store { .. }) => return Err(error),
+            Err(error) => Err(error.to_string()),
+        };
+        self.rings.insert(key, held.clone());
+        Ok(held)
+    }
+
+    fn put_ring(
+        &self,
+        at: usize,
+        of: (u64, SlotId),
+        taken: &BTreeSet<String>,
+        from: usize,
+        name: &str,
+        digest: &Digest,
+    ) -> Result<u64, RepoError> {
+        let (from, to) = (&self.repository.regions[from], &self.repository.regions[at]);
+        let bytes = from.get(name)?;
+        if check_digest(&bytes).map_err(|source| from.object_error(name, source))? != *digest {
+            return Err(from.object_error(name, DecodeError::new("OBJ-8", "it changed while it was read")));
+        }
+        let plain = ring_name(of.0, of.1);
+        let name = if taken.contains(&plain) { ring_name_beside(of.0, of.1, digest) } else { plain };
+        put_with_retries(&*to.store, &name, &bytes.into()).map_err(|e| to.error(e))?;
+        Ok(1)
+    }
+
+    pub(super) fn key_files(&mut self, at: usize, behind: bool, done: &mut Levelled) -> Result<(), RepoError> {
+        let repository = self.repository;
+        let to = &repository.regions[at];
+        let own = self.names[at].as_ref().map(|names| names.files.clone()).unwrap_or_default();
+        for slot in repository.active() {
+            let held = own.get(&slot.slot).and_then(|numbers| numbers.last());
+            let listed = self.others(at).filter_map(|(_, _, names)| names.files.get(&slot.slot)).flatten();
+            let newer: BTreeSet<u64> =
+                listed.filter(|number| held.is_none_or(|held| held < *number)).copied().collect();
+            let mut outcome = Ok(0);
+            // One that is whole, though a higher one isn't: without any the region doesn't open.
+            for number in newer.iter().rev() {
+                outcome = self.key_file(at, slot, *number);
+                if matches!(outcome, Ok(_) | Err(RepoError::Store { .. })) {
+                    break;
+                }
+            }
+            let number = newer.last().copied().unwrap_or_default();
+            self.settle(at, &key_name(slot.slot, number), behind, outcome, done)?;
+        }
+        // The file that opened the repository lies here: what older ones open shall not open it any more.
+        let (number, bytes) = (repository.key_file.0, &repository.key_file.1);
+        let slot = repository.secrets.slot;
+        let older = own.get(&slot).into_iter().flatten().filter(|held| **held < number);
+        let older: Vec<u64> = older.copied().collect();
+        if older.is_empty() && repository.regions.len() < 2 {
+            return Ok(());
+        }
+        let name = key_name(slot, number);
+        match to.store.get(&name, KEY_FILE_BYTES_MAX as u64) {
+            Ok(held) if held == *bytes => {
+                // Where the store denies it they stay, as after a change that wasn't interrupted.
+                older.iter().for_each(|number| drop(to.store.delete(&key_name(slot, *number))));
+            }
+            Ok(_) => {
+                let detail = "it differs from the one that opened the repository now, in another region: it is damaged, or \
+                              two changes of the passphrase met; changing it once more replaces both";
+                done.issues.push(lacking(to, &name, IssueKind::Damaged, detail));
+            }
+            Err(error) if matches!(error.kind, StoreErrorKind::NotFound | StoreErrorKind::Range) => {}
+            Err(error) => return Err(to.error(error)),
+        }
+        Ok(())
+    }
+
+    fn key_file(&self, at: usize, slot: &RosterSlot, number: u64) -> Result<u64, RepoError> {
+        let repository = self.repository;
+        let (to, name) = (&repository.regions[at], key_name(slot.slot, number));
+        let mut failure = None;
+        for (_, from, names) in self.others(at) {
+            if !names.files.get(&slot.slot).is_some_and(|numbers| numbers.contains(&number)) {
+                continue;
+            }
+            let bytes = match from.store.get(&name, KEY_FILE_BYTES_MAX as u64) {
+                Ok(bytes) => bytes,
+                Err(error) if matches!(error.kind, StoreErrorKind::NotFound | StoreErrorKind::Range) => continue,
+                Err(error) => {
+                    failure = Some(from.error(error));
+                    continue;
+                }
+            };
+            let own = slot.slot == repository.secrets.slot && number == repository.key_file.0;
+            if !is_key_file(&bytes) || own && bytes != repository.key_file.1 {
+                failure = Some(from.object_error(&name, DecodeError::new("KEY-1", "it is no whole key file")));
+                continue;
+            }
+            put_with_retries(&*to.store, &name, &bytes.into()).map_err(|e| to.error(e))?;
+            return Ok(1);
+        }
+        Err(failure.unwrap_or_else(|| RepoError::Missing { region: to.name.clone(), name }))
+    }
+}
+
+fn is_denied(error: &RepoError) -> bool {
+    matches!(error, RepoError::Store { source, .. } if source.kind == StoreErrorKind::Denied)
+}
+
+impl Repository {
+    /// Brings one region's keys up to the newest roster, if it lacks that: a change that was interrupted, or
+    /// made while the region was not configured. Rings, key files and lists go first, the roster last. Needs no
+    /// owner's key, since everything is copied as it stands. Gives how many objects were copied.
+    ///
+    /// # Errors
+    /// When a region fails, or none has a whole copy of what this one lacks.
+    pub fn level_keys(&self, at: usize) -> Result<u64, RepoError> {
+        let to = &self.regions[at];
+        let newest = roster_name(self.roster.number, &self.roster_digest);
+        if to.store.size(&newest).map_err(|e| to.error(e))?.is_some() {
+            return Ok(0);
+        }
+        Levelling::new(self, true).region(at).map(|done| done.copied)
+    }
+
+    /// Brings to each region what another holds of keys and it lacks, also where it has the newest roster; gives
+    /// of each what it came to. Rings are compared by their bytes: those of all slots if `thorough` or if they are
+    /// few, else those of the slot in use and of owners.
+    pub fn level_all_keys(&self, thorough: bool) -> Vec<Result<Levelled, RepoError>> {
+        let mut levelling = Levelling::new(self, thorough);
+        (0..self.regions.len()).map(|at| levelling.region(at)).collect()
+    }
+
+    /// What regions lack of keys that others hold, by the names alone, for a person.
+    ///
+    /// # Errors
+    /// When a region can't be listed.
+    pub fn key_differences(&self) -> Result<Vec<String>, RepoError> {
+        let names = self.regions.iter().map(Names::read).collect::<Result<Vec<Names>, RepoError>>()?;
+        let mut found = Vec::new();
+        for (region, own) in self.regions.iter().zip(&names) {
+            let mut lacks = |what: String| found.push(format!("region '{}' lacks {what}", region.name));
+            let newest = roster_name(self.roster.number, &self.roster_digest);
+            if !own.rosters.contains(&(self.roster.number, newest.clone())) {
+                lacks(newest);
+            }
+            for slot in self.active() {
+                let last = |names: &Names| names.files.get(&slot.slot).and_then(|numbers| numbers.last()).copied();
+                if let Some(newest) = names.iter().filter_map(last).max().filter(|newest| last(own) != Some(*newest)) {
+                    lacks(format!("{}: what opened the slot before opens it there still", key_name(slot.slot, newest)));
+                }
+                for epoch in self.epochs() {
+                    if !own.rings.contains_key(&(epoch, slot.slot)) {
+                        lacks(ring_name(epoch, slot.slot));
+                    }
+                }
+            }
+            for parts in &self.roster.accepted {
+                let named = parts.numbers().map(|number| accepted_name(parts.slot, number));
+                named.filter(|name| !own.accepted.contains(name)).for_each(&mut lacks);
+            }
+        }
+        Ok(found)
+    }
+
+    /// Copies a part of an accepted list from the first other region whose copy is what the roster states.
+    pub(super) fn copy_accepted(
+        &self,
+        to: &RegionHandle,
+        parts: &AcceptedParts,
+        number: u64,
+    ) -> Result<u64, RepoError> {
+        let name = accepted_name(parts.slot, number);
+        self.copy(to, &name, &|from, name| {
+            let (_, digest) = match read_part(std::slice::from_ref(from), &self.config, parts, number) {
+                Err(RepoError::Missing { .. }) => return Ok(None),
+                read => read?,
+            };
+            let bytes = from.get(name)?;
+            match check_digest(&bytes).map_err(|source| from.object_error(name, source))? == digest {
+                true => Ok(Some(bytes)),
+                false => Err(from.object_error(name, DecodeError::new("OBJ-8", "it changed while it was read"))),
+            }
+        })
+    }
+}
