@@ -80,7 +80,10 @@ impl Repository {
             previous.push(self.roster_digest);
         }
         previous.sort_unstable();
-        let roster = Roster { number: self.roster.number + 1, previous, ..roster };
+        // The one that a merge takes may be lower than another.
+        let merged = self.forks.iter().map(|fork| fork.roster.number);
+        let number = merged.chain([self.roster.number]).max().unwrap_or_default() + 1;
+        let roster = Roster { number, previous, ..roster };
         self.nothing_above(roster.number)?;
         let (name, bytes, digest) = build_roster(self.config.repository, &roster, self.root_private()?);
         self.put_everywhere(&name, &bytes)?;

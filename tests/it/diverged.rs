@@ -285,6 +285,14 @@ fn rosters_of_different_numbers_that_diverged_are_refused() {
     let mut added = Vec::new();
     with_one(&world, 1, |two| added = vec![add(two, Role::Writer), add(two, Role::Writer)]);
     assert!(is_fork(&world));
+    // The lower one can be taken as it is, and is then above both.
+    let lower = world.fork();
+    to_merge(&lower, Some(&newest(&lower, 0))).unwrap().merge_rosters().unwrap();
+    for region in 0..2 {
+        let roster = lower.open(&[region]).unwrap().roster;
+        assert_eq!((roster.number, roster.slots.len()), (5, 2));
+    }
+    assert!(!is_fork(&lower));
     for who in [&world.identity, &thief] {
         assert!(matches!(world.as_slot(who).open(&[0, 1]).map(drop), Err(RepoError::TwoRosters { number: 4, .. })));
     }
