@@ -85,8 +85,8 @@ impl Index for MemoryIndex {
     fn each_pack(&self, each: &mut EachPack<'_>) -> Result<(), IndexError> {
         // Not under the lock: whoever takes them may ask for more.
         let packs = self.state().packs.clone();
-        let listed = packs.iter().zip(0u32..).filter(|(pack, _)| !pack.regions.is_empty());
-        listed.map(|(pack, ordinal)| each(ordinal, pack)).collect()
+        let mut listed = packs.iter().zip(0u32..).filter(|(pack, _)| !pack.regions.is_empty());
+        listed.try_for_each(|(pack, ordinal)| each(ordinal, pack))
     }
 
     fn pack_count(&self) -> u32 {
