@@ -56,6 +56,8 @@ pub(super) struct Shared<'a> {
     pub(super) monitor: &'a dyn Monitor,
     pub(super) failure: Mutex<Option<BackupError>>,
     pub(super) threads: usize,
+    /// Full frames that a worker without work may compress.
+    pending: Receiver<PendingFrame>,
 }
 
 impl Shared<'_> {
@@ -205,14 +207,15 @@ impl Run<'_> {
             &self.totals.stored_bytes,
         )
         .timed(self.monitor.timer());
-        let shared = Shared { engine, monitor: self.monitor, failure: Mutex::new(None), threads: options.threads };
+        let shared =
+            Shared { engine, monitor: self.monitor, failure: Mutex::new(None), threads: options.threads, pending };
         let hasher = shared.engine.hasher.clone();
         let base_root = watch.base.map(|base| base.snapshot.root);
         let mut gather = Gatherer::new(&hasher, known_root, base_root);
         let files = if options.threads == 0 {
             self.drive_inline(&shared, &mut gather, &mut seen, finisher, &pack_receiver, produce)
         } else {
-            self.drive_threads(&shared, &mut gather, &mut seen, finisher, pack_receiver, &pending, produce)
+            self.drive_threads(&shared, &mut gather, &mut seen, finisher, pack_receiver, produce)
         };
         // What the watch stopped fails in other ways too; what the user stopped isn't repeated.
         if let Some(error) = watch.take_failure().filter(|_| !self.monitor.cancelled()) {
@@ -276,7 +279,6 @@ impl Run<'_> {
         seen: &mut Option<&mut Option<SeenWriter>>,
         mut finisher: Finisher<'_>,
         packs: Receiver<FinishedPack>,
-        pending: &Receiver<PendingFrame>,
         produce: impl FnOnce(&Shared<'_>, &mut Blocks<'_, '_>) -> Result<(), BackupError> + Send,
     ) -> [u64; 3] {
         let under_way = blocks_under_way(self.options.threads);
@@ -307,7 +309,7 @@ impl Run<'_> {
                 .map(|_| {
                     let (work, to_tree) = (work.clone(), to_tree.clone());
                     let (filling, filled) = (filling.clone(), filled.clone());
-                    scope.spawn(move || worker_thread(shared, work, to_tree, pending, filling, &filled))
+                    scope.spawn(move || worker_thread(shared, work, to_tree, filling, &filled))
                 })
                 .collect();
             drop(filling);
@@ -367,7 +369,6 @@ fn worker_thread(
     shared: &Shared<'_>,
     work: Receiver<Block>,
     to_tree: Sender<Block>,
-    pending: &Receiver<PendingFrame>,
     filling: Sender<()>,
     filled: &Receiver<()>,
 ) {
@@ -383,7 +384,7 @@ fn worker_thread(
             select! {
                 recv(work) -> block => block.map(Err),
                 // The engine holds the other end.
-                recv(pending) -> frame => frame.map(Ok),
+                recv(shared.pending) -> frame => frame.map(Ok),
             }
         });
         match next {
@@ -406,7 +407,7 @@ fn worker_thread(
     loop {
         let next = timer.wait(Stage::Read, || {
             select! {
-                recv(pending) -> frame => frame,
+                recv(shared.pending) -> frame => frame,
                 // Nothing is sent here: it ends when the last worker has filled its frames.
                 recv(filled) -> end => end.and(Err(RecvError)),
             }

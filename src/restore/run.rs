@@ -1,7 +1,7 @@
 //! Drives a restore: walks the trees, decides about each entry, and fills windows of content.
 
 use super::RestoreError;
-use super::target::{Decision, DirHandle, Linked, Room, Target, TargetError, TargetErrorKind};
+use super::target::{Decision, DirHandle, Linked, Room, Target, TargetError, TargetErrorKind, first_nonzero};
 use super::window::{GATHER_BYTES_MAX, OpenFile, Outcome, Queue, Window, release};
 use crate::format::ids::{ChunkId, ChunkKind};
 use crate::format::node::{Content, Extent, Node, NodeKind};
@@ -10,7 +10,6 @@ use crate::repo::walk::{Extents, Nodes, find_name, root_node};
 use crate::report::{Issue, IssueKind, Monitor, Phase};
 use ignore::gitignore::{Gitignore, GitignoreBuilder};
 use std::borrow::Cow;
-use std::fs::File;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::sync::PoisonError;
@@ -21,8 +20,6 @@ const WINDOW_BYTES: u64 = 256 << 20;
 const WISH_BYTES: usize = 640;
 /// A window holds so many chunks at least.
 const WINDOW_CHUNKS_MIN: usize = 64;
-/// Bytes of what should be a hole that are read back at once.
-const ZEROS_READ_BYTES: u64 = 1 << 20;
 const DIRECTORIES_WAITING_MAX: usize = 4096;
 /// What a thread of a restore holds at most with frames of the usual size, in bytes: sealed frames read at once, and
 /// one that is opened.
@@ -661,28 +658,4 @@ impl Run<'_> {
         }
         Ok(None)
     }
-}
-
-/// Where the first byte that isn't zero lies between two offsets of a file. What it holds no data for isn't read.
-fn first_nonzero(file: &File, from: u64, to: u64, buffer: &mut Vec<u8>) -> std::io::Result<Option<u64>> {
-    use std::os::unix::fs::FileExt;
-    let mut at = from;
-    while at < to {
-        match rustix::fs::seek(file, rustix::fs::SeekFrom::Data(at)) {
-            Ok(data) if data >= to => return Ok(None),
-            Ok(data) => at = data,
-            // No data up to its end.
-            Err(rustix::io::Errno::NXIO) => return Ok(None),
-            // Not every file system can tell: then all is read.
-            Err(rustix::io::Errno::INVAL | rustix::io::Errno::OPNOTSUPP) => {}
-            Err(error) => return Err(error.into()),
-        }
-        buffer.resize(ZEROS_READ_BYTES.min(to - at) as usize, 0);
-        file.read_exact_at(buffer, at)?;
-        if let Some(found) = buffer.iter().position(|byte| *byte != 0) {
-            return Ok(Some(at + found as u64));
-        }
-        at += buffer.len() as u64;
-    }
-    Ok(None)
 }

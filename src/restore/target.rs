@@ -38,7 +38,7 @@ use rustix::io::Errno;
 pub use self::delete::Removed;
 pub use self::directory::DirHandle;
 pub use self::error::{TargetError, TargetErrorKind};
-pub use self::file::{FileHandle, Room};
+pub use self::file::{FileHandle, Room, first_nonzero};
 pub use self::special::Linked;
 
 use self::beneath::{Opener, check_name, identity_of, modified_at, stat_name, type_of};

@@ -19,6 +19,7 @@ const STRETCH_BYTES_MAX: u64 = 4 << 20;
 const STRETCH_GAP_BYTES_MAX: u64 = 128 << 10;
 /// Files up to this size are put together in memory where that needs one frame only.
 pub const GATHER_BYTES_MAX: u64 = 1 << 20;
+const LARGE_WEIGHT: u64 = 8;
 
 /// A file under way.
 pub struct OpenFile {
@@ -81,6 +82,15 @@ impl OpenFile {
 
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// How often its bytes count. A large file shares few frames with others, so that a large window is of no use to
+    /// it, and stays incomplete until the window's end.
+    fn weight(&self) -> u64 {
+        match self.node.kind {
+            NodeKind::File { size, .. } if size > GATHER_BYTES_MAX => LARGE_WEIGHT,
+            _ => 1,
+        }
     }
 
     /// The file can't be restored; what was written of it goes.
@@ -217,7 +227,7 @@ impl Window {
     /// Asks for a chunk of a file.
     pub fn want(&mut self, file: &Arc<OpenFile>, file_offset: u64, id: ChunkId, length: u32) {
         file.left.fetch_add(1, Ordering::Relaxed);
-        self.bytes += u64::from(length);
+        self.bytes += u64::from(length) * file.weight();
         self.wishes.push(Wish { file: Arc::clone(file), file_offset, id, number: self.wishes.len() });
     }
 
@@ -226,7 +236,7 @@ impl Window {
         self.open += 1;
     }
 
-    /// Plaintext bytes asked for.
+    /// Plaintext bytes asked for, those of large files several times.
     pub fn bytes(&self) -> u64 {
         self.bytes
     }

@@ -11,7 +11,7 @@ use keepstone::format::roster::{Role, SlotState};
 use keepstone::repo::accepted::Acceptance;
 use keepstone::repo::unrecorded::unrecorded;
 use keepstone::repo::{Located, RegionSpec, RepoError, Repository, audit};
-use keepstone::report::Silent;
+use keepstone::report::{Issue, Silent};
 use keepstone::store::{Store, list_sorted};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -64,12 +64,14 @@ struct Change<'a> {
     shut: Vec<String>,
 }
 
-fn is_sound(repository: &Repository, at: &str) {
+/// Whether all is as it should be; `meanwhile`, what check may tell of a change that isn't complete.
+fn is_sound(repository: &Repository, meanwhile: Option<&str>, at: &str) {
     let chains = audit::read(repository).unwrap();
     assert!(!chains.findings.iter().any(|finding| finding.kind.breaks()), "{at}: {:?}", chains.findings);
     assert_eq!(unrecorded(repository, &chains).unwrap(), [], "{at}");
     let report = check(repository, None, &Default::default(), &Silent).unwrap();
-    assert_eq!(report.issues, [], "{at}");
+    let expected = |issue: &&Issue| meanwhile.is_some_and(|meanwhile| issue.detail.contains(meanwhile));
+    assert_eq!(report.issues.iter().filter(|issue| !expected(issue)).collect::<Vec<_>>(), [] as [&Issue; 0], "{at}");
 }
 
 fn opens(world: &World, identity: &str, which: &[usize]) -> bool {
@@ -152,7 +154,8 @@ fn stands(scene: &Scene, change: &Change<'_>, world: &World, forked: bool, at: &
         }
         let open = change.openers[0].iter().find(|identity| opens(world, identity, which)).unwrap();
         let owner = world.as_slot(open);
-        is_sound(&owner.open(which).unwrap(), at);
+        let meanwhile = (change.action == Action::KeyRewrap).then_some("opens this region still");
+        is_sound(&owner.open(which).unwrap(), meanwhile, at);
         // A region that is new holds nothing yet.
         if !owner.list(which).snapshots.is_empty() || which.contains(&0) {
             assert_eq!(owner.ids(which), scene.snapshots, "{at}: {which:?}");
@@ -204,7 +207,7 @@ fn ends(scene: &Scene, change: &Change<'_>, world: &World, at: &str) {
     }
     let owner = world.as_slot(change.openers[0].last().unwrap());
     let repository = owner.open(&[0, 1]).unwrap();
-    is_sound(&repository, at);
+    is_sound(&repository, None, at);
     let report = check(&repository, None, &Default::default(), &Silent).unwrap();
     assert!(report.differences.is_empty() && report.pending.is_empty(), "{at}: {:?}", report.differences);
     let chains = audit::read(&repository).unwrap();
@@ -304,11 +307,11 @@ fn whenever_a_merge_dies_the_fork_is_there_or_ended() {
     let scene = Scene::new(Role::Writer);
     let (mut one, mut two) = (scene.world.open(&[0, 1]).unwrap(), scene.world.open(&[0, 1]).unwrap());
     let added = [identity(), identity()];
-    for (_, recipient) in &added {
-        one.add_slot(Role::Writer, "new", &Wrapping::Recipient(recipient.clone())).unwrap();
-    }
-    // The merge gives the new slots their rings of this epoch.
+    // In turns: a change that finds a roster above its own isn't made.
+    one.add_slot(Role::Writer, "new", &Wrapping::Recipient(added[0].1.clone())).unwrap();
     two.revoke_slot(scene.target.0, &Acceptance::default(), &Silent).unwrap();
+    one.add_slot(Role::Writer, "new", &Wrapping::Recipient(added[1].1.clone())).unwrap();
+    // The merge gives the new slots their rings of this epoch.
     two.rotate(false).unwrap();
     let run = |world: &World| open_to_merge(world)?.merge_rosters();
     let mut change = Change {

@@ -380,9 +380,9 @@ pub fn watching() -> Backup {
     Backup { watch_interval: Duration::ZERO, ..plain() }
 }
 
-/// Without threads, and in chunks so large that no file needs a list of them.
+/// Without threads, and in chunks so large that no file needs a list of them, however small it is.
 pub fn plain() -> Backup {
-    Backup { chunk_average: keepstone::limits::CHUNK_AVERAGE_BYTES_TREE, ..options(0) }
+    Backup { chunk_average: 4 * keepstone::limits::CHUNK_AVERAGE_BYTES_TREE, ..options(0) }
 }
 
 /// Large enough that each file is looked up by itself; small ones are together.

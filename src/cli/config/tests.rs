@@ -323,7 +323,7 @@ fn backups_know_their_source() {
     let merged = backup(&home, "keepstone backup --as db.sql -- pg_dump app").unwrap();
     let command = vec!["pg_dump".into(), "app".into()];
     assert_eq!(merged.source, BackupSource::Command { name: "db.sql".into(), command });
-    assert_eq!((merged.chunk_size_bytes, merged.host.as_str(), merged.dataset.as_str()), (16 << 10, "box", "default"));
+    assert_eq!((merged.chunk_size_bytes, merged.host.as_str(), merged.dataset.as_str()), (8 << 10, "box", "default"));
     let merged = backup(&home, "keepstone backup /a").unwrap();
     assert_eq!((merged.chunk_size_bytes, merged.compression), (64 << 10, Compression::Default));
     let wrong = backup(&Home::new(Some("[backup]\ncompression = 'best'")), "keepstone backup /a").unwrap_err();

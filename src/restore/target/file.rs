@@ -25,6 +25,8 @@ const PARTIAL_PREFIX: &str = ".keepstone-partial-";
 /// Digits of the run's random part and of the number within the run.
 const PARTIAL_DIGITS: (usize, usize) = (16, 8);
 const PARTIAL_MODE: u32 = 0o600;
+/// Bytes of what should be a hole that are read back at once.
+const ZEROS_READ_BYTES: u64 = 1 << 20;
 /// Smaller files gain nothing from having their room reserved.
 const RESERVE_BYTES_MIN: u64 = 4 << 20;
 /// Stands for a file that a dry run did not make.
@@ -322,4 +324,30 @@ fn file_size(parent: &DirHandle, node: &Node) -> Result<u64, TargetError> {
         NodeKind::File { size, .. } => Ok(size),
         _ => Err(TargetError::Invalid { path: parent.path_of(&node.name), detail: "it is no regular file" }),
     }
+}
+
+/// Where the first byte that isn't zero lies between two offsets of a file. What it holds no data for isn't read.
+///
+/// # Errors
+/// As the operating system; also when the file ends before.
+pub fn first_nonzero(file: &File, from: u64, to: u64, buffer: &mut Vec<u8>) -> std::io::Result<Option<u64>> {
+    let mut at = from;
+    while at < to {
+        match rustix::fs::seek(file, rustix::fs::SeekFrom::Data(at)) {
+            Ok(data) if data >= to => return Ok(None),
+            Ok(data) => at = data,
+            // No data up to its end.
+            Err(rustix::io::Errno::NXIO) => return Ok(None),
+            // Not every file system can tell: then all is read.
+            Err(rustix::io::Errno::INVAL | rustix::io::Errno::OPNOTSUPP) => {}
+            Err(error) => return Err(error.into()),
+        }
+        buffer.resize(ZEROS_READ_BYTES.min(to - at) as usize, 0);
+        file.read_exact_at(buffer, at)?;
+        if let Some(found) = buffer.iter().position(|byte| *byte != 0) {
+            return Ok(Some(at + found as u64));
+        }
+        at += buffer.len() as u64;
+    }
+    Ok(None)
 }
