@@ -22,11 +22,11 @@ pub enum Captured {
     Lost(Issue),
 }
 
-/// What a worker holds at most, in bytes, when it cuts to this average: its buffer, an open frame, that frame's
-/// sealed copy and Zstandard's tables.
+/// What a worker holds at most, in bytes, when it cuts to this average: its buffer, an open frame, one that another
+/// worker handed over, and the sealed copy of one.
 pub const fn worker_bytes(chunk_average: usize) -> usize {
     let chunk_max = 4 * chunk_average;
-    buffer_bytes(chunk_max) + 2 * (FRAME_RAW_BYTES_TARGET + chunk_max)
+    buffer_bytes(chunk_max) + 3 * (FRAME_RAW_BYTES_TARGET + chunk_max)
 }
 
 /// Room for several of the largest chunks.

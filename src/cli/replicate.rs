@@ -9,8 +9,9 @@ use super::workspace::Workspace;
 use crate::format::roster::Role;
 use crate::pack::SpoolSpace;
 use crate::replicate::{Depth, heal, replicate};
+use crate::repo::RepoError;
 use crate::repo::audit::{self, NoRoom};
-use crate::report::Monitor;
+use crate::report::{Issue, IssueKind, Monitor};
 use serde_json::{Value, json};
 
 /// Runs the command.
@@ -36,8 +37,16 @@ pub fn run(global: &Global) -> Result<Class, CliError> {
     done.packs += healed.packs;
     done.bytes += healed.bytes;
     done.issues.extend(healed.issues);
-    // A region that failed is told of by the replication.
-    for issue in keys.into_iter().flatten().flat_map(|levelled| levelled.issues) {
+    let failed = |(at, error): (usize, RepoError)| Issue {
+        kind: IssueKind::Unreadable,
+        subject: repository.regions[at].name.clone().into_bytes(),
+        detail: format!("its keys were not compared: {error}"),
+    };
+    let keys = keys.into_iter().enumerate().flat_map(|(at, outcome)| match outcome {
+        Ok(levelled) => levelled.issues,
+        Err(error) => vec![failed((at, error))],
+    });
+    for issue in keys {
         if !done.issues.contains(&issue) {
             workspace.progress.issue(&issue);
             done.issues.push(issue);

@@ -35,10 +35,10 @@ impl FrameBuilder {
         Self::default()
     }
 
-    /// Appends a chunk; seals the frame into a pack of `writer` once it is full.
+    /// Appends a chunk; once the frame is full it is sealed into a pack of `writer`, here or by a thread without work.
     ///
     /// # Errors
-    /// As [`PackWriter::add_frame`].
+    /// As [`PackWriter::add_frame`]; what fails in another thread is told there.
     pub fn add(
         &mut self,
         writer: &PackWriter,
@@ -67,7 +67,10 @@ impl FrameBuilder {
             return Ok(());
         }
         let (bytes, chunks) = (std::mem::take(&mut self.bytes), std::mem::take(&mut self.chunks));
-        let Some(frame) = writer.hand_over(PendingFrame { bytes, chunks }) else { return Ok(()) };
+        let Some(frame) = writer.hand_over(PendingFrame { bytes, chunks }) else {
+            self.bytes.reserve(FRAME_RAW_BYTES_TARGET + FRAME_RAW_BYTES_TARGET / 8);
+            return Ok(());
+        };
         self.bytes = frame.bytes;
         let result = writer.add_frame(&self.bytes, frame.chunks);
         self.bytes.clear();

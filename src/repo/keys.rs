@@ -529,6 +529,11 @@ impl Repository {
             }
         }
         let entry = self.roster.slot(slot).ok_or_else(|| RepoError::Keys(format!("slot {slot} left the roster")))?;
+        let next = newest.checked_add(1).ok_or_else(|| {
+            RepoError::Keys(format!(
+                "a key file of slot {slot} has the highest number that there is: delete it by hand"
+            ))
+        })?;
         let rewrapped_as = wrapping.name();
         let rewrapped = entry.wrapping != rewrapped_as;
         record(self, &Act::new(Action::KeyRewrap).on(&slot.0).because(rewrapped_as))?;
@@ -537,10 +542,10 @@ impl Repository {
             let mut roster = self.roster.clone();
             let found = roster.slots.iter_mut().find(|entry| entry.slot == slot);
             found.into_iter().for_each(|entry| entry.wrapping = rewrapped_as.to_owned());
-            self.put_everywhere(&key_name(slot, newest + 1), &wrap(&self.secrets, wrapping)?)?;
+            self.put_everywhere(&key_name(slot, next), &wrap(&self.secrets, wrapping)?)?;
             self.publish_roster(roster)?;
         } else {
-            self.put_everywhere(&key_name(slot, newest + 1), &wrap(&self.secrets, wrapping)?)?;
+            self.put_everywhere(&key_name(slot, next), &wrap(&self.secrets, wrapping)?)?;
         }
         self.delete_key_files(slot, newest)
     }

@@ -324,8 +324,15 @@ impl<'a> Levelling<'a> {
         for slot in repository.active() {
             let held = own.get(&slot.slot).and_then(|numbers| numbers.last());
             let listed = self.others(at).filter_map(|(_, _, names)| names.files.get(&slot.slot)).flatten();
-            let newer: BTreeSet<u64> =
-                listed.filter(|number| held.is_none_or(|held| held < *number)).copied().collect();
+            // Of its own slot the file that it opened. Of others, whose files it can't judge, only where there is none:
+            // else whoever can write to one region could lock a slot out of all of them with a higher number.
+            let opened = (slot.slot == repository.secrets.slot).then_some(repository.key_file.0);
+            let missing = |number: &u64| match (held, opened) {
+                (None, _) => true,
+                (Some(held), Some(opened)) => held < number && *number == opened,
+                (Some(_), None) => false,
+            };
+            let newer: BTreeSet<u64> = listed.copied().filter(missing).collect();
             let mut outcome = Ok(0);
             // One that is whole, though a higher one isn't: without any the region doesn't open.
             for number in newer.iter().rev() {

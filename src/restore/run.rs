@@ -634,7 +634,7 @@ impl Run<'_> {
         let (mut offset, mut buffer) = (0, Vec::new());
         while let Some(extent) = extents.next()? {
             if let Extent::Hole { length } = extent {
-                match first_nonzero(&file, offset, offset + length, &mut buffer) {
+                match first_nonzero(&file, offset, offset.saturating_add(length), &mut buffer) {
                     Ok(None) => {}
                     Ok(Some(at)) => return Ok(Some(format!("read back: zeros expected at byte {at}"))),
                     Err(error) => return Ok(Some(format!("read back at byte {offset}: {error}"))),
@@ -654,8 +654,8 @@ impl Run<'_> {
                     return Ok(Some(format!("read back: the bytes from {offset} on differ from the snapshot")));
                 }
             }
-            offset += extent.length();
+            offset = offset.saturating_add(extent.length());
         }
-        Ok(None)
+        Ok((offset != size).then(|| format!("read back: {size} bytes expected, its extents come to {offset}")))
     }
 }

@@ -13,6 +13,8 @@ fn peak_of(program: &Program, arguments: &[&str]) -> u64 {
     let mut peak = 0;
     while child.try_wait().unwrap().is_none() {
         let text = std::fs::read_to_string(&status).unwrap_or_default();
+        // Until it has its own name, it may still have the memory of this process.
+        let text = if text.starts_with("Name:\tkeepstone") { text } else { String::new() };
         let line = text.lines().find_map(|line| line.strip_prefix("VmHWM:"));
         let kib = line.and_then(|line| line.trim().trim_end_matches(" kB").parse::<u64>().ok());
         peak = peak.max(kib.unwrap_or(0) << 10);
