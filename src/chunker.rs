@@ -9,10 +9,29 @@ use fastcdc::v2020::{Normalization, cut_gear, select_masks};
 pub struct Chunker {
     gear: Box<[u64; 256]>,
     gear_shifted: Box<[u64; 256]>,
+    sizes: Sizes,
+}
+
+/// How large chunks become, in bytes, and the masks that make them so.
+#[derive(Clone, Copy)]
+struct Sizes {
     masks: [u64; 4],
     min: usize,
     average: usize,
     max: usize,
+}
+
+impl Sizes {
+    fn of(average: usize) -> Self {
+        let (strict, relaxed) = select_masks(average, Normalization::Level1);
+        let masks = [strict, relaxed, strict << 1, relaxed << 1];
+        Sizes { masks, min: average / 4, average, max: max_of(average) }
+    }
+}
+
+/// The largest chunk, in bytes, of those that are so large on average.
+pub const fn max_of(average: usize) -> usize {
+    average * 4
 }
 
 /// An average chunk size that no chunker takes.
@@ -27,11 +46,6 @@ pub struct ChunkSizeError(pub usize);
 const FINE_BELOW_AVERAGES: usize = 16;
 /// By how much finer, as far as the smallest average allows.
 const FINE_DIVISOR: usize = 4;
-
-fn masks(average: usize) -> [u64; 4] {
-    let (strict, relaxed) = select_masks(average, Normalization::Level1);
-    [strict, relaxed, strict << 1, relaxed << 1]
-}
 
 impl Chunker {
     /// With the ring's `gear` secret and an average size in bytes; the smallest chunk is a quarter of
@@ -50,41 +64,42 @@ impl Chunker {
             *entry = bytes.iter().rev().fold(0, |value, byte| value << 8 | u64::from(*byte));
         }
         let gear_shifted = Box::new(gear.map(|entry| entry << 1));
-        Ok(Chunker { gear, gear_shifted, masks: masks(average), min: average / 4, average, max: average * 4 })
+        Ok(Chunker { gear, gear_shifted, sizes: Sizes::of(average) })
     }
 
     /// The one for files below [`Chunker::fine_below`].
     pub fn fine(&self) -> Self {
-        let average = (self.average / FINE_DIVISOR).max(CHUNK_AVERAGE_BYTES_MIN);
-        Chunker { masks: masks(average), min: average / 4, average, max: average * 4, ..self.clone() }
+        let average = (self.average() / FINE_DIVISOR).max(CHUNK_AVERAGE_BYTES_MIN);
+        Chunker { sizes: Sizes::of(average), ..self.clone() }
     }
 
     /// Files of fewer bytes are cut finer.
     pub fn fine_below(&self) -> u64 {
-        (self.average * FINE_BELOW_AVERAGES) as u64
+        (self.average() * FINE_BELOW_AVERAGES) as u64
     }
 
     /// The largest chunk in bytes: the window that [`Chunker::cut`] must see unless the input ends.
     pub fn max(&self) -> usize {
-        self.max
+        self.sizes.max
     }
 
     /// The average chunk size in bytes.
     pub fn average(&self) -> usize {
-        self.average
+        self.sizes.average
     }
 
     /// Length of the first chunk of `window`, which holds [`Chunker::max`] bytes or all that is left.
     pub fn cut(&self, window: &[u8]) -> usize {
-        if window.len() <= self.min {
+        let Sizes { masks, min, average, max } = self.sizes;
+        if window.len() <= min {
             return window.len();
         }
-        let [strict, relaxed, strict_shifted, relaxed_shifted] = self.masks;
+        let [strict, relaxed, strict_shifted, relaxed_shifted] = masks;
         let (_, length) = cut_gear(
             window,
-            self.min,
-            self.average,
-            self.max,
+            min,
+            average,
+            max,
             strict,
             relaxed,
             strict_shifted,

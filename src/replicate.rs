@@ -142,7 +142,10 @@ pub fn replicate(
     monitor: &dyn Monitor,
 ) -> Result<Replicated, RepoError> {
     let mut done = Replicated::default();
-    for (region, levelled) in repository.regions.iter().zip(repository.level_all_keys(false)) {
+    // Every slot's rings, however many, where content is looked at, too; a backup has time for those only without
+    // which it couldn't be restored.
+    let levelled = repository.level_all_keys(depth == Depth::Content);
+    for (region, levelled) in repository.regions.iter().zip(levelled) {
         // A change of keys that did not reach it; what goes on here doesn't depend on it.
         match levelled {
             Ok(levelled) => {
@@ -559,7 +562,7 @@ fn restock(
     let roots: Vec<ChunkId> = here.map(|info| info.snapshot.root).collect();
     // What is condemned is rescued where these snapshots need it.
     let log = gclog::read(repository, to)?;
-    let Choice { wanted, nowhere, .. } = choose(view, at, &roots, None, &log.dead, brought)?;
+    let Choice { relied, mut wanted, nowhere } = choose(view, at, &roots, None, &log.dead, brought)?;
     if nowhere > 0 {
         let subject = format!("{}:packs/", to.name).into_bytes();
         note(done, monitor, subject, &Pending::Lost(nowhere));
@@ -573,7 +576,6 @@ fn restock(
     let mut session = Session::open_in(repository, at)?;
     let outcome = (|| {
         let missing = session.missing();
-        let Choice { relied, mut wanted, .. } = choose(view, at, &roots, None, &log.dead, brought)?;
         let own = repository.secrets.slot;
         if repository.role() == Role::Writer {
             let before = wanted.len();

@@ -2,7 +2,7 @@
 
 use super::BackupError;
 use super::engine::{Engine, ExtentCollector, Piece};
-use crate::chunker::Chunker;
+use crate::chunker::{Chunker, max_of};
 use crate::format::ids::ChunkId;
 use crate::format::node::{Content, Extent, NodeKind};
 use crate::limits::FRAME_RAW_BYTES_TARGET;
@@ -25,7 +25,7 @@ pub enum Captured {
 /// What a worker holds at most, in bytes, when it cuts to this average: its buffer, an open frame, one that another
 /// worker handed over, and the sealed copy of one.
 pub const fn worker_bytes(chunk_average: usize) -> usize {
-    let chunk_max = 4 * chunk_average;
+    let chunk_max = max_of(chunk_average);
     buffer_bytes(chunk_max) + 3 * (FRAME_RAW_BYTES_TARGET + chunk_max)
 }
 

@@ -107,6 +107,8 @@ pub(super) struct Basis {
 
 impl Basis {
     fn find(repository: &Repository, index: &dyn Index, options: &Backup) -> Result<Self, BackupError> {
+        // A slot that may not back up looks at nothing, and leaves no session behind.
+        repository.require(&AUTHORS, "back up")?;
         let lacking = match &options.lacking {
             Some(lacking) => lacking.clone(),
             None => presence::look(repository, index)?,
@@ -125,8 +127,6 @@ impl<'a> Run<'a> {
         basis: &'a Basis,
         base: Option<SnapshotId>,
     ) -> Result<Self, BackupError> {
-        // A slot that may not back up leaves no session behind.
-        repository.require(&AUTHORS, "back up")?;
         let started_at = repository.clock.now_ns();
         let foundation = Foundation { bases: base.into_iter().collect(), adopts_earlier: true };
         let mut session = match options.dry_run {
@@ -209,8 +209,6 @@ pub fn backup_tree(
         root_path: root_path.clone(),
         ..SnapshotPrivate::default()
     };
-    // A slot that may not back up looks at nothing.
-    repository.require(&AUTHORS, "back up")?;
     let basis = Basis::find(repository, index, options)?;
     let remembered = Remembered::find(repository, index, options, &basis, &root_path, earlier)?;
     walk.leave_file_xattrs();
@@ -263,7 +261,6 @@ pub fn backup_stream<S: std::io::Read + Send>(
     check_labels(options)?;
     check_dataset(repository, &options.dataset)?;
     let private = SnapshotPrivate { sources: vec![node.name.clone()], command, ..SnapshotPrivate::default() };
-    repository.require(&AUTHORS, "back up")?;
     let basis = Basis::find(repository, index, options)?;
     let run = Run::open(repository, index, options, monitor, &basis, None)?;
     let usable = run.usable();

@@ -12,7 +12,7 @@ use crate::format::envelope::{ObjectKind, TRAILER_BYTES, decode_preamble};
 use crate::format::ids::{Digest, RepositoryId, SessionId, SlotId, SnapshotId, number_from_name};
 use crate::format::wire::Reader;
 use crate::limits::KEY_FILE_BYTES_MAX;
-use crate::pack::reader::pack_name;
+use crate::pack::reader::parse_pack_name;
 use crate::report::{Issue, IssueKind, Monitor, Phase};
 use crate::store::{Listed, Store, StoreError, StoreErrorKind, list_sorted};
 use std::collections::BTreeMap;
@@ -102,8 +102,8 @@ fn parse_known(name: &str) -> Option<Named> {
             }
         }
         "packs" => {
-            let id = digest(pair?.1)?;
-            (pack_name(&crate::format::ids::PackId(id)) == name).then_some(Named::Object(ObjectKind::Pack, Some(id)))
+            let id = parse_pack_name(name)?;
+            Some(Named::Object(ObjectKind::Pack, Some(id.0)))
         }
         "index" => Some(Named::Object(ObjectKind::Segment, Some(digest(rest)?))),
         "snapshots" => Some(Named::Object(ObjectKind::Snapshot, Some(digest(rest)?))),

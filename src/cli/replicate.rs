@@ -9,9 +9,8 @@ use super::workspace::Workspace;
 use crate::format::roster::Role;
 use crate::pack::SpoolSpace;
 use crate::replicate::{Depth, heal, replicate};
-use crate::repo::RepoError;
 use crate::repo::audit::{self, NoRoom};
-use crate::report::{Issue, IssueKind, Monitor};
+use crate::report::Monitor;
 use serde_json::{Value, json};
 
 /// Runs the command.
@@ -28,8 +27,6 @@ pub fn run(global: &Global) -> Result<Class, CliError> {
     std::fs::create_dir_all(&directory).map_err(|error| CliError::file("make", &directory, &error))?;
     let scratch = Some(SpoolSpace::Directory(directory));
     let memory_bytes = workspace.settings.memory_bytes / 4;
-    // Every slot's, however many; a backup has time for those only without which it couldn't be restored.
-    let keys = repository.level_all_keys(true);
     // Under their own names first: nothing else need be written then.
     let healed = heal(repository, &index, &mut lacking, &workspace.progress)?;
     let mut done =
@@ -37,21 +34,6 @@ pub fn run(global: &Global) -> Result<Class, CliError> {
     done.packs += healed.packs;
     done.bytes += healed.bytes;
     done.issues.extend(healed.issues);
-    let failed = |(at, error): (usize, RepoError)| Issue {
-        kind: IssueKind::Unreadable,
-        subject: repository.regions[at].name.clone().into_bytes(),
-        detail: format!("its keys were not compared: {error}"),
-    };
-    let keys = keys.into_iter().enumerate().flat_map(|(at, outcome)| match outcome {
-        Ok(levelled) => levelled.issues,
-        Err(error) => vec![failed((at, error))],
-    });
-    for issue in keys {
-        if !done.issues.contains(&issue) {
-            workspace.progress.issue(&issue);
-            done.issues.push(issue);
-        }
-    }
     if workspace.progress.cancelled() {
         return Err(CliError::cancelled());
     }

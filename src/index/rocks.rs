@@ -344,7 +344,7 @@ impl RocksIndex {
 
     /// Reads; when that fails, opens the database again and reads once more: another process may have
     /// compacted it since, and with that removed files that this one had not opened yet.
-    fn retried<T>(&self, read: impl Fn() -> Result<T, IndexError>) -> Result<T, IndexError> {
+    fn retried<T>(&self, mut read: impl FnMut() -> Result<T, IndexError>) -> Result<T, IndexError> {
         read().or_else(|error| match error {
             IndexError::Database { .. } => self.reopen().and_then(|()| read()),
             error => Err(error),
@@ -686,19 +686,13 @@ impl Index for RocksIndex {
     }
 
     fn each_pack(&self, each: &mut EachPack<'_>) -> Result<(), IndexError> {
-        let mut all = || {
+        self.noted(self.retried(|| {
             self.each("packs", &[], &mut |key, value| {
                 let ordinal = u32::from_be_bytes(key.try_into().map_err(|_| self.damaged("a pack's key"))?);
                 let pack = PackEntry::decode(value).map_err(|e| self.damaged(e))?;
                 if pack.regions.is_empty() { Ok(()) } else { each(ordinal, &pack) }
             })
-        };
-        // As `retried`, of which this is the kind that can't be shared.
-        let told = match all() {
-            Err(IndexError::Database { .. }) => self.reopen().and_then(|()| all()),
-            told => told,
-        };
-        self.noted(told)
+        }))
     }
 
     fn pack_count(&self) -> u32 {

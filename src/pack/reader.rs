@@ -26,6 +26,12 @@ pub fn pack_name(pack: &PackId) -> String {
     format!("packs/{}/{hex}", &hex[..2])
 }
 
+/// What [`pack_name`] was given; `None` for any other name.
+pub fn parse_pack_name(name: &str) -> Option<PackId> {
+    let id = PackId::from_hex(name.rsplit('/').next()?)?;
+    (pack_name(&id) == name).then_some(id)
+}
+
 /// Reads a pack's header from a store.
 ///
 /// # Errors

@@ -71,6 +71,14 @@ impl Names {
 /// A ring as a region holds it: its digest, or what is wrong with it.
 type HeldRing = Result<Digest, String>;
 
+/// The rings of one epoch and slot: their names in the region that is levelled, and in the others.
+struct RingCopies {
+    epoch: u64,
+    slot: SlotId,
+    held: BTreeSet<String>,
+    elsewhere: Vec<(usize, String)>,
+}
+
 /// One levelling of all regions: what was listed and read serves for each of them.
 pub(super) struct Levelling<'a> {
     repository: &'a Repository,
@@ -199,13 +207,14 @@ impl<'a> Levelling<'a> {
                 if !held.is_empty() && (!compared || repository.regions.len() < 2) {
                     continue;
                 }
-                let elsewhere: Vec<(usize, String)> = self
+                let elsewhere = self
                     .others(at)
                     .flat_map(|(from, _, listed)| names(listed).into_iter().map(move |name| (from, name)))
                     .collect();
+                let copies = RingCopies { epoch, slot: slot.slot, held, elsewhere };
                 let outcome = match slot.slot == own {
-                    true => self.own_ring(at, of, &held, &elsewhere),
-                    false => self.ring(at, of, &held, &elsewhere),
+                    true => self.own_ring(at, &copies),
+                    false => self.ring(at, &copies),
                 };
                 self.settle(at, &name, behind, outcome, done)?;
             }
@@ -214,20 +223,14 @@ impl<'a> Levelling<'a> {
     }
 
     /// A ring of the slot in use: what the roster states of it can be seen.
-    fn own_ring(
-        &mut self,
-        at: usize,
-        of: (u64, SlotId),
-        held: &BTreeSet<String>,
-        elsewhere: &[(usize, String)],
-    ) -> Result<u64, RepoError> {
+    fn own_ring(&mut self, at: usize, copies: &RingCopies) -> Result<u64, RepoError> {
         let repository = self.repository;
         let right = |at: usize, name: &str| {
             let region = &repository.regions[at];
             read_ring(&repository.config, &repository.roster, region, name, &repository.secrets)
         };
         let mut failure = None;
-        for name in held {
+        for name in &copies.held {
             match right(at, name) {
                 Ok(Some(_)) => return Ok(0),
                 Ok(None) => {}
@@ -235,51 +238,46 @@ impl<'a> Levelling<'a> {
                 Err(error) => failure = Some(error),
             }
         }
-        for (from, name) in elsewhere {
+        for (from, name) in &copies.elsewhere {
             if let Ok(Some(_)) = right(*from, name)
                 && let Ok(digest) = self.held_ring(*from, name)?
             {
-                return self.put_ring(at, of, held, *from, name, &digest);
+                return self.put_ring(at, copies, &copies.held, (*from, name, &digest));
             }
         }
-        Err(failure.unwrap_or_else(|| self.missing(at, of)))
+        Err(failure.unwrap_or_else(|| self.missing(at, copies)))
     }
 
     /// Another slot's ring: only that slot can tell which one is right, so it gets each that root signed.
-    fn ring(
-        &mut self,
-        at: usize,
-        of: (u64, SlotId),
-        held: &BTreeSet<String>,
-        elsewhere: &[(usize, String)],
-    ) -> Result<u64, RepoError> {
+    fn ring(&mut self, at: usize, copies: &RingCopies) -> Result<u64, RepoError> {
         let (mut sound, mut damage, mut copied) = (BTreeSet::new(), None, 0);
-        for name in held {
+        for name in &copies.held {
             match self.held_ring(at, name)? {
                 Ok(digest) => drop(sound.insert(digest)),
                 Err(detail) => damage = Some(detail),
             }
         }
-        let mut taken = held.clone();
-        for (from, name) in elsewhere {
+        let mut taken = copies.held.clone();
+        for (from, name) in &copies.elsewhere {
             let Ok(digest) = self.held_ring(*from, name)? else { continue };
             if sound.insert(digest) {
-                copied += self.put_ring(at, of, &taken, *from, name, &digest)?;
-                taken.insert(ring_name(of.0, of.1));
+                copied += self.put_ring(at, copies, &taken, (*from, name, &digest))?;
+                taken.insert(ring_name(copies.epoch, copies.slot));
             }
         }
         match damage {
             Some(detail) if sound.is_empty() => {
-                let name = ring_name(of.0, of.1);
+                let name = ring_name(copies.epoch, copies.slot);
                 Err(self.repository.regions[at].object_error(&name, DecodeError::new("OBJ-8", detail)))
             }
-            _ if sound.is_empty() => Err(self.missing(at, of)),
+            _ if sound.is_empty() => Err(self.missing(at, copies)),
             _ => Ok(copied),
         }
     }
 
-    fn missing(&self, at: usize, of: (u64, SlotId)) -> RepoError {
-        RepoError::Missing { region: self.repository.regions[at].name.clone(), name: ring_name(of.0, of.1) }
+    fn missing(&self, at: usize, copies: &RingCopies) -> RepoError {
+        let name = ring_name(copies.epoch, copies.slot);
+        RepoError::Missing { region: self.repository.regions[at].name.clone(), name }
     }
 
     fn held_ring(&mut self, at: usize, name: &str) -> Result<HeldRing, RepoError> {
@@ -297,22 +295,21 @@ impl<'a> Levelling<'a> {
         Ok(held)
     }
 
+    /// Puts a ring from another region under the plain name, or beside what has that: region, name and digest there.
     fn put_ring(
         &self,
         at: usize,
-        of: (u64, SlotId),
+        copies: &RingCopies,
         taken: &BTreeSet<String>,
-        from: usize,
-        name: &str,
-        digest: &Digest,
+        (from, name, digest): (usize, &str, &Digest),
     ) -> Result<u64, RepoError> {
-        let (from, to) = (&self.repository.regions[from], &self.repository.regions[at]);
-        let bytes = from.get(name)?;
-        if check_digest(&bytes).map_err(|source| from.object_error(name, source))? != *digest {
-            return Err(from.object_error(name, DecodeError::new("OBJ-8", "it changed while it was read")));
-        }
-        let plain = ring_name(of.0, of.1);
-        let name = if taken.contains(&plain) { ring_name_beside(of.0, of.1, digest) } else { plain };
+        let to = &self.repository.regions[at];
+        let bytes = get_unchanged(&self.repository.regions[from], name, digest)?;
+        let plain = ring_name(copies.epoch, copies.slot);
+        let name = match taken.contains(&plain) {
+            true => ring_name_beside(copies.epoch, copies.slot, digest),
+            false => plain,
+        };
         put_with_retries(&*to.store, &name, &bytes.into()).map_err(|e| to.error(e))?;
         Ok(1)
     }
@@ -397,6 +394,15 @@ impl<'a> Levelling<'a> {
     }
 }
 
+/// An object's bytes, once more, which were verified by this digest.
+fn get_unchanged(from: &RegionHandle, name: &str, digest: &Digest) -> Result<Vec<u8>, RepoError> {
+    let bytes = from.get(name)?;
+    match check_digest(&bytes).map_err(|source| from.object_error(name, source))? == *digest {
+        true => Ok(bytes),
+        false => Err(from.object_error(name, DecodeError::new("OBJ-8", "it changed while it was read"))),
+    }
+}
+
 fn is_denied(error: &RepoError) -> bool {
     matches!(error, RepoError::Store { source, .. } if source.kind == StoreErrorKind::Denied)
 }
@@ -470,11 +476,7 @@ impl Repository {
                 Err(RepoError::Missing { .. }) => return Ok(None),
                 read => read?,
             };
-            let bytes = from.get(name)?;
-            match check_digest(&bytes).map_err(|source| from.object_error(name, source))? == digest {
-                true => Ok(Some(bytes)),
-                false => Err(from.object_error(name, DecodeError::new("OBJ-8", "it changed while it was read"))),
-            }
+            get_unchanged(from, name, &digest).map(Some)
         })
     }
 }

@@ -10,7 +10,7 @@ use super::gclog;
 use super::open::{RegionHandle, Repository};
 use crate::format::ids::{PackId, RegionId};
 use crate::index::{Index, IndexError, PackEntry};
-use crate::pack::reader::pack_name;
+use crate::pack::reader::{pack_name, parse_pack_name};
 use crate::report::{Issue, IssueKind, Monitor};
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -124,8 +124,7 @@ impl Wanted {
             return Ok(Vec::new());
         }
         let listing = region.store.list("packs/", &mut |listed| {
-            let id = listed.name.rsplit('/').next().and_then(PackId::from_hex);
-            let Some(id) = id.filter(|id| pack_name(id) == listed.name) else { return };
+            let Some(id) = parse_pack_name(&listed.name) else { return };
             let name = short_name(&id, listed.size);
             let from = names.partition_point(|(known, _)| *known < name);
             for (_, ordinal) in names[from..].iter().take_while(|(known, _)| *known == name) {

@@ -14,7 +14,7 @@ use crate::format::wire::DecodeError;
 use crate::index::segment::{self, segment_name};
 use crate::index::{Arrival, Detached, Index, IndexError};
 use crate::limits::SEGMENT_BYTES_MAX;
-use crate::pack::reader::pack_name;
+use crate::pack::reader::parse_pack_name;
 use crate::report::{Issue, IssueKind, Monitor, Phase};
 use crate::store::{StoreErrorKind, list_sorted};
 use std::collections::{BTreeMap, HashSet};
@@ -35,10 +35,7 @@ pub fn list_segments(region: &RegionHandle) -> Result<HashSet<SegmentId>, RepoEr
 pub fn list_packs(region: &RegionHandle) -> Result<Vec<(PackId, u64)>, RepoError> {
     let mut stored: Vec<(PackId, u64)> = Vec::new();
     let list = region.store.list("packs/", &mut |listed| {
-        let id = listed.name.rsplit('/').next().and_then(PackId::from_hex);
-        if let Some(id) = id.filter(|id| pack_name(id) == listed.name) {
-            stored.push((id, listed.size));
-        }
+        stored.extend(parse_pack_name(&listed.name).map(|id| (id, listed.size)));
     });
     list.map_err(|error| region.error(error))?;
     stored.sort_unstable();
