@@ -16,11 +16,14 @@ use std::sync::PoisonError;
 
 /// Two windows are under way at a time: one being fetched, one being filled.
 const WINDOW_BYTES: u64 = 256 << 20;
+/// The first one is small, as nothing is fetched while it is filled; each is twice as large as the one before.
+const FIRST_WINDOW_BYTES: u64 = 16 << 20;
 /// What a chunk that was asked for takes with its file, in bytes: node, names, places.
 const WISH_BYTES: usize = 640;
 /// A window holds so many chunks at least.
 const WINDOW_CHUNKS_MIN: usize = 64;
-const DIRECTORIES_WAITING_MAX: usize = 4096;
+/// Some 600 bytes each. The workers run out of work while those that wait are finished.
+const DIRECTORIES_WAITING_MAX: usize = 16 << 10;
 /// What a thread of a restore holds at most with frames of the usual size, in bytes: sealed frames read at once, and
 /// one that is opened.
 pub const WORKER_BYTES: usize = 8 << 20;
@@ -78,6 +81,7 @@ struct Run<'a> {
     include: Option<Gitignore>,
     exclude: Option<Gitignore>,
     window: Window,
+    window_bytes: u64,
     outcome: &'a Outcome,
     summary: RestoreSummary,
     /// Directories whose entries have all been asked for, children before parents.
@@ -135,6 +139,7 @@ pub fn restore(
         include: patterns(&options.include)?,
         exclude: patterns(&options.exclude)?,
         window: Window::default(),
+        window_bytes: FIRST_WINDOW_BYTES,
         outcome: &outcome,
         summary: RestoreSummary::default(),
         directories: Vec::new(),
@@ -512,7 +517,7 @@ impl Run<'_> {
     ) -> Result<(), RestoreError> {
         self.window.want(file, offset, id, length);
         self.monitor.advance(0, u64::from(length));
-        let full = self.window.bytes() >= WINDOW_BYTES
+        let full = self.window.bytes() >= self.window_bytes
             || self.window.len() >= (self.options.memory_bytes / (2 * WISH_BYTES)).max(WINDOW_CHUNKS_MIN)
             || self.window.open() >= self.target.open_files_max();
         if full {
@@ -532,6 +537,7 @@ impl Run<'_> {
     /// Has fetched what was asked for, while more is asked for.
     fn fetch(&mut self) -> Result<(), RestoreError> {
         self.stop_if_ended()?;
+        self.window_bytes = (self.window_bytes * 2).min(WINDOW_BYTES);
         self.window.flush(self.queue)?;
         self.stop_if_ended()
     }

@@ -64,12 +64,27 @@ struct State {
     entries: usize,
     next: u64,
     ended: bool,
+    /// Threads that have nothing to read, or no room for it.
+    idle: usize,
+    /// What the walk waits for.
+    awaited: Option<Ticket>,
+}
+
+impl State {
+    /// Whether one of so many parts of all room is left.
+    fn has_room(&self, parts: usize) -> bool {
+        self.progress.len() + DIRECTORIES_MAX / parts <= DIRECTORIES_MAX
+            && self.entries + ENTRIES_MAX / parts <= ENTRIES_MAX
+    }
 }
 
 #[derive(Debug, Default)]
 struct Shared {
     state: Mutex<State>,
-    changed: Condvar,
+    /// There may be something to do.
+    work: Condvar,
+    /// What the walk waits for is done.
+    done: Condvar,
 }
 
 /// Reads directories ahead of one walk.
@@ -84,8 +99,14 @@ impl Shared {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn wait<'a>(&self, state: MutexGuard<'a, State>) -> MutexGuard<'a, State> {
-        self.changed.wait(state).unwrap_or_else(PoisonError::into_inner)
+    /// Wakes threads that wait, where that is worth it: once some are idle that have room for more than a directory,
+    /// or each step of the walk would wake one.
+    fn wake(&self, state: MutexGuard<'_, State>) {
+        let worth = state.idle > 0 && !state.wanted.is_empty() && state.has_room(2);
+        drop(state);
+        if worth {
+            self.work.notify_all();
+        }
     }
 
     fn work(&self, with_xattrs: bool) {
@@ -93,12 +114,14 @@ impl Shared {
         let mut xattrs = with_xattrs.then(XattrReader::default);
         let mut state = self.state();
         loop {
-            let has_room = state.progress.len() < DIRECTORIES_MAX && state.entries < ENTRIES_MAX;
             if state.ended {
                 return;
             }
+            let has_room = state.has_room(DIRECTORIES_MAX);
             let Some(wanted) = has_room.then(|| state.wanted.pop()).flatten() else {
-                state = self.wait(state);
+                state.idle += 1;
+                state = self.work.wait(state).unwrap_or_else(PoisonError::into_inner);
+                state.idle -= 1;
                 continue;
             };
             state.progress.insert(wanted.ticket, Progress::UnderWay);
@@ -124,8 +147,11 @@ impl Drop for Answer<'_> {
         let mut state = self.shared.state();
         state.entries += found.as_ref().map_or(0, |found| found.stats.len());
         state.progress.insert(self.ticket, Progress::Done(found));
+        let awaited = state.awaited == Some(self.ticket);
         drop(state);
-        self.shared.changed.notify_all();
+        if awaited {
+            self.shared.done.notify_all();
+        }
     }
 }
 
@@ -163,8 +189,7 @@ impl Ahead {
         let tickets: Vec<Ticket> = (first..state.next).map(Ticket).collect();
         let wanted = tickets.iter().zip(names).rev();
         state.wanted.extend(wanted.map(|(ticket, name)| Wanted { ticket: *ticket, parent: Arc::clone(parent), name }));
-        drop(state);
-        self.shared.changed.notify_all();
+        self.shared.wake(state);
         tickets
     }
 
@@ -180,14 +205,17 @@ impl Ahead {
                     }
                     return None;
                 }
-                Some(Progress::UnderWay) => state = self.shared.wait(state),
+                Some(Progress::UnderWay) => {
+                    state.awaited = Some(ticket);
+                    state = self.shared.done.wait(state).unwrap_or_else(PoisonError::into_inner);
+                    state.awaited = None;
+                }
                 Some(Progress::Done(_)) => break,
             }
         }
         let Some(Progress::Done(found)) = state.progress.remove(&ticket) else { return None };
         state.entries -= found.as_ref().map_or(0, |found| found.stats.len());
-        drop(state);
-        self.shared.changed.notify_all();
+        self.shared.wake(state);
         found
     }
 }
@@ -195,7 +223,7 @@ impl Ahead {
 impl Drop for Ahead {
     fn drop(&mut self) {
         self.shared.state().ended = true;
-        self.shared.changed.notify_all();
+        self.shared.work.notify_all();
         for thread in self.threads.drain(..) {
             // A panic there is a programmer's error; the walk has waited for nothing from it since.
             let _ = thread.join();
