@@ -3,7 +3,8 @@
 #
 #   tests/setup.sh build    a C and C++ compiler, and libclang, with which RocksDB's bindings are made
 #   tests/setup.sh test     also Python 3 with venv, for the S3 server and the second reader, and OpenSSH's server and
-#                           client, for regions behind a real sshd; not with KEEPSTONE_TEST_SSHD=off, which skips those
+#                           client, for regions behind a real sshd; not with KEEPSTONE_TEST_SSHD=off, which skips those;
+#                           and Node.js with npm, for Azure's emulator; not with KEEPSTONE_TEST_AZURE=off
 set -eu
 
 stage=${1:?"usage: $0 build|test"}
@@ -50,6 +51,10 @@ if [ "$stage" = test ]; then
         have ssh && have ssh-keygen || packages="$packages openssh-client"
         have_sshd || packages="$packages openssh-server"
     fi
+    if [ "${KEEPSTONE_TEST_AZURE:-}" != off ]; then
+        have node || packages="$packages nodejs"
+        have npm || packages="$packages npm"
+    fi
 fi
 [ -n "$packages" ] || exit 0
 
@@ -88,6 +93,9 @@ if ! $root apt-get update -qq ||
     echo "setup: could not install $packages; is the network there? Install them by hand and go on" >&2
     case " $packages " in
     *openssh*) echo "setup: or set KEEPSTONE_TEST_SSHD=off, which skips the tests that need OpenSSH" >&2 ;;
+    esac
+    case " $packages " in
+    *node* | *npm*) echo "setup: or set KEEPSTONE_TEST_AZURE=off, which skips the tests that need Node.js" >&2 ;;
     esac
     exit 1
 fi

@@ -44,7 +44,7 @@ pub enum StoreErrorKind {
 
 /// A failed store call: which store, which object, what happened.
 #[derive(Clone, Debug, thiserror::Error)]
-#[error("{operation} {store}/{name}: {detail}")]
+#[error("{operation} {store}{}{name}: {detail}", if name.is_empty() { "" } else { "/" })]
 pub struct StoreError {
     /// The reason's class.
     pub kind: StoreErrorKind,

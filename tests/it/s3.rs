@@ -1,4 +1,4 @@
-//! The object store adaptor against a real HTTP service: moto, started by `tests/s3/serve.sh`.
+//! The object store adaptor against a real HTTP service: moto, started by `tests/services/s3.sh`.
 //!
 //! What moto can and can't judge stands in that script. `KEEPSTONE_TEST_S3=off` skips these tests, where
 //! neither Python nor the network is to be had; nothing else does, so that they aren't lost unnoticed.
@@ -6,14 +6,13 @@
 use std::collections::BTreeMap;
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
-use std::os::unix::process::CommandExt;
-use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::fixture::{assert_same, noise};
 use crate::program::{Program, id};
+use crate::service::Service;
 use keepstone::crypto::slot::Unlock;
 use keepstone::env::{StepClock, SystemRandom};
 use keepstone::repo::designation::designate;
@@ -23,44 +22,14 @@ use keepstone::store::open::open_store;
 use keepstone::store::probe::probe;
 use keepstone::store::{Payload, Put, Store, StoreError, StoreErrorKind, list_sorted};
 
-/// The first start may have to install moto.
-const START_MAX: Duration = Duration::from_secs(300);
-
-/// A running server; killed when dropped, also by a panic.
 struct Server {
-    child: Child,
-    port: u16,
+    service: Service,
 }
 
 impl Server {
     /// Starts a server with one empty bucket `test`, or `None` where these tests are switched off.
     fn start() -> Option<Server> {
-        if std::env::var("KEEPSTONE_TEST_S3").is_ok_and(|value| value == "off") {
-            eprintln!("skipped: KEEPSTONE_TEST_S3=off");
-            return None;
-        }
-        let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
-        let port = listener.local_addr().expect("address").port();
-        drop(listener);
-        let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/s3/serve.sh");
-        let child = Command::new(script)
-            .arg(port.to_string())
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            // A group of its own, so that what the script starts ends with it.
-            .process_group(0)
-            .spawn()
-            .expect("tests/s3/serve.sh starts");
-        let mut server = Server { child, port };
-        let begun = Instant::now();
-        while TcpStream::connect(("127.0.0.1", port)).is_err() {
-            if let Some(status) = server.child.try_wait().expect("wait") {
-                panic!("tests/s3/serve.sh ended ({status}); run it by hand to see why, or set KEEPSTONE_TEST_S3=off");
-            }
-            assert!(begun.elapsed() < START_MAX, "the server didn't start");
-            thread::sleep(Duration::from_millis(50));
-        }
+        let server = Server { service: Service::start("s3", "KEEPSTONE_TEST_S3")? };
         server.request("PUT", "/test");
         Some(server)
     }
@@ -73,7 +42,7 @@ impl Server {
     /// A request with a signature that moto doesn't look at; gives the answer with its head. Each header ends with a
     /// line's end.
     fn ask(&self, method: &str, path: &str, headers: &str, body: &str) -> String {
-        let mut stream = TcpStream::connect(("127.0.0.1", self.port)).expect("connect");
+        let mut stream = TcpStream::connect(("127.0.0.1", self.service.port)).expect("connect");
         let length = body.len();
         let signed = "Authorization: AWS4-HMAC-SHA256 Credential=test-key/20260101/us-east-1/s3/aws4_request, \
                       SignedHeaders=host, Signature=0";
@@ -87,7 +56,7 @@ impl Server {
     /// Passes what comes to this port on to the server, and keeps what clients say.
     fn listen_in(&self) -> (u16, Arc<Mutex<Vec<u8>>>) {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
-        let (port, to) = (listener.local_addr().expect("address").port(), self.port);
+        let (port, to) = (listener.local_addr().expect("address").port(), self.service.port);
         let heard = Arc::new(Mutex::new(Vec::new()));
         let keep = Arc::clone(&heard);
         thread::spawn(move || {
@@ -127,7 +96,7 @@ impl Server {
     }
 
     fn options(&self) -> BTreeMap<String, String> {
-        let endpoint = format!("http://127.0.0.1:{}", self.port);
+        let endpoint = format!("http://127.0.0.1:{}", self.service.port);
         let pairs = [
             ("endpoint", endpoint.as_str()),
             ("allow_http", "true"),
@@ -140,15 +109,6 @@ impl Server {
 
     fn open(&self, url: &str) -> Result<Arc<dyn Store>, StoreError> {
         open_store(url, &self.options(), false)
-    }
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        if let Some(group) = rustix::process::Pid::from_raw(self.child.id().cast_signed()) {
-            let _ = rustix::process::kill_process_group(group, rustix::process::Signal::KILL);
-        }
-        let _ = self.child.wait();
     }
 }
 

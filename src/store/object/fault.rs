@@ -99,6 +99,8 @@ fn sort(error: &Error, code: &str, status: Option<u16>) -> (StoreErrorKind, bool
         _ => match status {
             Some(507) => (StoreErrorKind::Full, false),
             Some(416) => (StoreErrorKind::Range, false),
+            // The client sorts the answers to some requests only.
+            Some(401 | 403) => (StoreErrorKind::Denied, false),
             Some(408 | 429 | 500..=599) => (StoreErrorKind::Unavailable, true),
             Some(_) => (StoreErrorKind::Other, false),
             None => match transport(error) {
@@ -129,6 +131,9 @@ fn hint(kind: StoreErrorKind, code: &str, text: &str) -> &'static str {
             "; set the option region to the bucket's"
         }
         "ExpiredToken" => "; get new temporary credentials",
+        "AuthenticationFailed" | "AuthorizationFailure" => {
+            "; check account_name, account_key and this computer's clock, or what else the options name"
+        }
         "InvalidAccessKeyId" | "SignatureDoesNotMatch" => "; check access_key_id and secret_access_key",
         "NoSuchBucket" | "ContainerNotFound" => "; create the bucket first",
         // Where the client looks last, on every computer that isn't one of the cloud's own.
@@ -207,6 +212,7 @@ mod tests {
             (body("QuotaExceeded"), StoreErrorKind::Full, false),
             (body("SlowDown"), StoreErrorKind::Unavailable, true),
             ("status code: 503 Service Unavailable: ".to_owned(), StoreErrorKind::Unavailable, true),
+            ("status code: 403 Forbidden: ".to_owned(), StoreErrorKind::Denied, false),
             ("status code: 507 Insufficient Storage: ".to_owned(), StoreErrorKind::Full, false),
             ("status code: 418 teapot".to_owned(), StoreErrorKind::Other, false),
             ("nonsense".to_owned(), StoreErrorKind::Other, false),
