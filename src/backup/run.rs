@@ -192,20 +192,19 @@ pub fn backup_tree(
     repository: &Repository,
     index: &dyn Index,
     options: &Backup,
-    sources: &[PathBuf],
     mut walk: Walk,
     earlier: &[SnapshotInfo],
     monitor: &dyn Monitor,
 ) -> Result<BackupSummary, BackupError> {
     check_labels(options)?;
     check_dataset(repository, &options.dataset)?;
-    check_sources(sources)?;
+    check_sources(walk.source_paths())?;
     if let Some(empty) = walk.empty_sources().first().filter(|_| !options.allow_empty) {
         return Err(BackupError::EmptySource { path: empty.display().to_string() });
     }
     let root_path = walk.root().as_os_str().as_bytes().to_vec();
     let private = SnapshotPrivate {
-        sources: sources.iter().map(|path| path.as_os_str().as_bytes().to_vec()).collect(),
+        sources: walk.source_paths().iter().map(|path| path.as_os_str().as_bytes().to_vec()).collect(),
         root_path: root_path.clone(),
         ..SnapshotPrivate::default()
     };

@@ -93,9 +93,9 @@ pub fn run(args: &BackupArgs, global: &Global) -> Result<Class, CliError> {
     }
     let options = Backup { lacking: Some(lacking), ..options(&workspace, &wanted)? };
     let summary = match (&wanted.source, walk) {
-        (BackupSource::Paths(paths), Some(mut walk)) => {
+        (BackupSource::Paths(_), Some(mut walk)) => {
             walk.leave_out_own(workspace.own_directories());
-            backup_tree(&workspace.repository, &index, &options, paths, walk, &listing.snapshots, &workspace.progress)?
+            backup_tree(&workspace.repository, &index, &options, walk, &listing.snapshots, &workspace.progress)?
         }
         (BackupSource::Command { name, command }, _) => {
             stream(&workspace, &index, &options, name, Some(command), &listing.snapshots)?

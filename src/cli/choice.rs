@@ -9,6 +9,7 @@ use super::workspace::Workspace;
 use crate::repo::RepoError;
 use crate::repo::snapshots::SnapshotInfo;
 use crate::report::Monitor;
+use std::collections::BTreeSet;
 
 /// The snapshots that a filter admits, oldest first, and the others.
 pub struct Choice<'a> {
@@ -95,6 +96,15 @@ impl<'a> Choice<'a> {
             let hint = error.hint.map_or_else(String::new, |hint| format!("; {hint}"));
             workspace.progress.notice(&format!("{}{hint}", error.message));
         }
+    }
+
+    /// The datasets and hosts of what the filter admits, where `latest` may be of one or another: each as dataset and
+    /// host, in order. Empty where all are of one, or the reference is an id.
+    pub fn series(&self, reference: &SnapshotRef) -> Vec<(&str, &str)> {
+        let SnapshotRef::Latest { .. } = reference else { return Vec::new() };
+        let all: BTreeSet<(&str, &str)> =
+            self.snapshots.iter().map(|info| (&info.snapshot.dataset[..], &info.snapshot.host[..])).collect();
+        if all.len() > 1 { all.into_iter().collect() } else { Vec::new() }
     }
 
     /// The one that the reference names; tells of those that `latest` passes by.

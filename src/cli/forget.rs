@@ -34,6 +34,9 @@ pub fn run(args: &ForgetArgs, global: &Global) -> Result<Class, CliError> {
     let read_class = if issues.is_empty() { Class::Success } else { Class::Corrupt };
     let forgotten_before: Vec<SnapshotInfo> = snapshots.iter().filter(|info| info.is_forgotten()).cloned().collect();
     snapshots.retain(|info| !info.is_forgotten());
+    for tag in rules.tags.iter().filter(|tag| !snapshots.iter().any(|info| info.tags.contains(*tag))) {
+        workspace.progress.notice(&format!("no snapshot has the tag '{tag}', so that no one is kept for it"));
+    }
     let policy = policy(args, &workspace, rules, &snapshots)?;
     let (mut candidates, logs) = retention::known(&workspace.repository, &snapshots)?;
     let now = workspace.repository.clock.now_ns();

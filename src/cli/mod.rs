@@ -41,6 +41,7 @@ pub mod signals;
 mod snapshots;
 mod stats;
 mod tag;
+mod threads;
 mod timings;
 mod verdict;
 mod workspace;

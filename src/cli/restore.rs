@@ -8,26 +8,21 @@ use super::output::Output;
 use super::render;
 use super::workspace::{Workspace, doubt};
 use crate::repo::fetch::Fetcher;
+use crate::repo::snapshots::{SnapshotInfo, details};
 use crate::report::Monitor;
 use crate::restore::target::{Overwrite as TargetOverwrite, Target, TargetOptions};
-use crate::restore::{Restore, restore};
+use crate::restore::{Restore, Scope, ScopeError, restore};
 use crate::store::open::local_path;
 use serde_json::json;
 use std::path::{Path, PathBuf};
 
 /// Refuses what would delete a region or the cache: no snapshot holds them as they are now.
-fn spare_own_directories(
-    args: &RestoreArgs,
-    selection: &RestoreSelection,
-    settings: &Settings,
-) -> Result<(), CliError> {
+fn spare_own_directories(args: &RestoreArgs, selection: &RestoreSelection, own: &[PathBuf]) -> Result<(), CliError> {
     if !args.delete {
         return Ok(());
     }
-    let addresses = settings.regions.iter().map(|region| &region.url).chain(&settings.addresses_left_out);
-    let own = addresses.filter_map(|url| local_path(url)).chain([settings.cache_dir.clone()]);
     // What isn't there can't be deleted.
-    let own: Vec<PathBuf> = own.filter_map(|path| path.canonicalize().ok()).collect();
+    let own: Vec<PathBuf> = own.iter().filter_map(|path| path.canonicalize().ok()).collect();
     let below = match &selection.paths[..] {
         [] => vec![args.to.clone()],
         paths => {
@@ -46,6 +41,29 @@ fn spare_own_directories(
     Ok(())
 }
 
+/// The regions' directories and the cache's.
+fn own_directories(settings: &Settings) -> Vec<PathBuf> {
+    let addresses = settings.regions.iter().map(|region| &region.url).chain(&settings.addresses_left_out);
+    addresses.filter_map(|url| local_path(url)).chain([settings.cache_dir.clone()]).collect()
+}
+
+/// What `--delete` may take.
+fn scope(args: &RestoreArgs, workspace: &Workspace, info: &SnapshotInfo) -> Result<Scope, CliError> {
+    if !args.delete {
+        return Ok(Scope::default());
+    }
+    let private = details(&workspace.repository, info)?;
+    Scope::of(&info.snapshot, &private, args.delete_excluded).map_err(|error| {
+        let hint = match error {
+            ScopeError::Cut { .. } if !args.delete_excluded && info.snapshot.counts.issues == 0 => {
+                "restore to an empty directory; or add --delete-excluded, if what was left out may go, too"
+            }
+            _ => "restore to an empty directory, or without --delete",
+        };
+        CliError::usage(format!("--delete can't be used: {error}")).hint(hint)
+    })
+}
+
 /// Runs the command.
 ///
 /// # Errors
@@ -57,7 +75,23 @@ pub fn run(args: &RestoreArgs, global: &Global) -> Result<Class, CliError> {
     let (listing, listing_class) = workspace.snapshots()?;
     let choice = Choice::new(&workspace, listing.snapshots, &args.filter);
     let info = choice.one(&workspace, &selection.snapshot)?;
-    spare_own_directories(args, &selection, &workspace.settings)?;
+    let (dataset, host) = (&info.snapshot.dataset, &info.snapshot.host);
+    let series = choice.series(&selection.snapshot);
+    if !series.is_empty() && args.delete {
+        let all: Vec<String> = series.iter().map(|(dataset, host)| format!("'{dataset}' on '{host}'")).collect();
+        return Err(CliError::usage(format!(
+            "--delete would make the target the newest of several datasets and hosts ({}): it is of '{dataset}' on '{host}'",
+            all.join(", ")
+        ))
+        .hint("say which is meant with --dataset and --host, or name the snapshot by its id"));
+    }
+    if !series.is_empty() {
+        workspace.progress.notice(&format!(
+            "this is the newest of several datasets and hosts: of dataset '{dataset}' on host '{host}'; --dataset and --host choose another"
+        ));
+    }
+    let own = own_directories(&workspace.settings);
+    spare_own_directories(args, &selection, &own)?;
     let target_options = TargetOptions {
         overwrite: match args.overwrite {
             Overwrite::Never => TargetOverwrite::Never,
@@ -69,11 +103,14 @@ pub fn run(args: &RestoreArgs, global: &Global) -> Result<Class, CliError> {
         numeric_ids: args.numeric_ids,
         sync: true,
     };
-    let target = Target::open(&args.to, target_options)?;
+    let scope = scope(args, &workspace, info)?;
+    let mut target = Target::open(&args.to, target_options)?;
+    target.spare_directories(&own)?;
     let options = Restore {
         paths: selection.paths.iter().map(|path| path.as_encoded_bytes().to_vec()).collect(),
         include: args.include.clone(),
         exclude: args.exclude.clone(),
+        scope,
         verify: args.verify,
         threads: workspace.settings.workers(crate::restore::WORKER_BYTES),
         memory_bytes: workspace.settings.memory_bytes / 16,
@@ -93,11 +130,14 @@ pub fn run(args: &RestoreArgs, global: &Global) -> Result<Class, CliError> {
             json!({ "kind": issue.kind.name(), "path": path.path, "path_hex": path.path_hex, "detail": issue.detail })
         })
         .collect();
+    let would_remove: Vec<_> =
+        summary.would_remove.iter().map(|path| json!(render::JsonPath::from(&path[..]))).collect();
     let document = json!({
-        "snapshot": info.id.to_string(), "target": args.to.to_string_lossy(), "dry_run": args.dry_run,
+        "snapshot": info.id.to_string(), "dataset": dataset, "host": host, "target": args.to.to_string_lossy(), "dry_run": args.dry_run,
         "files": summary.files, "files_skipped": summary.files_skipped, "kept": summary.kept,
         "directories": summary.directories, "others": summary.others, "links": summary.links,
-        "bytes": summary.bytes, "removed": summary.removed, "verified": summary.verified,
+        "bytes": summary.bytes, "removed": summary.removed, "spared": summary.spared, "verified": summary.verified,
+        "would_remove": args.dry_run.then_some(would_remove), "partial": info.snapshot.partial,
         "issues": shown, "damaged_copies": copies.len(),
     });
     let printed = Output { json: global.json }.result(&document, |out| {
@@ -110,8 +150,26 @@ pub fn run(args: &RestoreArgs, global: &Global) -> Result<Class, CliError> {
                 render::printable(&issue.detail)
             )?;
         }
+        for path in &summary.would_remove {
+            writeln!(out, "would remove {}", render::escape(path))?;
+        }
         for notice in &summary.notices {
             writeln!(out, "note: {notice}")?;
+        }
+        if summary.spared > 0 {
+            writeln!(
+                out,
+                "note: {} stay that the snapshot lacks: left out or not captured by the backup, or beside its sources",
+                render::counted(summary.spared, "name")
+            )?;
+        }
+        if info.snapshot.partial {
+            writeln!(
+                out,
+                "note: this snapshot is PARTIAL; not captured, or not consistently: {}. \
+                 `keepstone snapshots --details` names what is missing",
+                render::counted(info.snapshot.counts.issues, "path"),
+            )?;
         }
         let verb = if args.dry_run { "Would restore" } else { "Restored" };
         writeln!(

@@ -6,7 +6,7 @@ use super::config::{Environment, Settings, load};
 use super::exit::{Class, CliError};
 use super::progress::Progress;
 use super::secret::{Passphrases, Terminal, read_identities};
-use super::{output, parse, render, seen_roster};
+use super::{output, parse, render, seen_roster, threads};
 use crate::crypto::slot::Unlock;
 use crate::env::{SystemClock, SystemRandom};
 use crate::format::ids::Digest;
@@ -33,7 +33,8 @@ use zeroize::Zeroizing;
 /// # Errors
 /// When the configuration can't be used.
 pub fn settings(global: &Global, may_create: bool) -> Result<Settings, CliError> {
-    let settings = load(global, &Environment::process(), may_create)?;
+    let mut settings = load(global, &Environment::process(), may_create)?;
+    settings.threads = threads::to_be_had(settings.threads)?;
     if !global.quiet {
         settings.warnings.iter().for_each(|warning| output::notice(global.json, warning));
     }

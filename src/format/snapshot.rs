@@ -203,7 +203,7 @@ pub fn has_room_for_sources(lengths: impl Iterator<Item = usize>) -> bool {
 /// What only owners see of a snapshot.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct SnapshotPrivate {
-    /// The source paths as given, or the stream's name, raw bytes.
+    /// The source paths, absolute and by their text, or the stream's name; raw bytes.
     pub sources: Vec<Vec<u8>>,
     /// The directory that the snapshot's root was, raw bytes; empty for a stream.
     pub root_path: Vec<u8>,

@@ -161,20 +161,26 @@ fn require_there(
              snapshots that reach it"
         ),
     };
-    if let Some((from, to, _)) = lacks.iter().find(|(.., lack)| *lack == Lack::Unlisted) {
+    let reaching = |from: &Option<Key>, to: &Key| -> Result<String, GcError> {
         let snapshot = reached_by(&holdings.graph, roots, (*from, *to))?;
-        let snapshot = snapshot.map_or_else(|| "a snapshot".to_owned(), |snapshot| format!("snapshot {snapshot}"));
+        Ok(snapshot.map_or_else(|| "a snapshot".to_owned(), |snapshot| format!("snapshot {snapshot}")))
+    };
+    if let Some((from, to, _)) = lacks.iter().find(|(.., lack)| *lack == Lack::Unlisted) {
+        let snapshot = reaching(from, to)?;
         let from = from.map_or_else(|| "its root".to_owned(), |from| format!("chunk {from:016x}…"));
         return Err(incomplete(format!(
             "{snapshot} reaches chunk {to:016x}… ({from} refers to it), and no segment lists it"
         )));
     }
-    let keys: BTreeSet<Key> = lacks.iter().map(|(_, to, _)| *to).collect();
-    let mut places: Vec<(ChunkName, BTreeSet<u32>)> = Vec::new();
-    holdings.graph.each_chunk(marks, &mut |name, reached, copies| {
+    let edges: BTreeMap<Key, Option<Key>> = lacks.iter().map(|(from, to, _)| (*to, *from)).collect();
+    let key_of = |name: &ChunkName| {
         let mut first = [0u8; 8];
         first.copy_from_slice(&name[..8]);
-        if reached && keys.contains(&Key::from_be_bytes(first)) && !copies.iter().any(|copy| copy.present) {
+        Key::from_be_bytes(first)
+    };
+    let mut places: Vec<(ChunkName, BTreeSet<u32>)> = Vec::new();
+    holdings.graph.each_chunk(marks, &mut |name, reached, copies| {
+        if reached && edges.contains_key(&key_of(name)) && !copies.iter().any(|copy| copy.present) {
             places.push((*name, copies.iter().map(|copy| copy.pack).collect()));
         }
     })?;
@@ -196,9 +202,11 @@ fn require_there(
         }
         if !found {
             let packs: Vec<String> = packs.iter().map(|pack| holdings.packs[*pack as usize].id.to_string()).collect();
+            let key = key_of(&name);
+            let snapshot = reaching(edges.get(&key).unwrap_or(&None), &key)?;
             let name: String = name.iter().map(|byte| format!("{byte:02x}")).collect();
             return Err(incomplete(format!(
-                "a snapshot reaches chunk {name}…, which is in packs that are gone or cut short: {}",
+                "{snapshot} reaches chunk {name}…, which is in packs that are gone or cut short: {}",
                 packs.join(", ")
             )));
         }

@@ -64,7 +64,17 @@ pub fn init(
     if specs.is_empty() {
         return Err(RepoError::NoRegions);
     }
-    specs.iter().try_for_each(require_empty)?;
+    for spec in specs {
+        require_empty(spec)?;
+        // Of an earlier one that did not end: a second roster beside it would be read as a fork of it.
+        require_none(spec, "roster/").map_err(|error| match error {
+            RepoError::AlreadyARepository { region, address, .. } => {
+                let found = "there is roster/: perhaps an init did not end; clear the region by hand then".to_owned();
+                RepoError::AlreadyARepository { region, address, found }
+            }
+            error => error,
+        })?;
+    }
     for (at, spec) in specs.iter().enumerate() {
         require_distinct(spec, &specs[at + 1..], random)?;
     }
@@ -140,25 +150,28 @@ pub fn init(
 /// Refuses a store that holds a repository, or what is left of one. What an `init` or an addition of a region
 /// writes before the end is not looked for.
 pub(super) fn require_empty(spec: &RegionSpec) -> Result<(), RepoError> {
+    FOUND_IN_REPOSITORIES.iter().try_for_each(|prefix| require_none(spec, prefix))
+}
+
+/// Refuses a store that holds an object of this name, or any below it if it ends with a slash.
+fn require_none(spec: &RegionSpec, prefix: &str) -> Result<(), RepoError> {
     let store_error = |source| RepoError::Store { region: spec.name.clone(), source };
-    for prefix in FOUND_IN_REPOSITORIES {
-        let present = match prefix.ends_with('/') {
-            false => spec.store.size(prefix).map_err(store_error)?.is_some(),
-            true => {
-                let mut any = false;
-                spec.store.list(prefix, &mut |_| any = true).map_err(store_error)?;
-                any
-            }
-        };
-        if present {
-            return Err(RepoError::AlreadyARepository {
-                region: spec.name.clone(),
-                address: spec.store.address().to_owned(),
-                found: format!("there is {prefix}"),
-            });
+    let present = match prefix.ends_with('/') {
+        false => spec.store.size(prefix).map_err(store_error)?.is_some(),
+        true => {
+            let mut any = false;
+            spec.store.list(prefix, &mut |_| any = true).map_err(store_error)?;
+            any
         }
+    };
+    match present {
+        false => Ok(()),
+        true => Err(RepoError::AlreadyARepository {
+            region: spec.name.clone(),
+            address: spec.store.address().to_owned(),
+            found: format!("there is {prefix}"),
+        }),
     }
-    Ok(())
 }
 
 /// Refuses a store that is one of `others` under another name: what is put into it must not be in them.

@@ -527,7 +527,15 @@ impl Located {
     }
 
     fn open_slot(&self, unlock: &Unlock) -> Result<(SlotSecrets, KeyFile), RepoError> {
-        let files = self.key_files()?;
+        let mut files = self.key_files()?;
+        // One secret may open several slots: the one that may most is meant, or an owner who made a writer's slot for
+        // the own secret might be locked out by it.
+        let role = |(slot, ..): &(SlotId, u64, Vec<u8>)| self.roster.slot(*slot).map(|entry| entry.role);
+        files.sort_by_key(|file| match role(file) {
+            Some(Role::Owner) => 0,
+            Some(Role::Maintainer) => 1,
+            Some(Role::Writer) | None => 2,
+        });
         if files.is_empty() {
             return Err(RepoError::NoKeyFiles);
         }

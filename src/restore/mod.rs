@@ -3,10 +3,12 @@
 //! [`target`] is the only part that touches a file system; [`run`] drives it.
 
 pub mod run;
+pub mod scope;
 pub mod target;
 mod window;
 
 pub use run::{Restore, RestoreSummary, WORKER_BYTES, restore};
+pub use scope::{Scope, ScopeError};
 
 use crate::repo::fetch::FetchError;
 

@@ -1,6 +1,7 @@
 //! Drives a restore: walks the trees, decides about each entry, and fills windows of content.
 
 use super::RestoreError;
+use super::scope::Scope;
 use super::target::{Decision, DirHandle, Linked, Room, Target, TargetError, TargetErrorKind, first_nonzero};
 use super::window::{GATHER_BYTES_MAX, OpenFile, Outcome, Queue, Window, release};
 use crate::format::ids::{ChunkId, ChunkKind};
@@ -37,6 +38,8 @@ pub struct Restore {
     pub include: Vec<String>,
     /// No entry that one of these patterns names.
     pub exclude: Vec<String>,
+    /// What of the target may be removed where [`TargetOptions::delete`](super::target::TargetOptions) is set.
+    pub scope: Scope,
     /// Read back what was written or skipped and compare it with its chunk ids.
     pub verify: bool,
     /// Threads that fetch and write.
@@ -64,6 +67,10 @@ pub struct RestoreSummary {
     pub bytes: u64,
     /// Entries removed.
     pub removed: u64,
+    /// Entries that the snapshot doesn't have, and that stay because of [`Restore::scope`].
+    pub spared: u64,
+    /// In a dry run, what would be removed; of directories only themselves, with a slash at the end.
+    pub would_remove: Vec<Vec<u8>>,
     /// Files read back and found right.
     pub verified: u64,
     /// What failed, item by item.
@@ -249,8 +256,11 @@ impl Run<'_> {
 
     fn leave(&mut self, done: Open<'_, '_>, delete: bool) -> Result<(), RestoreError> {
         if delete && self.include.is_none() && self.exclude.is_none() {
-            let removed = self.target.remove_unlisted(&done.handle, &done.names)?;
+            let spared = self.options.scope.spared(&done.path);
+            let removed = self.target.remove_unlisted(&done.handle, &done.names, spared.as_deref())?;
             self.summary.removed += removed.entries;
+            self.summary.spared += removed.spared;
+            self.summary.would_remove.extend(removed.named);
             removed.problems.iter().for_each(|problem| self.outcome.issue(problem.issue()));
         }
         self.summary.directories += 1;
@@ -360,17 +370,19 @@ impl Run<'_> {
                 return Ok(());
             }
             Decision::Skip => {
+                self.verify_later(parent, node, path.clone());
+                // Right as it is, and yet perhaps another file than the group's first name, which may be under way.
+                if let Some(group) = &node.link_group
+                    && !self.target.claim_link_group(group)
+                {
+                    self.links.push((parent.clone(), node.clone(), path));
+                    return Ok(());
+                }
                 self.summary.files_skipped += 1;
                 match self.target.fix_metadata(parent, node) {
                     Ok(restored) => self.outcome.restored(restored),
                     Err(error) => return self.target_error(error),
                 }
-                if let Some(group) = &node.link_group
-                    && !self.target.claim_link_group(group)
-                {
-                    self.links.push((parent.clone(), node.clone(), path.clone()));
-                }
-                self.verify_later(parent, node, path);
                 return Ok(());
             }
             Decision::Write | Decision::Replace => {}
@@ -565,7 +577,8 @@ impl Run<'_> {
         self.settle()?;
         for (parent, node, path) in std::mem::take(&mut self.links) {
             match self.target.link(&parent, &node) {
-                Ok(Linked::Done | Linked::Already) => self.summary.links += 1,
+                Ok(Linked::Done) => self.summary.links += 1,
+                Ok(Linked::Already) => self.summary.files_skipped += 1,
                 Ok(Linked::Kept) => self.summary.kept += 1,
                 Ok(Linked::NoneRestored) => self.copy(&parent, &node, path)?,
                 Err(error) if error.kind() == TargetErrorKind::Unlinkable => {

@@ -41,7 +41,7 @@ pub use self::error::{TargetError, TargetErrorKind};
 pub use self::file::{FileHandle, Room, first_nonzero};
 pub use self::special::Linked;
 
-use self::beneath::{Opener, check_name, identity_of, modified_at, stat_name, type_of};
+use self::beneath::{FileIdentity, Opener, check_name, identity_of, modified_at, stat_name, type_of};
 use self::directory::{OpenDirectories, UNFINISHED_MODE, unless_unfinished};
 use self::metadata::{Current, Owners, Privileges, Subject};
 use self::special::{Links, is_same_special};
@@ -139,6 +139,8 @@ pub struct Target {
     /// One directory of every file system that was entered, by device, to flush them.
     file_systems: Mutex<HashMap<u64, DirHandle>>,
     counts: TargetCounts,
+    /// Directories that are never removed.
+    spared: Vec<FileIdentity>,
     /// Random, so that names of partial entries differ from those of other runs.
     run: u64,
     /// Partial entries named so far.
@@ -199,6 +201,7 @@ impl Target {
             links: Links::default(),
             file_systems: Mutex::default(),
             counts: TargetCounts::default(),
+            spared: Vec::new(),
             run: u64::from_le_bytes(random_bytes(&SystemRandom)),
             partials: AtomicU32::new(0),
         };
@@ -209,6 +212,22 @@ impl Target {
             }
         }
         Ok(target)
+    }
+
+    /// Has directories stay whatever is deleted, under whichever path they are met: bind mounts give them several.
+    /// One that isn't there now needs no sparing.
+    ///
+    /// # Errors
+    /// If a directory can't be looked at: it might be in the way later.
+    pub fn spare_directories<P: AsRef<Path>>(&mut self, directories: &[P]) -> Result<(), TargetError> {
+        for directory in directories.iter().map(AsRef::as_ref) {
+            match rustix::fs::stat(directory) {
+                Ok(stat) => self.spared.push(identity_of(&stat)),
+                Err(Errno::NOENT | Errno::NOTDIR) => {}
+                Err(error) => return Err(TargetError::io("stat", directory.as_os_str().as_bytes().to_vec(), error)),
+            }
+        }
+        Ok(())
     }
 
     /// The target directory itself.

@@ -114,6 +114,8 @@ struct Branch {
 #[derive(Debug)]
 pub(super) struct Sources {
     pub(super) root: PathBuf,
+    /// Absolute, by their text, in order.
+    pub(super) paths: Vec<PathBuf>,
     branches: Vec<Branch>,
     pub(super) empty: Vec<PathBuf>,
 }
@@ -156,7 +158,8 @@ impl Sources {
             let common = root.iter().zip(container).take_while(|(a, b)| a == b).count();
             root = &root[..common];
         }
-        let mut sources = Sources { root: to_path(root), branches: vec![Branch::default()], empty };
+        let paths = found.keys().map(|names| to_path(names)).collect();
+        let mut sources = Sources { root: to_path(root), paths, branches: vec![Branch::default()], empty };
         for (names, (path, _)) in &found {
             sources.add(root, names, path)?;
         }

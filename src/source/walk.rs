@@ -195,6 +195,11 @@ impl Walk {
         &self.sources.root
     }
 
+    /// The sources, absolute, each once.
+    pub fn source_paths(&self) -> &[PathBuf] {
+        &self.sources.paths
+    }
+
     /// The sources that were directories without any entry when the walk was made; perhaps a file system isn't mounted.
     pub fn empty_sources(&self) -> &[PathBuf] {
         &self.sources.empty

@@ -279,7 +279,7 @@ impl World {
         assert_eq!(listing.issues, [], "damaged snapshots");
         let sources = [source.to_path_buf()];
         let walk = Walk::new(&sources, WalkOptions::default())?;
-        backup_tree(&repository, &index, options, &sources, walk, &listing.snapshots, &Silent)
+        backup_tree(&repository, &index, options, walk, &listing.snapshots, &Silent)
     }
 
     pub fn list(&self, which: &[usize]) -> Listing {

@@ -63,7 +63,7 @@ impl Client {
         let options = Backup { seen_directory: Some(self.seen.path().to_owned()), ..options(0) };
         let sources = [source.to_path_buf()];
         let walk = Walk::new(&sources, WalkOptions::default()).unwrap();
-        backup_tree(&repository, &*self.index, &options, &sources, walk, &listing.snapshots, &Silent).unwrap()
+        backup_tree(&repository, &*self.index, &options, walk, &listing.snapshots, &Silent).unwrap()
     }
 }
 

@@ -146,6 +146,19 @@ impl Program {
         Ended::new(shell.current_dir(self.home.path()).output().unwrap())
     }
 
+    /// Runs with so many processes and threads of its user allowed.
+    pub fn run_with_threads(&self, threads: u32, arguments: &[&str]) -> Ended {
+        let inner = self.command(arguments);
+        let mut limited = Command::new("prlimit");
+        limited.arg(format!("--nproc={threads}")).arg(inner.get_program()).args(inner.get_args());
+        limited.env_clear().envs(inner.get_envs().filter_map(|(name, value)| Some((name, value?))));
+        if let Some(user) = self.user {
+            use std::os::unix::process::CommandExt;
+            limited.uid(user).gid(user);
+        }
+        Ended::new(limited.stdin(Stdio::null()).current_dir(self.home.path()).output().unwrap())
+    }
+
     pub fn run<S: AsRef<OsStr>>(&self, arguments: impl IntoIterator<Item = S>) -> Ended {
         Ended::new(self.command(arguments).output().unwrap())
     }

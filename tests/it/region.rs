@@ -31,6 +31,21 @@ fn is_occupied(added: Result<impl Sized, RepoError>, what: &str) {
 }
 
 #[test]
+fn what_an_init_left_that_did_not_end_is_no_empty_store() {
+    let program = Program::new();
+    let rosters = program.path("one/roster");
+    let other = Program::bare();
+    std::fs::create_dir_all(other.path("one")).unwrap();
+    assert!(std::process::Command::new("cp").arg("-r").args([rosters, other.path("one")]).status().unwrap().success());
+    let recipient = std::fs::read_to_string(other.path("recipient")).unwrap();
+    let arguments = ["--region", &other.region("one"), "init", "--recipient", &recipient];
+    let refused = other.run(arguments).expect(2);
+    assert!(refused.stderr.contains("perhaps an init did not end"), "{}", refused.stderr);
+    std::fs::remove_dir_all(other.path("one/roster")).unwrap();
+    other.run(arguments).expect(0);
+}
+
+#[test]
 fn a_lost_region_is_made_again_and_filled() {
     let program = Program::new();
     program.write("file", &noise(1, 300_000));

@@ -2,8 +2,8 @@
 
 use crate::fixture::{assert_same, noise};
 use crate::program::Program;
-use std::fs::{create_dir_all, read, read_to_string, write};
-use std::os::unix::fs::symlink;
+use std::fs::{create_dir_all, read, read_to_string, remove_file, set_permissions, write};
+use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::path::Path;
 
 fn filled() -> Program {
@@ -87,6 +87,116 @@ fn what_is_there_is_kept_unless_told_otherwise() {
     write(program.path("beside/home/anna/extra"), b"x").unwrap();
     program.restore("beside", &["latest", "home/anna", "--overwrite", "always", "--delete"]).expect(0);
     assert_eq!(names(&program.path("beside")), ["extra", "home/anna/letter", "home/anna/photo.jpg"]);
+}
+
+#[test]
+fn what_a_backup_lacks_is_not_deleted() {
+    let program = Program::nobody();
+    let seal = |path: &str, mode| {
+        set_permissions(program.source().join(path), PermissionsExt::from_mode(mode)).unwrap();
+    };
+    for name in ["kept", "unreadable", "locked/in", "dir/x.tmp", "dir/sub/y.tmp", "gone"] {
+        program.write(name, name.as_bytes());
+    }
+    if let Some(user) = program.user {
+        let status = std::process::Command::new("chown").arg("-R").arg(user.to_string()).arg(program.source()).status();
+        assert!(status.unwrap().success());
+    }
+    seal("unreadable", 0o000);
+    seal("locked", 0o000);
+    remove_file(program.source().join("gone")).unwrap();
+    let saved = program.backup_ending(4, &["--exclude", "*.tmp"]);
+    assert_eq!(saved["partial"], true, "{saved}");
+    write(program.source().join("gone"), "again").unwrap();
+    create_dir_all(program.source().join("dir/new/deep")).unwrap();
+
+    let arguments = ["latest", "--overwrite", "if-different", "--delete"];
+    let before = names(&program.source());
+    // A dry run takes no rights to look into what is locked.
+    let dry = program.restore("source", &[&arguments[..], &["--dry-run"]].concat()).expect(4).json();
+    let source = program.source();
+    let named: Vec<_> = dry["would_remove"].as_array().unwrap().iter().map(|path| path["path"].clone()).collect();
+    assert_eq!(named, ["source/dir/new/", "source/gone"], "{dry}");
+    assert_eq!(names(&source), before);
+
+    let done = program.restore("source", &arguments).expect(0).json();
+    assert_eq!((&done["spared"], &done["removed"], &done["partial"]), (&4.into(), &3.into(), &true.into()), "{done}");
+    seal("locked", 0o755);
+    seal("unreadable", 0o644);
+    assert_eq!(names(&source), ["dir/sub/y.tmp", "dir/x.tmp", "kept", "locked/in", "unreadable"]);
+
+    let ended = program.run(["restore", "latest", "--to", "source", "--overwrite", "if-different", "--delete"]);
+    let told = ended.expect(0).stdout;
+    assert!(told.contains("this snapshot is PARTIAL") && told.contains("stay that the snapshot lacks"), "{told}");
+    program.restore("source", &[&arguments[..], &["--delete-excluded"]].concat()).expect(0);
+    assert_eq!(names(&source), ["kept", "locked/in", "unreadable"]);
+}
+
+#[test]
+fn nothing_beside_the_sources_is_deleted() {
+    let program = filled();
+    program.run(["backup", "source/etc", "source/home/anna"]).expect(0);
+    program.restore("to", &["latest"]).expect(0);
+    for name in ["beside", "home/bert/letter", "home/anna/extra", "etc/extra"] {
+        crate::fixture::write(&program.path("to"), name, b"x");
+    }
+    let done = program.restore("to", &["latest", "--overwrite", "if-different", "--delete"]).expect(0).json();
+    assert_eq!((&done["removed"], &done["spared"]), (&2.into(), &2.into()), "{done}");
+    let left = names(&program.path("to"));
+    assert!(left.contains(&"beside".into()) && left.contains(&"home/bert/letter".into()), "{left:?}");
+
+    // A single file's root is the directory that it was in, and a stream's is nowhere.
+    program.run(["backup", "source/home/anna/letter"]).expect(0);
+    program.restore("to/home/anna", &["latest", "--overwrite", "always", "--delete"]).expect(0);
+    program.run(["backup", "--as", "etc", "--", "echo", "x"]).expect(0);
+    program.restore("to/home/anna", &["latest", "--delete"]).expect(0);
+    assert!(program.path("to/home/anna/photo.jpg").exists());
+}
+
+#[test]
+fn the_newest_of_several_series_is_said_and_deletes_nothing() {
+    let program = filled();
+    program.run(["backup", "--dataset", "db", "--as", "dump", "--", "echo", "x"]).expect(0);
+    program.restore("to", &["latest", "--dataset", "default"]).expect(0);
+    let refused = program.run(["restore", "latest", "--to", "to", "--delete"]).expect(2);
+    assert!(refused.stderr.contains("'db' on ") && refused.stderr.contains("--dataset"), "{}", refused.stderr);
+    assert!(program.path("to/etc/conf").exists());
+    let told = program.run(["restore", "latest", "--to", "new"]).expect(0);
+    assert!(told.stderr.contains("of dataset 'db' on host"), "{}", told.stderr);
+    let document = program.restore("newer", &["latest"]).expect(0).json();
+    assert_eq!(document["dataset"], "db", "{document}");
+    program.restore("to", &["latest", "--dataset", "default", "--delete"]).expect(0);
+}
+
+#[test]
+fn a_name_that_is_right_is_linked_to_its_file_that_is_not() {
+    let program = Program::new();
+    program.write("b", b"content");
+    std::fs::hard_link(program.source().join("b"), program.source().join("a")).unwrap();
+    program.backup(&[]);
+    program.restore("out", &["latest"]).expect(0);
+    for (spoilt, right) in [("a", "b"), ("b", "a")] {
+        let inode = |name: &str| std::fs::metadata(program.path("out").join(name)).unwrap().ino();
+        let apart = program.path("out").join(spoilt);
+        remove_file(&apart).unwrap();
+        write(&apart, b"else").unwrap();
+        let done = program.restore("out", &["latest", "--overwrite", "if-different", "--verify"]).expect(0).json();
+        assert_eq!(inode("a"), inode("b"), "{spoilt} {right}: {done}");
+        assert_eq!(done["links"], 1, "{done}");
+        let again = program.restore("out", &["latest", "--overwrite", "if-different"]).expect(0).json();
+        assert_eq!((&again["files_skipped"], &again["links"]), (&2.into(), &0.into()), "{again}");
+    }
+}
+
+#[test]
+fn without_threads_nothing_begins_and_the_limit_is_named() {
+    let program = Program::nobody();
+    program.write("file", b"content");
+    program.backup(&[]);
+    for arguments in [&["backup", "source"][..], &["restore", "latest", "--to", "out"], &["check"], &["gc"]] {
+        let ended = program.run_with_threads(2, arguments).expect(15);
+        assert!(ended.stderr.contains("threads more") && ended.stderr.contains("TasksMax"), "{}", ended.stderr);
+    }
 }
 
 #[test]

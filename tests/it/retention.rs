@@ -554,7 +554,7 @@ fn forged_dates_evict_no_good_one() {
             program.write("file", format!("forged {seconds}").as_bytes());
             let paths = [program.source()];
             let walk = keepstone::source::Walk::new(&paths, Default::default()).unwrap();
-            let saved = backup_tree(&repository, &index, &options(0), &paths, walk, &[], &Silent).unwrap();
+            let saved = backup_tree(&repository, &index, &options(0), walk, &[], &Silent).unwrap();
             saved.snapshot.unwrap().to_string()
         })
         .collect();

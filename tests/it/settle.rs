@@ -95,7 +95,7 @@ fn second_copies_are_taken_out_once() {
     let sources = [two.path().to_path_buf()];
     let walk = Walk::new(&sources, WalkOptions::default()).unwrap();
     let listing = list(&repository).unwrap();
-    let second = backup_tree(&repository, &index, &options(0), &sources, walk, &listing.snapshots, &Silent);
+    let second = backup_tree(&repository, &index, &options(0), walk, &listing.snapshots, &Silent);
     let second = second.unwrap().snapshot.unwrap();
     let before = stored_bytes(&world);
     assert_settles(&world);

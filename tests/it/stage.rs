@@ -330,7 +330,7 @@ impl Stage {
         let (repository, earlier) = self.prepared(None);
         let sources = [source.to_path_buf()];
         let walk = Walk::new(&sources, WalkOptions::default())?;
-        backup_tree(&repository, &self.index, options, &sources, walk, &earlier, monitor)
+        backup_tree(&repository, &self.index, options, walk, &earlier, monitor)
     }
 
     pub fn backup(&self, source: &Path) -> BackupSummary {

@@ -595,7 +595,7 @@ fn a_snapshot_from_the_future_is_shown_as_one() {
         sync(&repository, &index, &Silent).unwrap();
         let walk = keepstone::source::Walk::new(&paths, Default::default()).unwrap();
         let options = options(0);
-        keepstone::backup::backup_tree(&repository, &index, &options, &paths, walk, &[], &Silent).unwrap();
+        keepstone::backup::backup_tree(&repository, &index, &options, walk, &[], &Silent).unwrap();
     }
     let listed = program.snapshots(&[]);
     let future: Vec<bool> = listed.iter().map(|snapshot| snapshot["future"].as_bool().unwrap()).collect();

@@ -93,8 +93,7 @@ impl World {
         let earlier = snapshots::list(&repository).expect("the snapshots are listed").snapshots;
         let sources = [source.to_owned()];
         let walk = Walk::new(&sources, WalkOptions::default()).expect("the source can be walked");
-        backup_tree(&repository, &index, &backup_options(), &sources, walk, &earlier, &Silent)
-            .expect("the backup succeeds")
+        backup_tree(&repository, &index, &backup_options(), walk, &earlier, &Silent).expect("the backup succeeds")
     }
 
     /// Restores a snapshot into a directory.

@@ -66,9 +66,17 @@ pub struct RestoreArgs {
 
     /// Delete what is below DIR and the given paths, but not in the snapshot
     ///
-    /// Not together with --include or --exclude, which leave open what is to become of the rest.
+    /// What the backup left out or could not capture stays, as does what lies beside its sources: the snapshot doesn't
+    /// say that it was gone. Look first: --dry-run names each entry that would go. Not together with --include or
+    /// --exclude, which leave open what is to become of the rest.
     #[arg(long, conflicts_with_all = ["include", "exclude"])]
     pub delete: bool,
+
+    /// With --delete, also delete what the backup left out by --exclude and its other options
+    ///
+    /// What it could not capture stays.
+    #[arg(long, requires = "delete")]
+    pub delete_excluded: bool,
 
     /// Set owners by number, even where the owner's name has another number here
     #[arg(long)]

@@ -1,7 +1,7 @@
 //! Removing what a restored directory holds beyond its snapshot, and what stands in the way of an entry.
 //!
 //! Guarantees: nothing is removed recursively unless [`TargetOptions::delete`](super::TargetOptions) is set; no
-//! link is followed; no mount point is entered; descriptors in use don't grow with depth.
+//! link is followed; no mount point is entered; directories that are to be spared are known by what they are, not by their path; descriptors in use don't grow with depth.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
@@ -19,6 +19,10 @@ use super::error::TargetError;
 pub struct Removed {
     /// Entries of all kinds, directories and what they held included.
     pub entries: u64,
+    /// Entries that the snapshot doesn't have and that were spared; what is in a directory isn't counted.
+    pub spared: u64,
+    /// In a dry run the paths of what would go, directories with a slash at the end and not what is in them.
+    pub named: Vec<Vec<u8>>,
     /// What could not be removed.
     pub problems: Vec<TargetError>,
 }
@@ -34,29 +38,47 @@ struct Level {
 }
 
 impl Target {
-    /// Removes the entries of a directory that `keep`, sorted by raw bytes, doesn't name, with all that they
-    /// hold. Does nothing unless [`TargetOptions::delete`](super::TargetOptions) is set; in a dry run it counts.
+    /// Removes the entries of a directory that neither `keep` nor `spare` names, with all that they hold. Does
+    /// nothing unless [`TargetOptions::delete`](super::TargetOptions) is set; in a dry run it counts and names.
+    /// Directories that [`Target::spare_directories`] was told of stay, wherever they are met.
+    ///
+    /// Both lists are sorted by raw bytes; `spare` is `None` to spare all.
     ///
     /// # Errors
     /// If the directory can't be listed, a directory is swapped meanwhile, or the file system is read-only;
-    /// `Invalid` if `keep` isn't sorted. Single entries that can't be removed are problems of the [`Removed`].
-    pub fn remove_unlisted<N: AsRef<[u8]>>(&self, directory: &DirHandle, keep: &[N]) -> Result<Removed, TargetError> {
+    /// `Invalid` if a list isn't sorted. Single entries that can't be removed are problems of the [`Removed`].
+    pub fn remove_unlisted<N: AsRef<[u8]>>(
+        &self,
+        directory: &DirHandle,
+        keep: &[N],
+        spare: Option<&[&[u8]]>,
+    ) -> Result<Removed, TargetError> {
         let mut removed = Removed::default();
         if !self.options.delete || directory.is_absent() {
             return Ok(removed);
         }
-        if !keep.is_sorted_by(|left, right| left.as_ref() <= right.as_ref()) {
+        let sorted = keep.is_sorted_by(|left, right| left.as_ref() <= right.as_ref());
+        if !sorted || !spare.is_none_or(<[_]>::is_sorted) {
             // Looking up names in an unsorted list would miss some and delete what should stay.
             let detail = "the names to keep are not sorted";
             return Err(TargetError::Invalid { path: directory.path(), detail });
+        }
+        if directory.identity().is_some_and(|identity| self.spared.contains(&identity)) {
+            note(own(directory.path()), &mut removed)?;
+            return Ok(removed);
         }
         let fd = self.fd(directory)?;
         let names = beneath::list(fd.as_fd()).map_err(|error| TargetError::io("list", directory.path(), error))?;
         for (name, file_type) in names {
             let listed = keep.binary_search_by(|kept| kept.as_ref().cmp(&name)).is_ok();
-            if !listed && !self.is_own_partial(&name) {
-                self.remove_entry(directory, &fd, &name, file_type, &mut removed)?;
+            if listed || self.is_own_partial(&name) {
+                continue;
             }
+            if spare.is_none_or(|spare| spare.binary_search(&&name[..]).is_ok()) {
+                removed.spared += 1;
+                continue;
+            }
+            self.remove_entry(directory, &fd, &name, file_type, &mut removed)?;
         }
         self.counts.removed.add(removed.entries);
         Ok(removed)
@@ -93,9 +115,20 @@ impl Target {
         file_type: FileType,
         removed: &mut Removed,
     ) -> Result<(), TargetError> {
+        let name_it = |removed: &mut Removed, end: &[u8]| {
+            if self.options.dry_run {
+                removed.named.push([&parent.path_of(name)[..], end].concat());
+            }
+        };
         match self.remove_leaf(fd.as_fd(), name, file_type) {
-            Ok(true) => removed.entries += 1,
-            Ok(false) => self.remove_tree(parent, fd.as_fd(), name, removed)?,
+            Ok(true) => {
+                removed.entries += 1;
+                name_it(removed, b"");
+            }
+            Ok(false) => {
+                name_it(removed, b"/");
+                self.remove_tree(parent, fd.as_fd(), name, removed)?;
+            }
             Err(error) => note(TargetError::io("remove", parent.path_of(name), error), removed)?,
         }
         Ok(())
@@ -219,6 +252,10 @@ impl Target {
                 return Ok(None);
             }
         };
+        if self.spared.contains(&identity) {
+            note(own(path()), removed)?;
+            return Ok(None);
+        }
         let mut level = Level { name: name.to_vec(), identity, pending: Vec::new(), stuck: false };
         for (name, file_type) in names {
             match self.remove_leaf(fd.as_fd(), &name, file_type) {
@@ -240,6 +277,10 @@ fn climb(below: BorrowedFd<'_>, identity: FileIdentity) -> Result<Option<OwnedFd
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let above = rustix::fs::openat(below, c"..", flags, Mode::empty())?;
     Ok((identity_of(&rustix::fs::fstat(&above)?) == identity).then_some(above))
+}
+
+fn own(path: Vec<u8>) -> TargetError {
+    TargetError::Unsafe { path, detail: "a region or the cache is here, by whichever path, and is not deleted" }
 }
 
 fn set_stuck(levels: &mut [Level]) {

@@ -122,6 +122,10 @@ impl DirHandle {
         self.0.identity.map(|(device, _)| device)
     }
 
+    pub(super) fn identity(&self) -> Option<FileIdentity> {
+        self.0.identity
+    }
+
     fn cached(&self) -> Option<Arc<OwnedFd>> {
         let fd = self.0.fd.lock().expect("no panic while holding a descriptor").clone();
         if fd.is_some() {

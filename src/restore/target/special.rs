@@ -95,7 +95,10 @@ impl Target {
             return Ok(Linked::NoneRestored);
         }
         if self.options.dry_run {
-            return Ok(Linked::Done);
+            let there =
+                if parent.is_absent() { None } else { stat_name(self.fd(parent)?.as_fd(), &node.name).ok().flatten() };
+            let already = there.is_some_and(|stat| identity_of(&stat) == identity);
+            return Ok(if already { Linked::Already } else { Linked::Done });
         }
         let (from_fd, to_fd) = (self.fd(&from)?, self.fd(parent)?);
         let (from_fd, to_fd) = (from_fd.as_fd(), to_fd.as_fd());

@@ -188,7 +188,7 @@ fn a_dry_run_changes_nothing() {
             handle.write_at(b"yy", 0).unwrap();
             clean(target.finish_file(handle, &large));
             clean(target.write_special(&directory, &symlink_node(b"link", b"x")));
-            let _ = target.remove_unlisted(&directory, &[b"large"]).unwrap();
+            let _ = target.remove_unlisted(&directory, &[b"large"], Some(&[])).unwrap();
             clean(target.finish_directory(&directory, &directory_node(name)));
         }
         if path == scratch.path() {

@@ -201,5 +201,5 @@ fn closed_directories_open_for_their_owner() {
     let delete = TargetOptions { delete: true, ..TargetOptions::default() };
     fs::set_permissions(scratch.path().join("closed"), fs::Permissions::from_mode(0o700)).unwrap();
     let target = Target::open(scratch.path(), delete).unwrap();
-    assert_eq!(target.remove_unlisted::<&[u8]>(&target.root(), &[]).unwrap().entries, 2);
+    assert_eq!(target.remove_unlisted::<&[u8]>(&target.root(), &[], Some(&[])).unwrap().entries, 2);
 }

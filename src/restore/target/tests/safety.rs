@@ -72,7 +72,7 @@ fn paths_longer_than_the_system_takes() {
     drop(inner);
     let delete = TargetOptions { delete: true, ..TargetOptions::default() };
     let target = Target::open(scratch.path(), delete).unwrap();
-    let removed = target.remove_unlisted::<&[u8]>(&target.root(), &[]).unwrap();
+    let removed = target.remove_unlisted::<&[u8]>(&target.root(), &[], Some(&[])).unwrap();
     assert_eq!((removed.entries, removed.problems.len()), (42, 0));
     assert!(names_in(scratch.path()).is_empty());
 }
@@ -90,7 +90,7 @@ fn deep_nesting_needs_few_descriptors_and_little_stack() {
     }
     assert_eq!(kind_of(target.enter_directory(&innermost, &directory_node(b"d"))), TargetErrorKind::Invalid);
     drop(innermost);
-    assert_eq!(target.remove_unlisted::<&[u8]>(&target.root(), &[]).unwrap().entries, TREE_DEPTH_MAX as u64);
+    assert_eq!(target.remove_unlisted::<&[u8]>(&target.root(), &[], Some(&[])).unwrap().entries, TREE_DEPTH_MAX as u64);
     assert!(names_in(scratch.path()).is_empty());
 }
 
@@ -152,7 +152,7 @@ fn planted_links_lead_nowhere() {
         fs::create_dir(at("surplus")).unwrap();
         symlink(outside.path(), at("surplus").join("way-out")).unwrap();
         let keep: [&[u8]; 6] = [b"dangling", b"directory", b"fifo", b"file", b"large", b"link"];
-        assert_eq!(target.remove_unlisted(&root, &keep).unwrap().entries, 3);
+        assert_eq!(target.remove_unlisted(&root, &keep, Some(&[])).unwrap().entries, 3);
         outside.assert_untouched();
     }
 }
@@ -208,27 +208,51 @@ fn deletion_takes_only_what_is_not_listed() {
     fill();
     let keep: [&[u8]; 2] = [b"absent", b"kept"];
     let target = open(scratch.path());
-    assert_eq!(target.remove_unlisted(&target.root(), &keep).unwrap().entries, 0, "not asked for");
+    assert_eq!(target.remove_unlisted(&target.root(), &keep, Some(&[])).unwrap().entries, 0, "not asked for");
     drop(target);
     let dry = TargetOptions { delete: true, dry_run: true, ..TargetOptions::default() };
     let target = Target::open(scratch.path(), dry).unwrap();
-    assert_eq!(target.remove_unlisted(&target.root(), &keep).unwrap().entries, 7);
+    assert_eq!(target.remove_unlisted(&target.root(), &keep, Some(&[])).unwrap().entries, 7);
     assert_eq!(names_in(scratch.path()), ["gone", "gone-too", "kept"]);
     drop(target);
     let target = Target::open(scratch.path(), TargetOptions { dry_run: false, ..dry }).unwrap();
     let unsorted: [&[u8]; 2] = [b"kept", b"absent"];
-    assert_eq!(kind_of(target.remove_unlisted(&target.root(), &unsorted)), TargetErrorKind::Invalid);
-    let removed = target.remove_unlisted(&target.root(), &keep).unwrap();
+    assert_eq!(kind_of(target.remove_unlisted(&target.root(), &unsorted, Some(&[]))), TargetErrorKind::Invalid);
+    let removed = target.remove_unlisted(&target.root(), &keep, Some(&[])).unwrap();
     assert_eq!((removed.entries, removed.problems.len(), target.counts().removed.get()), (7, 0, 7));
     assert_eq!(names_in(scratch.path()), ["kept"]);
     assert_eq!(names_in(&scratch.path().join("kept")), ["inner"]);
+
+    // What is spared by name, with all that it holds, and by what it is, wherever that lies.
+    fill();
+    let removed = target.remove_unlisted(&target.root(), &keep, Some(&[b"gone"])).unwrap();
+    assert_eq!((removed.entries, removed.spared), (1, 1));
+    assert_eq!(target.remove_unlisted(&target.root(), &keep, None).unwrap().spared, 1);
+    let unsorted: [&[u8]; 2] = [b"gone", b"a"];
+    assert_eq!(kind_of(target.remove_unlisted(&target.root(), &keep, Some(&unsorted))), TargetErrorKind::Invalid);
+    drop(target);
+    let mut target = Target::open(scratch.path(), TargetOptions { dry_run: false, ..dry }).unwrap();
+    let own = scratch.path().join("gone/a/b");
+    target.spare_directories(&[own.join("../b"), scratch.path().join("absent")]).unwrap();
+    let removed = target.remove_unlisted(&target.root(), &keep, Some(&[])).unwrap();
+    assert_eq!((removed.entries, removed.problems.len()), (2, 1));
+    assert_eq!(removed.problems[0].path(), own.as_os_str().as_bytes());
+    assert_eq!(names_in(&own), ["file"]);
+    drop(target);
+    let mut target = Target::open(scratch.path(), TargetOptions { dry_run: false, ..dry }).unwrap();
+    target.spare_directories(&[scratch.path()]).unwrap();
+    let removed = target.remove_unlisted(&target.root(), &keep, Some(&[])).unwrap();
+    assert_eq!((removed.entries, removed.problems.len()), (0, 1), "nothing in a region, either");
+    drop(target);
+    let target = Target::open(scratch.path(), TargetOptions { dry_run: false, ..dry }).unwrap();
+    assert_eq!(target.remove_unlisted(&target.root(), &keep, Some(&[])).unwrap().entries, 4);
 
     // What is mounted inside is not the target's to delete.
     fill();
     let mounted_at = scratch.path().join("gone/c");
     let Some(_mounted) = Mounted::tmpfs(&mounted_at, "size=1m") else { return };
     fs::write(mounted_at.join("precious"), "x").unwrap();
-    let removed = target.remove_unlisted(&target.root(), &keep).unwrap();
+    let removed = target.remove_unlisted(&target.root(), &keep, Some(&[])).unwrap();
     assert_eq!((removed.entries, removed.problems.len()), (5, 1));
     assert_eq!(removed.problems[0].path(), mounted_at.as_os_str().as_bytes());
     assert_eq!(names_in(&mounted_at), ["precious"]);
