@@ -794,6 +794,28 @@ impl Index for RocksIndex {
         self.join();
         Err(self.in_use())
     }
+
+    fn doubted(&self) -> Result<BTreeSet<RegionId>, IndexError> {
+        let mut found = BTreeSet::new();
+        for entry in std::fs::read_dir(&self.path).map_err(|e| self.fail(e))? {
+            let name = entry.map_err(|e| self.fail(e))?.file_name();
+            let region = name.to_str().and_then(|name| name.strip_prefix(DOUBT_PREFIX)).and_then(RegionId::from_hex);
+            found.extend(region);
+        }
+        Ok(found)
+    }
+
+    fn doubt(&self, region: RegionId, is_doubted: bool) -> Result<(), IndexError> {
+        let path = self.path.join(format!("{DOUBT_PREFIX}{region}"));
+        let done = match is_doubted {
+            true => std::fs::write(path, b""),
+            false => std::fs::remove_file(path),
+        };
+        match done {
+            Err(error) if !is_doubted && error.kind() == std::io::ErrorKind::NotFound => Ok(()),
+            done => done.map_err(|e| self.fail(e)),
+        }
+    }
 }
 
 impl RocksIndex {
@@ -812,6 +834,8 @@ impl RocksIndex {
                 let is_directory = entry.file_type().map_err(|e| self.fail(e))?.is_dir();
                 match entry.path() {
                     _ if KEPT_FILES.iter().any(|name| entry.file_name() == *name) => Ok(()),
+                    // What a region lost it still lacks; a database that is made anew knows nothing of it.
+                    _ if entry.file_name().to_string_lossy().starts_with(DOUBT_PREFIX) => Ok(()),
                     directory if is_directory => std::fs::remove_dir_all(directory),
                     file => std::fs::remove_file(file),
                 }
@@ -843,6 +867,8 @@ const DAMAGE_MARKER: &str = "damaged";
 /// What the database's errors about damaged files begin with.
 const CORRUPTION: &str = "Corruption";
 const USERS_FILE: &str = "users";
+/// What the files' names begin with that say which regions are in doubt; the region follows.
+const DOUBT_PREFIX: &str = "doubt-";
 /// What stays when the index is made anew.
 const KEPT_FILES: [&str; 3] = [HOLDER_FILE, INGEST_MARKER, USERS_FILE];
 const PAUSE: Duration = Duration::from_millis(100);
