@@ -19,7 +19,7 @@ use crate::repo::open::{Located, RegionSpec, Repository};
 use crate::repo::presence::{self, Lacking};
 use crate::repo::snapshots::{self, Listing, Selector, SnapshotInfo};
 use crate::repo::sync::sync;
-use crate::report::Monitor;
+use crate::report::{Issue, IssueKind, Monitor};
 use crate::store::open::{local_path, open_store};
 use crate::store::remote::client::RemoteStore;
 use crate::store::{StoreError, StoreErrorKind};
@@ -368,10 +368,9 @@ impl Workspace {
         let mut found = BTreeSet::new();
         for region in self.repository.regions.iter().filter(|region| doubted.contains(&region.info.region)) {
             found.insert(region.info.region);
-            self.progress.notice(&format!(
-                "region '{}' lost segments: what its snapshots need and it doesn't list is looked for",
-                region.name
-            ));
+            let detail = "this region lost segments: whether it lists what its snapshots need has to be looked at";
+            let subject = format!("{}:index/", region.name).into_bytes();
+            self.progress.issue(&Issue { kind: IssueKind::Missing, subject, detail: detail.to_owned() });
         }
         Ok(found)
     }

@@ -562,13 +562,13 @@ fn lost_segments_are_told_until_they_are_made_up_for() {
             _ => {}
         }
         let ended = program.run(["--region", "two", "backup", &source]).expect(11);
-        assert!(ended.stderr.contains("region 'two' lost segments"), "{run}: {}", ended.stderr);
+        assert!(ended.stderr.contains("missing: two:index/: this region lost segments"), "{run}: {}", ended.stderr);
         assert!(ended.stderr.contains("no reached region lists or holds"), "{run}: {}", ended.stderr);
         program.run(["--region", "two", "backup", "--dry-run", &source]).expect(11);
         program.run(["--region", "two", "replicate"]).expect(11);
     }
     let ended = program.run(["backup", &source]).expect(0);
-    assert!(ended.stderr.contains("region 'two' lost segments"));
+    assert!(ended.stderr.contains("missing: two:index/: this region lost segments"));
     program.run(["--region", "two", "restore", &first, "--to", "out", "--verify"]).expect(0);
     assert_same(before.path(), &program.path("out"));
     let ended = program.run(["backup", &source]).expect(0);
