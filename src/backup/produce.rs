@@ -62,7 +62,7 @@ impl<'e> Remembered<'e> {
         // there when this was remembered: then every file is read, and what is gone is stored again.
         // So it is when packs that it may rest on are trusted no more, or are listed and not there: the next
         // one is valid as long as no more of them are lost.
-        let trust = basis.trust.digest(index)?;
+        let trust = basis.trust.stamp(index, directory, &*repository.random, options.dry_run)?;
         let lacking = basis.trust.digest_of_lacking(&basis.lacking, index)?;
         let parameters = [&series[..], &trust, &lacking, &index.incarnation()].concat();
         let root = Path::new(std::ffi::OsStr::from_bytes(root_path));

@@ -456,6 +456,13 @@ fn what_an_owner_vouched_for_counts_for_what_is_taken_over_as_long_as_it_does() 
     let (theirs, host) = (world.as_slot(&writer), Host::new());
     assert_eq!(host.backup(&theirs, source.path()).new_bytes, 0);
     assert_eq!(host.backup(&theirs, source.path()).files_unmodified, FILES);
+    // To vouch for more opens no file again.
+    let more = tempfile::tempdir().unwrap();
+    write(more.path(), "more", &noise(77, 50_000));
+    world.backup(&[0], more.path(), 0).unwrap();
+    let report = check(&owner, None, &options, &Silent).unwrap();
+    assert!(attest::publish(&owner, &report.verified).unwrap() > 0);
+    assert_eq!(host.backup(&theirs, source.path()).files_unmodified, FILES);
     for listed in keepstone::store::list_sorted(memory(&world, 0), "attest/").unwrap() {
         memory(&world, 0).delete(&listed.name).unwrap();
     }
