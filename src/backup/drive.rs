@@ -12,7 +12,7 @@ use super::gather::{Gathered, Gatherer};
 use super::run::Run;
 use super::watch::Watch;
 use crate::chunker::Chunker;
-use crate::env::Random;
+use crate::env::{Random, can_begin_threads};
 use crate::format::ids::ChunkId;
 use crate::format::node::NodeKind;
 use crate::index::InFlight;
@@ -281,6 +281,12 @@ impl Run<'_> {
         packs: Receiver<FinishedPack>,
         produce: impl FnOnce(&Shared<'_>, &mut Blocks<'_, '_>) -> Result<(), BackupError> + Send,
     ) -> [u64; 3] {
+        // One that is missing later would leave the others waiting for it.
+        let count = self.options.threads + 3;
+        if let Err(error) = can_begin_threads(count) {
+            shared.fail(BackupError::Threads { count, error });
+            return [0; 3];
+        }
         let under_way = blocks_under_way(self.options.threads);
         let (to_workers, work) = bounded::<Block>(under_way);
         let (to_tree, done) = unbounded::<Block>();

@@ -4,11 +4,12 @@ use super::args::Global;
 use super::choice::Choice;
 use super::config::{Environment, Settings, load};
 use super::exit::{Class, CliError};
+use super::failure::FEWER_THREADS;
 use super::progress::Progress;
 use super::secret::{Passphrases, Terminal, read_identities};
 use super::{output, parse, render, seen_roster};
 use crate::crypto::slot::Unlock;
-use crate::env::{SystemClock, SystemRandom};
+use crate::env::{SystemClock, SystemRandom, can_begin_threads};
 use crate::format::ids::{Digest, RegionId};
 use crate::index::{Index, IndexError, RocksIndex};
 use crate::replicate::Replicated;
@@ -222,6 +223,10 @@ impl Workspace {
         for (name, error) in &repository.unreachable {
             absent.push((name.clone(), error.to_string()));
         }
+        let count = settings.threads + 4;
+        can_begin_threads(count).map_err(|error| {
+            CliError::new(Class::Limit, format!("{count} threads can't be begun: {error}")).hint(FEWER_THREADS)
+        })?;
         let progress = Progress::start(global).map_err(|error| CliError::new(Class::Failed, error.to_string()))?;
         for (name, why) in &absent {
             progress.notice(&format!("region '{name}' takes no part: {why}"));

@@ -221,7 +221,10 @@ impl RocksIndex {
     fn fail(&self, detail: impl ToString) -> IndexError {
         let (path, detail) = (self.path.display().to_string(), detail.to_string());
         // The database hands the system's errors on as text.
-        match ["No space left on device", "Disk quota exceeded"].iter().any(|full| detail.contains(full)) {
+        match ["No space left on device", "Disk quota exceeded", "File too large"]
+            .iter()
+            .any(|full| detail.contains(full))
+        {
             true => IndexError::Full { path, detail },
             false => IndexError::Database { path, detail },
         }

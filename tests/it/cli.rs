@@ -594,3 +594,29 @@ fn attributes_of_files_that_did_not_change_are_kept_and_changes_noticed() {
     assert_eq!(program.backup(&[])["files_unmodified"], 4);
     restored("second");
 }
+
+/// Past the limit of a file's size a write fails, and says so; the signal would end the program without a word.
+#[test]
+fn a_file_that_may_not_grow_is_told_as_any_failed_write() {
+    let program = Program::new();
+    program.write("file", &noise(1, 3_000_000));
+    let source = program.source().display().to_string();
+    let ended = program.run_limited("-f 1000", &["--json", "backup", &source]).expect(14);
+    let error = ended.error().to_string();
+    assert!(error.contains("File too large") && error.contains("ulimit -f"), "{error}");
+    let saved = program.backup(&[]);
+    let ended = program.run_limited("-f 1000", &["restore", "latest", "--to", "out"]).expect(4);
+    assert!(ended.stderr.contains("file: ") && ended.stderr.contains("File too large"), "{}", ended.stderr);
+    assert_eq!(saved["files"], 1);
+}
+
+/// A thread that can't be had is told before any other waits for it.
+#[test]
+fn threads_that_the_system_refuses_are_told() {
+    let program = Program::new();
+    program.write("file", &noise(1, 30_000));
+    let source = program.source().display().to_string();
+    let ended = program.run_limited("-v 400000", &["--json", "--threads", "250", "backup", &source]).expect(15);
+    let error = ended.error().to_string();
+    assert!(error.contains("threads can't be begun") && error.contains("ulimit -v"), "{error}");
+}
