@@ -206,7 +206,7 @@ pub(super) fn produce(
                 match (size, walk.directory()) {
                     (Some(size), Some(directory)) => match timer.run(Stage::Compare, || seen.unchanged(&entry)) {
                         Known::Unmodified(SeenEntry { content, plain, .. }) => {
-                            blocks.files[2] += 1;
+                            blocks.unmodified += 1;
                             let identity = entry.identity;
                             entry.node.kind = NodeKind::File { size, content, inconsistent: false };
                             shared.monitor.advance(0, size);
@@ -230,14 +230,8 @@ pub(super) fn produce(
                         other => {
                             // A file that was written anew often is what it was.
                             let base = match other {
-                                Known::Changed(content) => {
-                                    blocks.files[1] += 1;
-                                    chunks_of(&content)
-                                }
-                                _ => {
-                                    blocks.files[0] += 1;
-                                    Vec::new()
-                                }
+                                Known::Changed(content) => Some(chunks_of(&content)),
+                                _ => None,
                             };
                             bytes += size;
                             let number = directory.as_raw_fd();

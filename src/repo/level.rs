@@ -39,9 +39,9 @@ pub struct Levelled {
 struct Names {
     files: BTreeMap<SlotId, BTreeSet<u64>>,
     rings: BTreeMap<(u64, SlotId), BTreeSet<String>>,
-    /// Rosters by number, and parts of accepted lists.
+    /// Rosters by number, and parts of accepted lists with their sizes.
     rosters: BTreeSet<(u64, String)>,
-    accepted: BTreeSet<String>,
+    accepted: BTreeMap<String, u64>,
 }
 
 impl Names {
@@ -61,7 +61,7 @@ impl Names {
         for listed in list("roster/")? {
             match parse_roster_name(&listed.name) {
                 Some((number, _)) => drop(names.rosters.insert((number, listed.name))),
-                None => drop(names.accepted.insert(listed.name)),
+                None => drop(names.accepted.insert(listed.name, listed.size)),
             }
         }
         Ok(names)
@@ -88,6 +88,9 @@ pub(super) struct Levelling<'a> {
     rings: BTreeMap<(usize, String), HeldRing>,
     /// Every ring is compared; else those of this slot and of owners, who alone can restore.
     thorough: bool,
+    /// Lists of what stays accepted are read whole; else, since they may be large, only where regions hold some
+    /// in different sizes.
+    reads_lists: bool,
     /// What was told already, of a region that isn't the one that is levelled.
     told: BTreeSet<Vec<u8>>,
 }
@@ -100,7 +103,14 @@ impl<'a> Levelling<'a> {
     pub(super) fn new(repository: &'a Repository, thorough: bool) -> Self {
         let names = repository.regions.iter().map(|region| Names::read(region).ok()).collect();
         let few = repository.active().count() * repository.epochs().len() <= RINGS_COMPARED;
-        Levelling { repository, names, rings: BTreeMap::new(), thorough: thorough || few, told: BTreeSet::new() }
+        Levelling {
+            repository,
+            names,
+            rings: BTreeMap::new(),
+            thorough: thorough || few,
+            reads_lists: thorough,
+            told: BTreeSet::new(),
+        }
     }
 
     fn others(&self, at: usize) -> impl Iterator<Item = (usize, &'a RegionHandle, &Names)> {
@@ -191,10 +201,13 @@ impl<'a> Levelling<'a> {
         for parts in &repository.roster.accepted {
             for number in parts.numbers() {
                 let name = accepted_name(parts.slot, number);
-                if !self.names[at].as_ref().is_some_and(|names| names.accepted.contains(&name)) {
+                let size = |names: &Names| names.accepted.get(&name).copied();
+                let held = self.names[at].as_ref().and_then(size);
+                let differs = || self.others(at).any(|(.., names)| size(names).is_some_and(|size| Some(size) != held));
+                if held.is_none() {
                     let outcome = repository.copy_accepted(to, parts, number);
                     self.settle(at, &name, behind, outcome, done)?;
-                } else if self.thorough || behind {
+                } else if self.reads_lists || behind || differs() {
                     match read_part(std::slice::from_ref(to), &repository.config, parts, number) {
                         Ok(_) => {}
                         Err(error @ RepoError::Store { .. }) => return Err(error),
@@ -526,7 +539,7 @@ impl Repository {
             }
             for parts in &self.roster.accepted {
                 let named = parts.numbers().map(|number| accepted_name(parts.slot, number));
-                named.filter(|name| !own.accepted.contains(name)).for_each(&mut lacks);
+                named.filter(|name| !own.accepted.contains_key(name)).for_each(&mut lacks);
             }
         }
         Ok(found)

@@ -126,7 +126,9 @@ fn a_region_that_was_away_is_brought_up() {
 #[test]
 fn an_entry_that_one_region_lost_is_a_gap() {
     let world = World::new(2);
-    (0..4).for_each(|at| drop(note(&world, &[0, 1], &at.to_string())));
+    for at in 0..4 {
+        note(&world, &[0, 1], &at.to_string());
+    }
     let name = |number| entry_name(slot(&world), number);
     memory(&world, 1).delete(&name(3)).unwrap();
     let found = chains(&world, &[0, 1]);

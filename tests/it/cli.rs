@@ -620,3 +620,27 @@ fn threads_that_the_system_refuses_are_told() {
     let error = ended.error().to_string();
     assert!(error.contains("threads can't be begun") && error.contains("ulimit -v"), "{error}");
 }
+
+/// A file that could not be opened is neither new nor changed.
+#[test]
+fn what_could_not_be_read_counts_as_failed_alone() {
+    let program = Program::nobody();
+    program.write("read", &noise(1, 300_000));
+    let denied = program.write("denied", &noise(2, 300_000));
+    let deny = |mode| std::fs::set_permissions(&denied, std::fs::Permissions::from_mode(mode)).unwrap();
+    deny(0);
+    std::fs::set_permissions(program.source(), std::fs::Permissions::from_mode(0o755)).unwrap();
+    let counts = |code| {
+        // Past what a file's time may lag behind the clock.
+        std::thread::sleep(std::time::Duration::from_millis(50));
+        let saved = program.backup_ending(code, &[]);
+        ["files", "files_new", "files_changed", "files_unmodified", "issues"].map(|name| saved[name].as_u64().unwrap())
+    };
+    assert_eq!(counts(4), [1, 1, 0, 0, 1]);
+    std::os::unix::fs::chown(&denied, program.user, None).unwrap();
+    deny(0o600);
+    assert_eq!(counts(0), [2, 1, 0, 1, 0]);
+    std::fs::write(&denied, noise(3, 300_000)).unwrap();
+    deny(0);
+    assert_eq!(counts(4), [1, 0, 0, 1, 1]);
+}

@@ -13,7 +13,7 @@ use keepstone::replicate::{Replicated, replicate};
 use keepstone::repo::accepted::Acceptance;
 use keepstone::repo::{Located, RepoError, Repository};
 use keepstone::report::{Issue, IssueKind, Silent};
-use keepstone::store::faults::{Fault, Operation, Trigger};
+use keepstone::store::faults::{Fault, Logged, Operation, Trigger};
 use keepstone::store::memory::MemoryStore;
 use keepstone::store::{Store, StoreErrorKind, list_sorted};
 use std::collections::{BTreeMap, BTreeSet};
@@ -480,10 +480,22 @@ fn a_part_of_another_list_is_damage() {
     assert!(report.issues[0].detail.contains("ACCEPT-5"), "{:?}", report.issues);
     let levelled = world.open(&[0, 1]).unwrap().level_all_keys(true);
     assert_eq!(levelled[0].as_ref().unwrap().issues.len(), 1);
+    let of_other_size = world.open(&[0, 1]).unwrap().level_all_keys(false);
+    assert_eq!(of_other_size[0].as_ref().unwrap().issues.len(), 1, "its size gives it away");
     // The remedy that it names.
     world.open(&[0, 1]).unwrap().revoke_slot(slot, &Acceptance::default(), &Silent).unwrap();
     assert!(checked(&world, &[0, 1]).issues.is_empty());
     assert_eq!((world.ids(&[0]).len(), world.ids(&[1]).len()), (1, 1));
+    // Lists may be large: only whoever looks at everything reads them once more than opening does.
+    let repository = world.open(&[0, 1]).unwrap();
+    for thorough in [false, true] {
+        world.forget_history();
+        assert!(repository.level_all_keys(thorough).iter().all(|done| done.as_ref().unwrap().issues.is_empty()));
+        let is_read = |call: &Logged| call.operation == Operation::Get && call.name.starts_with("roster/accepted/");
+        let reads: Vec<usize> =
+            world.stores.iter().map(|store| store.log().iter().filter(|call| is_read(call)).count()).collect();
+        assert_eq!(reads, if thorough { [1, 1] } else { [0, 0] });
+    }
 }
 
 /// RING-8: a merge drops no epoch under which anything is sealed.
