@@ -1,4 +1,5 @@
-//! Time and randomness as traits, so that a simulation can drive the whole engine.
+//! Time and randomness as traits, so that a simulation can drive the whole engine; what the machine calls itself, and
+//! whether it gives threads.
 //!
 //! Guarantees: nothing else in the library reads a clock or asks the system for random bytes.
 //! Time is for policy and display only; no safety rule rests on it.
