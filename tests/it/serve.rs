@@ -149,7 +149,8 @@ fn heal_1_a_writer_goes_on_in_a_region_whose_losses_it_may_not_mend() {
         let served = |role| shell(&format!("exec '{BINARY}' serve --stdio --path '{home}'/\"$0\" --role {role}"));
         let (owner, writer) = (served("owner"), served("writer"));
         let regions = ["--region", "left=ssh://left/", "--region", "right=ssh://right/"];
-        let init = [&regions[..], &["init", "--recipient", &recipient(&program)]].concat();
+        let recipient = recipient(&program);
+        let init = [&regions[..], &["init", "--recipient", &recipient]].concat();
         run(&program, &owner, &init).expect(0);
         let source = program.source().display().to_string();
         program.write("a", &noise(1, 300_000));
