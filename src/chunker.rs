@@ -156,6 +156,7 @@ mod tests {
         assert!((10 << 10..26 << 10).contains(&average), "{average}");
     }
 
+    /// CUT-2: by the file's size.
     #[test]
     fn files_of_a_few_chunks_are_cut_finer() {
         let coarse = Chunker::new(&[1; 32], 64 << 10).expect("valid");

@@ -1,10 +1,12 @@
-//! Time and randomness as traits, so that a simulation can drive the whole engine.
+//! Time and randomness as traits, so that a simulation can drive the whole engine; what the machine calls itself, and
+//! whether it gives threads.
 //!
 //! Guarantees: nothing else in the library reads a clock or asks the system for random bytes.
 //! Time is for policy and display only; no safety rule rests on it.
 
-use std::sync::Mutex;
+use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 /// Wall-clock time.
@@ -57,6 +59,30 @@ impl Clock for SystemClock {
 pub fn elapsed_ns() -> u64 {
     static BEGAN: std::sync::OnceLock<std::time::Instant> = std::sync::OnceLock::new();
     u64::try_from(BEGAN.get_or_init(std::time::Instant::now).elapsed().as_nanos()).unwrap_or(u64::MAX)
+}
+
+/// Whether so many more threads can run at once: they are begun, and end again.
+///
+/// # Errors
+/// What the system says to the first that it refuses.
+pub fn can_begin_threads(count: usize) -> io::Result<()> {
+    let gate = Arc::new(Mutex::new(()));
+    let closed = gate.lock().unwrap_or_else(PoisonError::into_inner);
+    let (mut begun, mut refused) = (Vec::new(), Ok(()));
+    for _ in 0..count {
+        let gate = Arc::clone(&gate);
+        let wait = move || drop(gate.lock().unwrap_or_else(PoisonError::into_inner));
+        match std::thread::Builder::new().name("trial".into()).spawn(wait) {
+            Ok(thread) => begun.push(thread),
+            Err(error) => {
+                refused = Err(error);
+                break;
+            }
+        }
+    }
+    drop(closed);
+    begun.into_iter().for_each(|thread| drop(thread.join()));
+    refused
 }
 
 /// The operating system's random generator.

@@ -51,6 +51,11 @@ pub struct Replicated {
     /// Regions whose stores didn't take what was to be copied, full or gone, by index into the repository's:
     /// what is stored for them now would be stored again by every run ([`Repository::set_aside`]).
     pub behind: BTreeMap<usize, StoreError>,
+    /// Regions that list and hold all that the snapshots need that count in them, by now. Those whose content was
+    /// looked at and that are not among them are in `lost`.
+    pub whole: BTreeSet<RegionId>,
+    /// Regions that lack some of it still.
+    pub lost: BTreeSet<RegionId>,
 }
 
 impl Replicated {
@@ -82,6 +87,11 @@ enum Pending {
     Lost(u64),
     #[error("it needs packs of other slots, which only an owner's or maintainer's key may list there")]
     OtherOrigin,
+    #[error(
+        "what has its name there is cut short or another object, and may not be replaced with this access; `keepstone \
+         replicate` with one that may heals it"
+    )]
+    Irreplaceable,
     #[error("a collection there took what it needs, or fenced the session; the next run copies it")]
     Overtaken,
 }
@@ -91,7 +101,12 @@ impl Pending {
     /// other regions, this one can still take all that is new.
     fn refused_by(self, to: &RegionHandle) -> Option<StoreError> {
         match self {
-            Pending::Repo(RepoError::Store { region, source }) if region == to.name => Some(source),
+            // One name that can't be given isn't the store refusing.
+            Pending::Repo(RepoError::Store { region, source })
+                if region == to.name && source.kind != StoreErrorKind::AlreadyExists =>
+            {
+                Some(source)
+            }
             // A session that opens in one region only.
             Pending::Repo(RepoError::Unreachable(failures)) => failures.into_iter().next().map(|(_, source)| source),
             _ => None,
@@ -337,7 +352,10 @@ fn heal_region(
                 }
             };
             relied.add(*pack);
-            put_back(to, &name, &bytes.into())?;
+            if !put_back(to, &name, &bytes.into())? {
+                note_issue(&mut healed.issues, monitor, subject(), &IRREPLACEABLE);
+                continue;
+            }
             lost.ordinals.iter().for_each(|ordinal| lacking.found(&to.info.region, *ordinal));
             healed.packs += 1;
             healed.bytes += size;
@@ -349,14 +367,20 @@ fn heal_region(
     outcome
 }
 
-/// Puts a pack under its name. Where another object has that name it is cut short or otherwise not what the name
-/// says, and gets its own bytes: the one case in which bytes are replaced (`NAME-2`).
-fn put_back(to: &RegionHandle, name: &str, payload: &Payload) -> Result<(), RepoError> {
+const IRREPLACEABLE: &str = "what has this name is cut short or another object, and may not be replaced with this \
+                             access: what is needed of it goes into another pack";
+
+/// Puts a pack or a snapshot under its name. Where another object has that name it is cut short or otherwise not what the name
+/// says, and gets its own bytes: the one case in which bytes are replaced (`NAME-2`). False where that is denied.
+fn put_back(to: &RegionHandle, name: &str, payload: &Payload) -> Result<bool, RepoError> {
     let put = match put_with_retries(&*to.store, name, payload) {
-        Err(error) if error.kind == StoreErrorKind::AlreadyExists => to.store.heal(name, payload),
+        Err(error) if error.kind == StoreErrorKind::AlreadyExists => match to.store.heal(name, payload) {
+            Err(denied) if denied.kind == StoreErrorKind::Denied => return Ok(false),
+            healed => healed,
+        },
         put => put,
     };
-    put.map_err(|error| to.error(error))
+    put.map(|()| true).map_err(|error| to.error(error))
 }
 
 /// Verdicts and tags are growing sets: each region gets those that another has, verified.
@@ -513,7 +537,9 @@ fn copy_snapshot(
         session.adopt(repository, wanted.iter().map(|number| view.packs[*number as usize].session))?;
         watch(repository, &mut session, &relied)?;
         copy_packs(repository, view, at, &session, &wanted, &missing, &relied, brought, done, monitor)?;
-        put_with_retries(&*to.store, &snapshot_name(&info.id), &manifest.into()).map_err(|e| to.error(e))?;
+        if !put_back(to, &snapshot_name(&info.id), &manifest.into())? {
+            return Err(Pending::Irreplaceable);
+        }
         watch(repository, &mut session, &relied)?;
         session.commit(repository, at, info.id).map_err(|error| match error {
             RepoError::Fenced { .. } => Pending::Overtaken,
@@ -563,13 +589,20 @@ fn restock(
     // What is condemned is rescued where these snapshots need it.
     let log = gclog::read(repository, to)?;
     let Choice { relied, mut wanted, nowhere } = choose(view, at, &roots, None, &log.dead, brought)?;
-    if nowhere > 0 {
+    let mut is_whole = nowhere == 0;
+    if !is_whole {
         let subject = format!("{}:packs/", to.name).into_bytes();
         note(done, monitor, subject, &Pending::Lost(nowhere));
     }
     if wanted.is_empty() {
+        match is_whole {
+            true => done.whole.insert(to.info.region),
+            false => done.lost.insert(to.info.region),
+        };
         return Ok(());
     }
+    // Until all of it is there again.
+    done.lost.insert(to.info.region);
     let count = wanted.len();
     monitor
         .notice(&format!("region '{}' lost {count} packs, or what lists them: they are copied to it again", to.name));
@@ -581,6 +614,7 @@ fn restock(
             let before = wanted.len();
             wanted.retain(|number| view.packs[*number as usize].origin == own);
             if wanted.len() < before {
+                is_whole = false;
                 note(done, monitor, format!("{}:packs/", to.name).into_bytes(), &Pending::OtherOrigin);
             }
         }
@@ -590,6 +624,10 @@ fn restock(
         watch(repository, &mut session, &relied)
     })();
     session.end(repository);
+    if is_whole && outcome.is_ok() {
+        done.lost.remove(&to.info.region);
+        done.whole.insert(to.info.region);
+    }
     outcome
 }
 
@@ -673,19 +711,20 @@ fn copy_packs(
             }
             let listed = &view.packs[number as usize];
             let mut pack = segment.packs[listed.place.1 as usize].clone();
-            let bytes = read_pack(repository, &listed.held, listed.id)?;
-            let bytes = if missing.contains(&listed.id) {
-                // A name that was condemned or deleted here is never written again (`NAME-3`).
+            let bytes = bytes::Bytes::from(read_pack(repository, &listed.held, listed.id)?);
+            // Relied on from before it is there.
+            relied.add(listed.id);
+            // A name that was condemned or deleted here is never written again (`NAME-3`), nor can one be whose object
+            // isn't what it says and may not be replaced.
+            let is_taken =
+                missing.contains(&listed.id) || !put_back(to, &pack_name(&listed.id), &Payload::Bytes(bytes.clone()))?;
+            if is_taken {
                 let (fresh, bytes) =
                     reenvelope(listed.id, &bytes, &repository.keyring, &*repository.random, session.id)?;
                 (pack.pack, pack.session, pack.size) = (fresh, session.id, bytes.len() as u64);
-                bytes
-            } else {
-                bytes
-            };
-            // Relied on from before it is there.
-            relied.add(pack.pack);
-            put_back(to, &pack_name(&pack.pack), &bytes.into())?;
+                relied.add(fresh);
+                put_with_retries(&*to.store, &pack_name(&fresh), &bytes.into()).map_err(|e| to.error(e))?;
+            }
             done.packs += 1;
             done.bytes += pack.size;
             if batch.packs.iter().any(|(_, other)| other.pack == pack.pack) {

@@ -12,12 +12,12 @@ use super::gather::{Gathered, Gatherer};
 use super::run::Run;
 use super::watch::Watch;
 use crate::chunker::Chunker;
-use crate::env::Random;
+use crate::env::{Random, can_begin_threads};
 use crate::format::ids::ChunkId;
 use crate::format::node::NodeKind;
 use crate::index::InFlight;
 use crate::pack::{FinishedPack, FrameBuilder, PackWriter, PendingFrame};
-use crate::report::{Issue, Monitor};
+use crate::report::{Counter, Issue, Monitor};
 use crate::source::{Entry, Identity, SeenWriter};
 use crate::timing::Stage;
 use crossbeam_channel::{Receiver, RecvError, Sender, bounded, select, unbounded};
@@ -45,8 +45,8 @@ pub(super) enum Item {
     Leave(Vec<u8>, Option<ChunkId>),
     /// Complete: no regular file, or one whose content is known.
     Known(Entry, Option<Identity>),
-    /// To be read. Chunks that it had in the snapshot from which unchanged files are taken over.
-    Read(Entry, Arc<OwnedFd>, Vec<ChunkId>),
+    /// To be read. Chunks that it had in the snapshot from which unchanged files are taken over, if it was in that.
+    Read(Entry, Arc<OwnedFd>, Option<Vec<ChunkId>>),
     Omitted(Vec<u8>, &'static str),
     Failed(Issue),
 }
@@ -56,6 +56,8 @@ pub(super) struct Shared<'a> {
     pub(super) monitor: &'a dyn Monitor,
     pub(super) failure: Mutex<Option<BackupError>>,
     pub(super) threads: usize,
+    /// How many files were read: new ones, and others.
+    files: [Counter; 2],
     /// Full frames that a worker without work may compress.
     pending: Receiver<PendingFrame>,
 }
@@ -87,6 +89,7 @@ impl Shared<'_> {
                 self.settle(worker, block)?;
             }
             let Item::Read(entry, directory, base) = &mut block.items[at] else { continue };
+            let base = base.as_deref().unwrap_or_default();
             if worker.read_small(&self.engine, &**directory, at, entry, base) {
                 continue;
             }
@@ -110,7 +113,7 @@ impl Shared<'_> {
     }
 
     fn done(&self, item: &mut Item, captured: Captured) {
-        let Item::Read(entry, ..) = std::mem::replace(item, Item::Leave(Vec::new(), None)) else { return };
+        let Item::Read(entry, _, base) = std::mem::replace(item, Item::Leave(Vec::new(), None)) else { return };
         *item = match captured {
             Captured::Lost(issue) => {
                 self.monitor.issue(&issue);
@@ -122,6 +125,7 @@ impl Shared<'_> {
                     self.monitor.issue(&issue);
                     self.issues_push(issue);
                 }
+                self.files[usize::from(base.is_some())].add(1);
                 if let NodeKind::File { size, .. } = &entry.node.kind {
                     self.monitor.advance(0, *size);
                 }
@@ -139,7 +143,8 @@ impl Shared<'_> {
 pub(super) struct Blocks<'a, 'b> {
     pub(super) number: u64,
     pub(super) send: &'b mut (dyn FnMut(Block) + 'a),
-    pub(super) files: [u64; 3],
+    /// Files that are taken over unread.
+    pub(super) unmodified: u64,
 }
 
 impl Blocks<'_, '_> {
@@ -207,12 +212,18 @@ impl Run<'_> {
             &self.totals.stored_bytes,
         )
         .timed(self.monitor.timer());
-        let shared =
-            Shared { engine, monitor: self.monitor, failure: Mutex::new(None), threads: options.threads, pending };
+        let shared = Shared {
+            engine,
+            monitor: self.monitor,
+            failure: Mutex::new(None),
+            threads: options.threads,
+            files: Default::default(),
+            pending,
+        };
         let hasher = shared.engine.hasher.clone();
         let base_root = watch.base.map(|base| base.snapshot.root);
         let mut gather = Gatherer::new(&hasher, known_root, base_root);
-        let files = if options.threads == 0 {
+        let unmodified = if options.threads == 0 {
             self.drive_inline(&shared, &mut gather, &mut seen, finisher, &pack_receiver, produce)
         } else {
             self.drive_threads(&shared, &mut gather, &mut seen, finisher, pack_receiver, produce)
@@ -225,7 +236,8 @@ impl Run<'_> {
         if let Some(error) = shared.take_failure() {
             return Err(error);
         }
-        let Shared { engine, .. } = shared;
+        let Shared { engine, files: [new, changed], .. } = shared;
+        let files = [new.get(), changed.get(), unmodified];
         let root = gather.root.ok_or(BackupError::WalkEndedEarly)?;
         let mut counts = gather.tree.counts;
         let kept = engine.kept_issues.into_inner().unwrap_or_else(PoisonError::into_inner);
@@ -244,7 +256,7 @@ impl Run<'_> {
         mut finisher: Finisher<'_>,
         packs: &Receiver<FinishedPack>,
         produce: impl FnOnce(&Shared<'_>, &mut Blocks<'_, '_>) -> Result<(), BackupError>,
-    ) -> [u64; 3] {
+    ) -> u64 {
         let mut worker = Worker::new(shared.engine.chunker.max());
         let mut step = |mut block: Block| {
             shared.engine.watch.poll();
@@ -256,9 +268,9 @@ impl Run<'_> {
                 shared.fail(error);
             }
         };
-        let mut blocks = Blocks { number: 0, send: &mut step, files: [0; 3] };
+        let mut blocks = Blocks { number: 0, send: &mut step, unmodified: 0 };
         let produced = produce(shared, &mut blocks);
-        let files = blocks.files;
+        let unmodified = blocks.unmodified;
         let note = |result: Result<(), BackupError>| result.unwrap_or_else(|error| shared.fail(error));
         note(produced);
         note(worker.frame.flush(&shared.engine.data).map_err(BackupError::from));
@@ -269,7 +281,7 @@ impl Run<'_> {
         note(close_writers(&shared.engine));
         note(packs.try_iter().try_for_each(|pack| finisher.accept(pack)));
         note(finisher.flush());
-        files
+        unmodified
     }
 
     fn drive_threads(
@@ -280,7 +292,13 @@ impl Run<'_> {
         mut finisher: Finisher<'_>,
         packs: Receiver<FinishedPack>,
         produce: impl FnOnce(&Shared<'_>, &mut Blocks<'_, '_>) -> Result<(), BackupError> + Send,
-    ) -> [u64; 3] {
+    ) -> u64 {
+        // One that is missing later would leave the others waiting for it.
+        let count = self.options.threads + 3;
+        if let Err(error) = can_begin_threads(count) {
+            shared.fail(BackupError::Threads { count, error });
+            return 0;
+        }
         let under_way = blocks_under_way(self.options.threads);
         let (to_workers, work) = bounded::<Block>(under_way);
         let (to_tree, done) = unbounded::<Block>();
@@ -322,11 +340,11 @@ impl Run<'_> {
                         let _ = to_workers.send(block);
                     });
                 };
-                let mut blocks = Blocks { number: 0, send: &mut send, files: [0; 3] };
+                let mut blocks = Blocks { number: 0, send: &mut send, unmodified: 0 };
                 if let Err(error) = produce(shared, &mut blocks) {
                     shared.fail(error);
                 }
-                blocks.files
+                blocks.unmodified
             });
             // Blocks come back in any order and are taken in walk order.
             let mut early: BTreeMap<u64, Block> = BTreeMap::new();
@@ -344,7 +362,7 @@ impl Run<'_> {
                     let _ = permitted.recv();
                 }
             }
-            let files = joined(producing.join());
+            let unmodified = joined(producing.join());
             workers.into_iter().for_each(|worker| joined(worker.join()));
             if !shared.stopped()
                 && let Err(error) = gather.finish(shared)
@@ -359,7 +377,7 @@ impl Run<'_> {
             shared.engine.metadata.close();
             joined(finishing.join());
             drop(running);
-            files
+            unmodified
         })
     }
 }

@@ -88,6 +88,14 @@ pub enum BackupError {
         /// The dataset that was to be backed up.
         wanted: String,
     },
+    /// The system gives no more threads.
+    #[error("{count} threads can't be begun: {error}")]
+    Threads {
+        /// How many were wanted.
+        count: usize,
+        /// What the system said.
+        error: std::io::Error,
+    },
     /// The walk ended inside a directory: a programmer's error, never saved.
     #[error("the walk ended before its root directory did")]
     WalkEndedEarly,

@@ -62,7 +62,7 @@ impl<'e> Remembered<'e> {
         // there when this was remembered: then every file is read, and what is gone is stored again.
         // So it is when packs that it may rest on are trusted no more, or are listed and not there: the next
         // one is valid as long as no more of them are lost.
-        let trust = basis.trust.digest(index)?;
+        let trust = basis.trust.stamp(index, directory, &*repository.random, options.dry_run)?;
         let lacking = basis.trust.digest_of_lacking(&basis.lacking, index)?;
         let parameters = [&series[..], &trust, &lacking, &index.incarnation()].concat();
         let root = Path::new(std::ffi::OsStr::from_bytes(root_path));
@@ -206,7 +206,7 @@ pub(super) fn produce(
                 match (size, walk.directory()) {
                     (Some(size), Some(directory)) => match timer.run(Stage::Compare, || seen.unchanged(&entry)) {
                         Known::Unmodified(SeenEntry { content, plain, .. }) => {
-                            blocks.files[2] += 1;
+                            blocks.unmodified += 1;
                             let identity = entry.identity;
                             entry.node.kind = NodeKind::File { size, content, inconsistent: false };
                             shared.monitor.advance(0, size);
@@ -230,14 +230,8 @@ pub(super) fn produce(
                         other => {
                             // A file that was written anew often is what it was.
                             let base = match other {
-                                Known::Changed(content) => {
-                                    blocks.files[1] += 1;
-                                    chunks_of(&content)
-                                }
-                                _ => {
-                                    blocks.files[0] += 1;
-                                    Vec::new()
-                                }
+                                Known::Changed(content) => Some(chunks_of(&content)),
+                                _ => None,
                             };
                             bytes += size;
                             let number = directory.as_raw_fd();

@@ -6,13 +6,16 @@
 
 use super::BackupError;
 use super::engine::DedupTrust;
+use crate::env::{Random, random_bytes};
 use crate::format::ids::{Digest, PackId, RegionId, SlotId};
 use crate::format::roster::SlotState;
 use crate::index::{Index, IndexError, PackEntry};
 use crate::repo::presence::Lacking;
 use crate::repo::session::Reliance;
 use crate::repo::{Repository, attest};
+use crate::source::{Trusted, trust_number};
 use std::collections::{BTreeSet, HashMap, HashSet};
+use std::path::Path;
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
@@ -49,35 +52,54 @@ impl Trust {
         }
     }
 
-    /// What decides about packs that this slot didn't write. It changes whenever one that was trusted may not be
-    /// any more, and when an owner verified one more of another slot's: what was taken over from a snapshot whose
-    /// chunks were judged otherwise must be judged again.
+    /// What stands for the packs of other slots that this host's runs rely on. It changes whenever one that was
+    /// trusted may not be any more: what was taken over from a snapshot whose chunks were judged otherwise must be
+    /// judged again. That owners verified more changes nothing. What it stands for is kept in `directory`; a dry
+    /// run changes nothing there.
     ///
     /// # Errors
     /// When the index can't be read.
-    pub fn digest(&self, index: &dyn Index) -> Result<[u8; 32], IndexError> {
-        let mut hasher = blake3::Hasher::new_derive_key("keepstone dedup trust");
-        hasher.update(&[u8::from(self.everybody)]);
+    pub fn stamp(
+        &self,
+        index: &dyn Index,
+        directory: &Path,
+        random: &dyn Random,
+        dry_run: bool,
+    ) -> Result<[u8; 32], IndexError> {
+        let mut now = Trusted::default();
         if self.everybody {
-            let mut revoked: Vec<SlotId> = self.revoked.iter().copied().collect();
-            revoked.sort_unstable();
-            for slot in revoked {
-                hasher.update(&slot.0);
-            }
+            now.revoked.extend(&self.revoked);
         }
-        let mut verified = BTreeSet::new();
         if !self.attested.is_empty() {
-            // What this slot wrote is trusted whoever verified it.
+            now.listings.extend(&self.attested);
+            // What this slot wrote is trusted whoever verified it. What the index doesn't know yet may come into it
+            // while this run goes on.
             index.each_pack(&mut |_, pack| {
-                if pack.origin != self.own && self.attested.contains(&pack.listing) {
-                    verified.insert(pack.listing.0);
+                if pack.origin == self.own {
+                    now.listings.remove(&pack.listing);
                 }
                 Ok(())
             })?;
         }
-        for listing in verified {
-            hasher.update(&listing);
-        }
+        let mut hasher = blake3::Hasher::new_derive_key("keepstone dedup trust");
+        hasher.update(&[u8::from(self.everybody)]);
+        let path = directory.join(if self.everybody { "all.trust" } else { "verified.trust" });
+        let vouched = |listing: &Digest| self.attested.contains(listing);
+        match trust_number(&path, &now, vouched, random_bytes(random), dry_run) {
+            Ok(number) => hasher.update(&number),
+            // Then it holds for exactly what is trusted now.
+            Err(error) => {
+                tracing::warn!(%error, path = %path.display(), "what is trusted can't be remembered");
+                for slot in &now.revoked {
+                    hasher.update(&slot.0);
+                }
+                hasher.update(&[0]);
+                for listing in &now.listings {
+                    hasher.update(&listing.0);
+                }
+                &mut hasher
+            }
+        };
         Ok(*hasher.finalize().as_bytes())
     }
 

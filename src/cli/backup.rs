@@ -48,10 +48,13 @@ pub fn run(args: &BackupArgs, global: &Global) -> Result<Class, CliError> {
     // Before anything is copied into a region that takes other snapshots only.
     crate::backup::check_dataset(&workspace.repository, &wanted.dataset)?;
     let (index, index_class) = timer.run(Stage::Open, || workspace.index())?;
-    let (mut lacking, lacking_class) = timer.run(Stage::Open, || workspace.lacking(&index))?;
+    let mut lacking = timer.run(Stage::Open, || workspace.lacking(&index))?;
     let (mut listing, listing_class) = timer.run(Stage::Open, || workspace.snapshots())?;
+    let doubted = timer.run(Stage::Open, || workspace.doubts(&index, &listing.snapshots, &mut lacking))?;
     let mut behind = Class::Success;
-    if workspace.repository.regions.len() > 1 && !wanted.dry_run {
+    let mut looked = None;
+    let is_lacking = !lacking.is_empty() || !doubted.is_empty();
+    if (workspace.repository.regions.len() > 1 || is_lacking) && !wanted.dry_run {
         // A region that fell behind is brought up first: what is new is then stored once for all.
         let mut broke = false;
         // What it lost of earlier ones as well; what can't be put back is stored again, from the source.
@@ -59,7 +62,11 @@ pub fn run(args: &BackupArgs, global: &Global) -> Result<Class, CliError> {
         if healed.packs > 0 {
             workspace.progress.notice(&format!("{} put back", render::counted(healed.packs, "lost pack")));
         }
-        let depth = if workspace.lost_segments { Depth::Content } else { Depth::Commits };
+        // What is lost and can't come back so may be needed by nothing, or be copied under another name.
+        let depth = match lacking.is_empty() && doubted.is_empty() {
+            true => Depth::Commits,
+            false => Depth::Content,
+        };
         let copied = loop {
             let scratch = Some(SpoolSpace::Directory(workspace.cache_directory()));
             match crate::replicate::replicate(
@@ -83,14 +90,19 @@ pub fn run(args: &BackupArgs, global: &Global) -> Result<Class, CliError> {
         if copied.is_damaged() {
             behind = behind.worse(Class::Corrupt);
         }
+        looked = Some(workspace.losses(&index, &lacking, Some(&copied))?);
         let aside = workspace.set_aside(copied.behind);
-        if copied.segments + copied.commits + copied.decisions > 0 || aside || broke {
+        if copied.packs + copied.segments + copied.commits + copied.decisions > 0 || aside || broke {
             crate::repo::sync::sync(&workspace.repository, &index, &workspace.progress)?;
             // It may have been made anew, and what is lacking is told by its numbers.
             lacking = presence::look(&workspace.repository, &index)?;
             listing = workspace.snapshots()?.0;
         }
     }
+    let lost_class = match looked {
+        Some(class) => class,
+        None => workspace.losses(&index, &lacking, None)?,
+    };
     let options = Backup { lacking: Some(lacking), ..options(&workspace, &wanted)? };
     let summary = match (&wanted.source, walk) {
         (BackupSource::Paths(_), Some(mut walk)) => {
@@ -112,7 +124,7 @@ pub fn run(args: &BackupArgs, global: &Global) -> Result<Class, CliError> {
     let class = class(&workspace, &summary, options.dry_run)
         .worse(behind)
         .worse(index_class)
-        .worse(lacking_class)
+        .worse(lost_class)
         .worse(listing_class);
     class.printed(printed).map_err(|mut error| {
         if let Some(id) = summary.snapshot {

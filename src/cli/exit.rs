@@ -215,7 +215,7 @@ impl CliError {
         let class = match error.kind() {
             io::ErrorKind::NotFound => Class::Missing,
             io::ErrorKind::PermissionDenied => Class::Access,
-            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => Class::Storage,
+            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded | io::ErrorKind::FileTooLarge => Class::Storage,
             _ => Class::Failed,
         };
         CliError::new(class, format!("can't {verb} {}: {error}", render::path(path)))

@@ -16,6 +16,9 @@ use crate::source::{SourceError, StreamError};
 use crate::store::StoreErrorKind;
 
 const ROLE: &str = "`keepstone key list` shows which role this slot has";
+/// What to do where threads can't be begun.
+pub const FEWER_THREADS: &str = "give fewer with --threads, or raise the limits of processes and of memory (`ulimit -u`, `ulimit -v`, a unit's TasksMax, a \
+     container's pids.max)";
 const REBUILD: &str = "run `keepstone cache rebuild`; nothing in the repository is touched by it";
 
 impl From<RepoError> for CliError {
@@ -127,6 +130,11 @@ impl From<PackError> for CliError {
             PackError::Spool { source, .. } if source.kind() == std::io::ErrorKind::StorageFull => {
                 CliError::new(Class::Storage, text).hint("make room there, or name another place with --cache-dir")
             }
+            PackError::Spool { source, .. } if source.kind() == std::io::ErrorKind::FileTooLarge => {
+                CliError::new(Class::Storage, text).hint(
+                    "raise the limit of a file's size (`ulimit -f`), or name a place without one with --cache-dir",
+                )
+            }
             PackError::Spool { .. } => CliError::new(Class::Failed, text).hint("name a usable place with --cache-dir"),
             PackError::Store(source) => source.into(),
             PackError::Crypto(source) => source.into(),
@@ -206,6 +214,7 @@ impl From<BackupError> for CliError {
             BackupError::ForeignDataset { allowed, .. } => CliError::new(Class::Access, text).hint(format!(
                 "back up with --dataset {allowed}, leave the region out with --region, or use another access to it"
             )),
+            BackupError::Threads { .. } => CliError::new(Class::Limit, text).hint(FEWER_THREADS),
             BackupError::EmptySource { .. } | BackupError::EmptyStream { .. } => {
                 CliError::new(Class::Failed, text).hint("no snapshot was saved")
             }

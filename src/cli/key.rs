@@ -55,6 +55,8 @@ fn changing(
     whole(&workspace)?;
     let done = change(&mut workspace);
     workspace.remember_roster();
+    // What stood in no one's way, and may be mended by now.
+    workspace.repository.key_issues.iter().for_each(|issue| workspace.progress.issue(issue));
     done
 }
 
@@ -82,6 +84,9 @@ fn list(workspace: &Workspace, output: Output) -> Result<Class, CliError> {
     for difference in repository.key_differences()? {
         workspace.progress.notice(&format!("{difference}; `keepstone replicate` brings it there"));
     }
+    let damaged = repository.damaged_rosters()?;
+    damaged.iter().for_each(|issue| workspace.progress.issue(issue));
+    let class = if damaged.is_empty() { Class::Success } else { Class::Corrupt };
     let epochs_of = |slot: &RosterSlot| epochs.get(&slot.slot).into_iter().flatten().copied().collect::<Vec<u64>>();
     workspace.progress.finish();
     let documents: Vec<Value> = slots
@@ -124,7 +129,7 @@ fn list(workspace: &Workspace, output: Output) -> Result<Class, CliError> {
         table.lines().iter().try_for_each(|line| writeln!(out, "{line}"))?;
         writeln!(out, "* opened the repository now; the keys' roster is {roster}, their epoch {epoch}")
     })?;
-    Ok(Class::Success)
+    Ok(class)
 }
 
 /// Ascending numbers in few words: `1-3,5`.

@@ -41,7 +41,6 @@ pub mod signals;
 mod snapshots;
 mod stats;
 mod tag;
-mod threads;
 mod timings;
 mod verdict;
 mod workspace;

@@ -20,7 +20,7 @@ use serde_json::{Value, json};
 pub fn run(global: &Global) -> Result<Class, CliError> {
     let mut workspace = Workspace::open(global)?;
     let (index, index_class) = workspace.index()?;
-    let (mut lacking, _) = workspace.lacking(&index)?;
+    let mut lacking = workspace.lacking(&index)?;
     let (listing, listing_class) = workspace.snapshots()?;
     let repository = &workspace.repository;
     let directory = workspace.cache_directory();
@@ -31,9 +31,10 @@ pub fn run(global: &Global) -> Result<Class, CliError> {
     let healed = heal(repository, &index, &mut lacking, &workspace.progress)?;
     let mut done =
         replicate(repository, &listing.snapshots, Depth::Content, scratch, memory_bytes, &workspace.progress)?;
+    let lost_class = workspace.losses(&index, &lacking, Some(&done))?;
     done.packs += healed.packs;
     done.bytes += healed.bytes;
-    done.issues.extend(healed.issues);
+    // What could not be put back and something needs is among what the replication told.
     if workspace.progress.cancelled() {
         return Err(CliError::cancelled());
     }
@@ -68,8 +69,6 @@ pub fn run(global: &Global) -> Result<Class, CliError> {
     });
     let unreached = workspace.absent.iter().any(|(name, _)| !left_out.contains(name));
     let class = if done.issues.is_empty() && !unreached { Class::Success } else { Class::Pending };
-    // What no region could give back; a snapshot may have other copies of what was in it.
-    let lacking_class = if lacking.is_empty() { Class::Success } else { Class::Corrupt };
     let damaged = if done.is_damaged() { Class::Corrupt } else { Class::Success };
-    class.worse(damaged).worse(index_class).worse(lacking_class).worse(listing_class).printed(printed)
+    class.worse(damaged).worse(index_class).worse(lost_class).worse(listing_class).printed(printed)
 }

@@ -10,7 +10,7 @@ use std::os::unix::net::UnixStream;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 
-use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGXFSZ};
 use signal_hook::{flag, low_level};
 
 use super::exit::Class;
@@ -28,6 +28,9 @@ static EARLY: OnceLock<Arc<AtomicBool>> = OnceLock::new();
 /// # Errors
 /// When the system refuses a handler, a socket or a thread: then signals end the process as they always do.
 pub fn end_at_once(say: impl Fn() + Send + 'static) -> io::Result<()> {
+    // A write past the limit of a file's size then fails, and is told as any other; else it ended the process without
+    // a word. Programs that this one begins meet the signal as they always do.
+    flag::register(SIGXFSZ, Arc::default())?;
     let unheard = Arc::clone(UNHEARD.get_or_init(|| Arc::new(AtomicBool::new(true))));
     let early = EARLY.get_or_init(Arc::default);
     let (mut receiver, sender) = UnixStream::pair()?;

@@ -4,37 +4,42 @@ use super::args::Global;
 use super::choice::Choice;
 use super::config::{Environment, Settings, load};
 use super::exit::{Class, CliError};
+use super::failure::FEWER_THREADS;
 use super::progress::Progress;
 use super::secret::{Passphrases, Terminal, read_identities};
-use super::{output, parse, render, seen_roster, threads};
+use super::{output, parse, render, seen_roster};
 use crate::crypto::slot::Unlock;
-use crate::env::{SystemClock, SystemRandom};
-use crate::format::ids::Digest;
+use crate::env::{SystemClock, SystemRandom, can_begin_threads};
+use crate::format::ids::{Digest, RegionId};
 use crate::index::{Index, IndexError, RocksIndex};
+use crate::replicate::Replicated;
 use crate::repo::RepoError;
 use crate::repo::audit::NoRoom;
 use crate::repo::fetch::{FetchError, Fetcher};
 use crate::repo::open::{Located, RegionSpec, Repository};
 use crate::repo::presence::{self, Lacking};
 use crate::repo::snapshots::{self, Listing, Selector, SnapshotInfo};
-use crate::repo::sync::bring_up;
-use crate::report::Monitor;
+use crate::repo::sync::sync;
+use crate::report::{Issue, IssueKind, Monitor};
 use crate::store::open::{local_path, open_store};
 use crate::store::remote::client::RemoteStore;
 use crate::store::{StoreError, StoreErrorKind};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::{IsTerminal, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use zeroize::Zeroizing;
+
+/// Threads beside the workers that a command begins at most: for the index, the regions, the walk and the progress.
+/// Where one of them is refused later, libraries end the process.
+const THREADS_BESIDE: usize = 20;
 
 /// The settings of this run.
 ///
 /// # Errors
 /// When the configuration can't be used.
 pub fn settings(global: &Global, may_create: bool) -> Result<Settings, CliError> {
-    let mut settings = load(global, &Environment::process(), may_create)?;
-    settings.threads = threads::to_be_had(settings.threads)?;
+    let settings = load(global, &Environment::process(), may_create)?;
     if !global.quiet {
         settings.warnings.iter().for_each(|warning| output::notice(global.json, warning));
     }
@@ -124,8 +129,6 @@ pub struct Workspace {
     pub absent: Vec<(String, String)>,
     /// Shows progress; begun after the last prompt.
     pub progress: Progress,
-    /// A region lost segments that the index knew.
-    pub lost_segments: bool,
 }
 
 fn secret(settings: &Settings, json: bool) -> Result<Unlock, CliError> {
@@ -224,6 +227,10 @@ impl Workspace {
         for (name, error) in &repository.unreachable {
             absent.push((name.clone(), error.to_string()));
         }
+        let count = settings.threads + THREADS_BESIDE;
+        can_begin_threads(count).map_err(|error| {
+            CliError::new(Class::Limit, format!("{count} threads can't be begun: {error}")).hint(FEWER_THREADS)
+        })?;
         let progress = Progress::start(global).map_err(|error| CliError::new(Class::Failed, error.to_string()))?;
         for (name, why) in &absent {
             progress.notice(&format!("region '{name}' takes no part: {why}"));
@@ -231,7 +238,7 @@ impl Workspace {
         for found in nested(&settings) {
             progress.notice(&found);
         }
-        Ok(Workspace { settings, repository, absent, progress, lost_segments: false })
+        Ok(Workspace { settings, repository, absent, progress })
     }
 
     /// Has regions that could not be brought up take no part in the run, and says so; true when there are any.
@@ -313,30 +320,28 @@ impl Workspace {
         })?;
         let cache_bytes = self.settings.memory_bytes / 8;
         let index = RocksIndex::open(&self.index_directory(), self.repository.config.repository, cache_bytes)?;
-        let synced = loop {
-            let synced = match bring_up(&self.repository, &index, &self.progress) {
+        let issues = loop {
+            let synced = match sync(&self.repository, &index, &self.progress) {
                 Err(RepoError::Index(error @ (IndexError::Database { .. } | IndexError::Damaged { .. }))) => {
                     self.progress.notice(&format!("{error}: that is done now"));
                     index.clear()?;
-                    bring_up(&self.repository, &index, &self.progress)
+                    sync(&self.repository, &index, &self.progress)
                 }
                 outcome => outcome,
             };
             match synced {
-                Ok(synced) => break synced,
+                Ok(issues) => break issues,
                 Err(error) => self.go_on_without(error)?,
             }
         };
-        self.lost_segments |= synced.lost;
-        Ok((index, if synced.issues.is_empty() { Class::Success } else { Class::Corrupt }))
+        Ok((index, if issues.is_empty() { Class::Success } else { Class::Corrupt }))
     }
 
-    /// What the regions' segments list and the regions lack, told of; it makes the outcome corrupt, and so do
-    /// segments that were lost.
+    /// What the regions' segments list and the regions lack, told of.
     ///
     /// # Errors
     /// When a region can't be listed, and the run can't go on without it.
-    pub fn lacking(&mut self, index: &RocksIndex) -> Result<(Lacking, Class), CliError> {
+    pub fn lacking(&mut self, index: &RocksIndex) -> Result<Lacking, CliError> {
         let lacking = loop {
             match presence::look(&self.repository, index) {
                 Ok(lacking) => break lacking,
@@ -344,8 +349,73 @@ impl Workspace {
             }
         };
         lacking.tell(&self.repository, &self.progress);
-        let class = if lacking.is_empty() && !self.lost_segments { Class::Success } else { Class::Corrupt };
-        Ok((lacking, class))
+        Ok(lacking)
+    }
+
+    /// The reached regions that lost segments, told of: those that this index or an earlier one saw losing some, and
+    /// those that don't list the roots of snapshots which count there. They stay in doubt until a replication
+    /// that looks at their content finds them whole ([`Workspace::losses`]).
+    ///
+    /// # Errors
+    /// When the index can't be brought up to the regions once more.
+    pub fn doubts(
+        &self,
+        index: &RocksIndex,
+        snapshots: &[SnapshotInfo],
+        lacking: &mut Lacking,
+    ) -> Result<BTreeSet<RegionId>, CliError> {
+        let mut unlisted = presence::unlisted_roots(&self.repository, index, snapshots)?;
+        if !unlisted.is_empty() {
+            // Another backup may have ended since the segments were listed.
+            sync(&self.repository, index, &self.progress)?;
+            // The index may have been made anew, and what is lacking is told by its numbers.
+            *lacking = presence::look(&self.repository, index)?;
+            unlisted = presence::unlisted_roots(&self.repository, index, snapshots)?;
+        }
+        unlisted.iter().try_for_each(|region| index.doubt(*region, true))?;
+        let doubted = index.doubted()?;
+        let mut found = BTreeSet::new();
+        for region in self.repository.regions.iter().filter(|region| doubted.contains(&region.info.region)) {
+            found.insert(region.info.region);
+            let detail = "this region lost segments: whether it lists what its snapshots need has to be looked at";
+            let subject = format!("{}:index/", region.name).into_bytes();
+            self.progress.issue(&Issue { kind: IssueKind::Missing, subject, detail: detail.to_owned() });
+        }
+        Ok(found)
+    }
+
+    /// What it comes to that regions lost something, after a replication looked at their content or where none did:
+    /// corrupt while a snapshot that counts in a region may lack something there. Remembers which regions are in
+    /// doubt.
+    ///
+    /// # Errors
+    /// When that can't be written.
+    pub fn losses(
+        &self,
+        index: &RocksIndex,
+        lacking: &Lacking,
+        looked: Option<&Replicated>,
+    ) -> Result<Class, CliError> {
+        let (mut whole, mut class) = (BTreeSet::new(), Class::Success);
+        if let Some(done) = looked {
+            done.whole.iter().try_for_each(|region| index.doubt(*region, false))?;
+            done.lost.iter().try_for_each(|region| index.doubt(*region, true))?;
+            whole.extend(done.whole.iter().copied());
+        }
+        let doubted = index.doubted()?;
+        for region in &self.repository.regions {
+            let id = region.info.region;
+            let lacks = lacking.lost(&id).next().is_some();
+            if doubted.contains(&id) || lacks && !whole.contains(&id) {
+                class = Class::Corrupt;
+            } else if lacks {
+                self.progress.notice(&format!(
+                    "no snapshot needs what region '{}' lost any more: `keepstone gc` takes it off the lists",
+                    region.name
+                ));
+            }
+        }
+        Ok(class)
     }
 
     /// The directory of the local index.

@@ -19,6 +19,7 @@ struct State {
     ordinals: HashMap<PackId, Vec<u32>>,
     segments: HashMap<RegionId, HashMap<SegmentId, Vec<u32>>>,
     incarnation: Vec<u8>,
+    doubted: BTreeSet<RegionId>,
 }
 
 impl State {
@@ -183,7 +184,22 @@ impl Index for MemoryIndex {
 
     fn clear(&self) -> Result<(), IndexError> {
         let incarnation = random_bytes::<16>(&SystemRandom).to_vec();
-        *self.state() = State { incarnation, ..State::default() };
+        let mut state = self.state();
+        let doubted = std::mem::take(&mut state.doubted);
+        *state = State { incarnation, doubted, ..State::default() };
+        Ok(())
+    }
+
+    fn doubted(&self) -> Result<BTreeSet<RegionId>, IndexError> {
+        Ok(self.state().doubted.clone())
+    }
+
+    fn doubt(&self, region: RegionId, is_doubted: bool) -> Result<(), IndexError> {
+        let doubted = &mut self.state().doubted;
+        match is_doubted {
+            true => doubted.insert(region),
+            false => doubted.remove(&region),
+        };
         Ok(())
     }
 }

@@ -208,9 +208,22 @@ pub trait Index: Send + Sync {
     /// When the index can't be written.
     fn resume(&self, incarnation: &[u8]) -> Result<(), IndexError>;
 
-    /// Forgets everything, under a new incarnation.
+    /// Forgets everything but which regions are in doubt, under a new incarnation.
     ///
     /// # Errors
     /// When the index can't be written.
     fn clear(&self) -> Result<(), IndexError>;
+
+    /// The regions that lost segments, or seem to have, and of which nobody has found since that they list what
+    /// their snapshots need. [`Index::clear`] doesn't forget it.
+    ///
+    /// # Errors
+    /// When it can't be read.
+    fn doubted(&self) -> Result<BTreeSet<RegionId>, IndexError>;
+
+    /// Says whether a region is in doubt.
+    ///
+    /// # Errors
+    /// When it can't be written.
+    fn doubt(&self, region: RegionId, is_doubted: bool) -> Result<(), IndexError>;
 }

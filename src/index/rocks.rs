@@ -5,6 +5,7 @@
 //! foreign repository, an unknown layout), it is emptied and filled again from the regions, though never
 //! below another process that relies on it.
 
+use self::holder::{HOLDER_FILE, HoldProblem, Holder};
 use super::memory::places_of;
 use super::record::{PackEntry, Place, decode_ordinals, decode_places, encode_ordinals, encode_places};
 use super::{Arrival, Detached, EachPack, Index, IndexError};
@@ -221,7 +222,10 @@ impl RocksIndex {
     fn fail(&self, detail: impl ToString) -> IndexError {
         let (path, detail) = (self.path.display().to_string(), detail.to_string());
         // The database hands the system's errors on as text.
-        match ["No space left on device", "Disk quota exceeded"].iter().any(|full| detail.contains(full)) {
+        match ["No space left on device", "Disk quota exceeded", "File too large"]
+            .iter()
+            .any(|full| detail.contains(full))
+        {
             true => IndexError::Full { path, detail },
             false => IndexError::Database { path, detail },
         }
@@ -794,6 +798,28 @@ impl Index for RocksIndex {
         self.join();
         Err(self.in_use())
     }
+
+    fn doubted(&self) -> Result<BTreeSet<RegionId>, IndexError> {
+        let mut found = BTreeSet::new();
+        for entry in std::fs::read_dir(&self.path).map_err(|e| self.fail(e))? {
+            let name = entry.map_err(|e| self.fail(e))?.file_name();
+            let region = name.to_str().and_then(|name| name.strip_prefix(DOUBT_PREFIX)).and_then(RegionId::from_hex);
+            found.extend(region);
+        }
+        Ok(found)
+    }
+
+    fn doubt(&self, region: RegionId, is_doubted: bool) -> Result<(), IndexError> {
+        let path = self.path.join(format!("{DOUBT_PREFIX}{region}"));
+        let done = match is_doubted {
+            true => std::fs::write(path, b""),
+            false => std::fs::remove_file(path),
+        };
+        match done {
+            Err(error) if !is_doubted && error.kind() == std::io::ErrorKind::NotFound => Ok(()),
+            done => done.map_err(|e| self.fail(e)),
+        }
+    }
 }
 
 impl RocksIndex {
@@ -812,6 +838,8 @@ impl RocksIndex {
                 let is_directory = entry.file_type().map_err(|e| self.fail(e))?.is_dir();
                 match entry.path() {
                     _ if KEPT_FILES.iter().any(|name| entry.file_name() == *name) => Ok(()),
+                    // What a region lost it still lacks; a database that is made anew knows nothing of it.
+                    _ if entry.file_name().to_string_lossy().starts_with(DOUBT_PREFIX) => Ok(()),
                     directory if is_directory => std::fs::remove_dir_all(directory),
                     file => std::fs::remove_file(file),
                 }
@@ -836,13 +864,14 @@ impl RocksIndex {
     }
 }
 
-const HOLDER_FILE: &str = "holder";
 const INGEST_MARKER: &str = "ingesting";
 /// Says that damage was met while the index was in use; goes when it is made anew.
 const DAMAGE_MARKER: &str = "damaged";
 /// What the database's errors about damaged files begin with.
 const CORRUPTION: &str = "Corruption";
 const USERS_FILE: &str = "users";
+/// What the files' names begin with that say which regions are in doubt; the region follows.
+const DOUBT_PREFIX: &str = "doubt-";
 /// What stays when the index is made anew.
 const KEPT_FILES: [&str; 3] = [HOLDER_FILE, INGEST_MARKER, USERS_FILE];
 const PAUSE: Duration = Duration::from_millis(100);
@@ -851,44 +880,6 @@ const OPEN_ATTEMPTS: u32 = 600;
 /// How long others are waited for before the index is made anew below them.
 const CLAIM_ATTEMPTS: u32 = 50;
 
-/// Exclusive use of the database for writing, by an advisory lock that dies with its process.
-struct Holder {
-    _file: std::fs::File,
-}
-
-enum HoldProblem {
-    Held(String),
-    Failed(std::io::Error),
-}
-
-impl Holder {
-    fn acquire(directory: &Path) -> Result<Self, HoldProblem> {
-        use std::io::{Read, Seek, Write};
-        let path = directory.join(HOLDER_FILE);
-        let mut options = std::fs::OpenOptions::new();
-        let mut file =
-            options.read(true).write(true).create(true).truncate(false).open(path).map_err(HoldProblem::Failed)?;
-        // Ingests take moments: wait for them, and say for whom only when it takes too long.
-        for attempt in 1..=OPEN_ATTEMPTS {
-            match flock(&file, FlockOperation::NonBlockingLockExclusive) {
-                Ok(()) => {
-                    let written = file
-                        .set_len(0)
-                        .and_then(|()| file.rewind())
-                        .and_then(|()| file.write_all(format!("process {}", std::process::id()).as_bytes()));
-                    written.map_err(HoldProblem::Failed)?;
-                    return Ok(Holder { _file: file });
-                }
-                Err(Errno::WOULDBLOCK) if attempt < OPEN_ATTEMPTS => std::thread::sleep(PAUSE),
-                Err(Errno::WOULDBLOCK) => break,
-                Err(error) => return Err(HoldProblem::Failed(error.into())),
-            }
-        }
-        let mut holder = String::new();
-        let _ = file.rewind().and_then(|()| file.read_to_string(&mut holder));
-        Err(HoldProblem::Held(if holder.is_empty() { "another process".to_owned() } else { holder }))
-    }
-}
-
+mod holder;
 #[cfg(test)]
 mod tests;

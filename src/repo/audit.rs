@@ -384,14 +384,14 @@ pub struct Recorded {
 pub enum FindingKind {
     /// An object that breaks a rule, isn't signed as it must be, or can't be opened.
     Damaged,
-    /// An entry that must be there is absent (`AUDIT-7`).
+    /// An entry that must be there is absent, in all regions (`AUDIT-7`) or in one that holds later ones (`AUDIT-9`).
     Gap,
     /// Two branches that no later entry follows both of (`AUDIT-8`).
     Fork,
     /// Two branches, both followed by a later entry: what one slot recorded in regions that it didn't reach
     /// at the same time.
     Joined,
-    /// A region lacks entries that another has (`AUDIT-9`).
+    /// A region lacks entries at a chain's end that another has (`AUDIT-9`).
     Behind,
     /// Something was done that its signer's chain doesn't tell of (`AUDIT-10`).
     Unrecorded,
@@ -476,20 +476,44 @@ pub fn read(repository: &Repository) -> Result<Chains, RepoError> {
     for (slot, chain) in &chains {
         examine(*slot, chain, &mut findings);
         for (at, region) in repository.regions.iter().enumerate() {
-            let lacking = chain.values().filter(|recorded| !recorded.regions.contains(&at)).count();
-            if lacking > 0 {
-                let number = chain.values().find(|recorded| !recorded.regions.contains(&at));
-                findings.push(Finding {
-                    kind: FindingKind::Behind,
-                    slot: Some(*slot),
-                    number: number.map_or(0, |recorded| recorded.entry.number),
-                    detail: format!("region '{}' lacks {lacking} of {} entries", region.name, chain.len()),
-                });
-            }
+            compare(*slot, chain, at, &region.name, &mut findings);
         }
     }
     findings.sort_by_key(|finding| (finding.slot, finding.number, finding.kind));
     Ok(Chains { timeline: timeline(chains), findings })
+}
+
+/// What a region lacks of a chain that another one holds (`AUDIT-9`): it is behind where that is the chain's end, and
+/// has lost what an entry follows that it holds.
+fn compare(
+    slot: SlotId,
+    chain: &BTreeMap<(u64, Digest), Recorded>,
+    at: usize,
+    region: &str,
+    findings: &mut Vec<Finding>,
+) {
+    let mut found = |kind, number, detail| findings.push(Finding { kind, slot: Some(slot), number, detail });
+    let (mut followed, mut behind, mut first): (BTreeSet<Digest>, usize, u64) = (BTreeSet::new(), 0, 0);
+    for ((number, digest), recorded) in chain.iter().rev() {
+        let is_here = recorded.regions.contains(&at);
+        let is_followed = followed.contains(digest);
+        if is_here || is_followed {
+            followed.extend(recorded.entry.previous.iter().copied());
+        }
+        if is_followed && !is_here {
+            let detail = format!(
+                "region '{region}' lacks entry {number} ({digest}), though it holds later ones; `keepstone replicate` \
+                 copies it there from another region"
+            );
+            found(FindingKind::Gap, *number, detail);
+        } else if !is_here {
+            (behind, first) = (behind + 1, *number);
+        }
+    }
+    if behind > 0 {
+        let detail = format!("region '{region}' lacks {behind} of {} entries", chain.len());
+        found(FindingKind::Behind, first, detail);
+    }
 }
 
 /// Whether a chain is one: `AUDIT-7` and `AUDIT-8`.

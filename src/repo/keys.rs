@@ -97,7 +97,7 @@ impl Repository {
     /// Refuses a change that another one overtook: a higher roster would hide it, while one of the same number
     /// is a fork, which whoever opens the repository meets.
     fn nothing_above(&self, number: u64) -> Result<(), RepoError> {
-        match newest(&self.regions, &self.config)?.iter().find(|(_, other)| other.number > number) {
+        match newest(&self.regions, &self.config, &mut Vec::new())?.iter().find(|(_, other)| other.number > number) {
             None => Ok(()),
             Some((digest, other)) => Err(RepoError::Keys(format!(
                 "keys were changed meanwhile: there is key roster {} ({digest}), which doesn't know of this change; look \
@@ -107,11 +107,14 @@ impl Repository {
         }
     }
 
-    /// What every change of keys begins with: an owner's key, every region, and in each the newest keys.
-    fn begin_change(&self) -> Result<[u8; 32], RepoError> {
+    /// What every change of keys begins with: an owner's key, every region, and in each the newest keys. What some
+    /// region lacks or holds wrong all the same is in [`Repository::key_issues`] then.
+    fn begin_change(&mut self) -> Result<[u8; 32], RepoError> {
         let root = *self.root_private()?;
         self.all_regions()?;
-        self.level_all_keys(true).into_iter().try_for_each(|levelled| levelled.map(drop))?;
+        for levelled in self.level_all_keys(true) {
+            self.key_issues.extend(levelled?.issues);
+        }
         Ok(root)
     }
 
@@ -412,10 +415,12 @@ impl Repository {
             }
         }
         let mut levelling = Levelling::new(self, true);
+        let mut levelled = Levelled::default();
         for at in 0..self.regions.len() {
-            levelling.rings(at, true, &mut Levelled::default())?;
-            levelling.key_files(at, true, &mut Levelled::default())?;
+            levelling.rings(at, true, &mut levelled)?;
+            levelling.key_files(at, true, &mut levelled)?;
         }
+        self.key_issues.extend(levelled.issues);
         let mut parts = Vec::new();
         for slot in roster.slots.iter().filter(|slot| slot.state == SlotState::Revoked) {
             let sides: Vec<&Roster> = self

@@ -6,7 +6,7 @@
 use super::RepoError;
 use super::accepted::read_part;
 use super::open::{
-    RegionHandle, Repository, key_name, parse_key_name, parse_ring_name, parse_roster_name, read_ring,
+    RegionHandle, Repository, key_name, parse_key_name, parse_ring_name, parse_roster_name, read_ring, read_roster,
     read_sealed_ring, ring_name, ring_name_beside, roster_name,
 };
 use crate::crypto::object::check_digest;
@@ -39,9 +39,9 @@ pub struct Levelled {
 struct Names {
     files: BTreeMap<SlotId, BTreeSet<u64>>,
     rings: BTreeMap<(u64, SlotId), BTreeSet<String>>,
-    /// Rosters by number, and parts of accepted lists.
+    /// Rosters by number, and parts of accepted lists with their sizes.
     rosters: BTreeSet<(u64, String)>,
-    accepted: BTreeSet<String>,
+    accepted: BTreeMap<String, u64>,
 }
 
 impl Names {
@@ -61,7 +61,7 @@ impl Names {
         for listed in list("roster/")? {
             match parse_roster_name(&listed.name) {
                 Some((number, _)) => drop(names.rosters.insert((number, listed.name))),
-                None => drop(names.accepted.insert(listed.name)),
+                None => drop(names.accepted.insert(listed.name, listed.size)),
             }
         }
         Ok(names)
@@ -88,6 +88,11 @@ pub(super) struct Levelling<'a> {
     rings: BTreeMap<(usize, String), HeldRing>,
     /// Every ring is compared; else those of this slot and of owners, who alone can restore.
     thorough: bool,
+    /// Lists of what stays accepted are read whole; else, since they may be large, only where regions hold some
+    /// in different sizes.
+    reads_lists: bool,
+    /// What was told already, of a region that isn't the one that is levelled.
+    told: BTreeSet<Vec<u8>>,
 }
 
 fn lacking(region: &RegionHandle, name: &str, kind: IssueKind, detail: impl ToString) -> Issue {
@@ -98,7 +103,14 @@ impl<'a> Levelling<'a> {
     pub(super) fn new(repository: &'a Repository, thorough: bool) -> Self {
         let names = repository.regions.iter().map(|region| Names::read(region).ok()).collect();
         let few = repository.active().count() * repository.epochs().len() <= RINGS_COMPARED;
-        Levelling { repository, names, rings: BTreeMap::new(), thorough: thorough || few }
+        Levelling {
+            repository,
+            names,
+            rings: BTreeMap::new(),
+            thorough: thorough || few,
+            reads_lists: thorough,
+            told: BTreeSet::new(),
+        }
     }
 
     fn others(&self, at: usize) -> impl Iterator<Item = (usize, &'a RegionHandle, &Names)> {
@@ -133,7 +145,8 @@ impl<'a> Levelling<'a> {
             match repository.copy_signed(to, ObjectKind::Roster, name) {
                 Ok(copied) => done.copied += copied,
                 Err(error) if behind && *number == repository.roster.number => return Err(error),
-                Err(error @ RepoError::Store { .. }) if !is_denied(&error) => return Err(error),
+                Err(error @ RepoError::Store { .. }) if is_of(&error, to) && !is_denied(&error) => return Err(error),
+                Err(error) if is_elsewhere(&error, to) => self.unread(name, &error, &mut done),
                 // Nothing rests on it, and a check names it where it is damaged.
                 Err(_) => {}
             }
@@ -141,10 +154,20 @@ impl<'a> Levelling<'a> {
         Ok(done)
     }
 
+    /// Another region's copy can't be read: that is that region's fault, and the one that is levelled goes on.
+    fn unread(&mut self, name: &str, error: &RepoError, done: &mut Levelled) {
+        let RepoError::Store { region, source } = error else { return };
+        let subject = format!("{region}:{name}").into_bytes();
+        if self.told.insert(subject.clone()) {
+            let detail = format!("it can't be read, so that it was not compared: {source}");
+            done.issues.push(Issue { kind: IssueKind::Unreadable, subject, detail });
+        }
+    }
+
     /// What a region lacks stops it where it lacks the newest roster, too: that one relies on it. Where it
     /// works already, it goes on working.
     fn settle(
-        &self,
+        &mut self,
         at: usize,
         name: &str,
         behind: bool,
@@ -160,6 +183,11 @@ impl<'a> Levelling<'a> {
                     format!("another region holds it; an owner's `keepstone replicate` brings it here: {error}");
                 done.issues.push(lacking(to, name, IssueKind::Missing, detail));
             }
+            Err(error) if is_elsewhere(&error, to) => {
+                self.unread(name, &error, done);
+                let detail = format!("it isn't here, and where it is it can't be read: {error}");
+                done.issues.push(lacking(to, name, IssueKind::Missing, detail));
+            }
             Err(error @ RepoError::Store { .. }) => return Err(error),
             Err(error @ RepoError::Missing { .. }) => done.issues.push(lacking(to, name, IssueKind::Missing, error)),
             Err(error) => done.issues.push(lacking(to, name, IssueKind::Damaged, error)),
@@ -173,10 +201,13 @@ impl<'a> Levelling<'a> {
         for parts in &repository.roster.accepted {
             for number in parts.numbers() {
                 let name = accepted_name(parts.slot, number);
-                if !self.names[at].as_ref().is_some_and(|names| names.accepted.contains(&name)) {
+                let size = |names: &Names| names.accepted.get(&name).copied();
+                let held = self.names[at].as_ref().and_then(size);
+                let differs = || self.others(at).any(|(.., names)| size(names).is_some_and(|size| Some(size) != held));
+                if held.is_none() {
                     let outcome = repository.copy_accepted(to, parts, number);
                     self.settle(at, &name, behind, outcome, done)?;
-                } else if self.thorough || behind {
+                } else if self.reads_lists || behind || differs() {
                     match read_part(std::slice::from_ref(to), &repository.config, parts, number) {
                         Ok(_) => {}
                         Err(error @ RepoError::Store { .. }) => return Err(error),
@@ -213,8 +244,8 @@ impl<'a> Levelling<'a> {
                     .collect();
                 let copies = RingCopies { epoch, slot: slot.slot, held, elsewhere };
                 let outcome = match slot.slot == own {
-                    true => self.own_ring(at, &copies),
-                    false => self.ring(at, &copies),
+                    true => self.own_ring(at, &copies, done),
+                    false => self.ring(at, &copies, done),
                 };
                 self.settle(at, &name, behind, outcome, done)?;
             }
@@ -223,7 +254,7 @@ impl<'a> Levelling<'a> {
     }
 
     /// A ring of the slot in use: what the roster states of it can be seen.
-    fn own_ring(&mut self, at: usize, copies: &RingCopies) -> Result<u64, RepoError> {
+    fn own_ring(&mut self, at: usize, copies: &RingCopies, done: &mut Levelled) -> Result<u64, RepoError> {
         let repository = self.repository;
         let right = |at: usize, name: &str| {
             let region = &repository.regions[at];
@@ -239,18 +270,26 @@ impl<'a> Levelling<'a> {
             }
         }
         for (from, name) in &copies.elsewhere {
-            if let Ok(Some(_)) = right(*from, name)
-                && let Ok(digest) = self.held_ring(*from, name)?
-            {
-                return self.put_ring(at, copies, &copies.held, (*from, name, &digest));
+            let brought = match right(*from, name).and_then(|ring| Ok((ring, self.held_ring(*from, name)?))) {
+                Ok((Some(_), Ok(digest))) => self.put_ring(at, copies, &copies.held, (*from, name, &digest)),
+                Err(error @ RepoError::Store { .. }) => Err(error),
+                _ => continue,
+            };
+            match brought {
+                Err(error) if is_elsewhere(&error, &repository.regions[at]) => {
+                    self.unread(name, &error, done);
+                    failure = failure.or(Some(error));
+                }
+                brought => return brought,
             }
         }
         Err(failure.unwrap_or_else(|| self.missing(at, copies)))
     }
 
     /// Another slot's ring: only that slot can tell which one is right, so it gets each that root signed.
-    fn ring(&mut self, at: usize, copies: &RingCopies) -> Result<u64, RepoError> {
-        let (mut sound, mut damage, mut copied) = (BTreeSet::new(), None, 0);
+    fn ring(&mut self, at: usize, copies: &RingCopies, done: &mut Levelled) -> Result<u64, RepoError> {
+        let to = &self.repository.regions[at];
+        let (mut sound, mut damage, mut unread, mut copied) = (BTreeSet::new(), None, None, 0);
         for name in &copies.held {
             match self.held_ring(at, name)? {
                 Ok(digest) => drop(sound.insert(digest)),
@@ -259,18 +298,32 @@ impl<'a> Levelling<'a> {
         }
         let mut taken = copies.held.clone();
         for (from, name) in &copies.elsewhere {
-            let Ok(digest) = self.held_ring(*from, name)? else { continue };
-            if sound.insert(digest) {
-                copied += self.put_ring(at, copies, &taken, (*from, name, &digest))?;
-                taken.insert(ring_name(copies.epoch, copies.slot));
+            let brought = match self.held_ring(*from, name) {
+                Ok(Ok(digest)) if !sound.contains(&digest) => {
+                    let put = self.put_ring(at, copies, &taken, (*from, name, &digest));
+                    put.inspect(|_| sound.extend([digest]))
+                }
+                Ok(_) => continue,
+                Err(error) => Err(error),
+            };
+            match brought {
+                Ok(put) => {
+                    copied += put;
+                    taken.insert(ring_name(copies.epoch, copies.slot));
+                }
+                Err(error) if is_elsewhere(&error, to) => {
+                    self.unread(name, &error, done);
+                    unread = Some(error);
+                }
+                Err(error) => return Err(error),
             }
         }
         match damage {
             Some(detail) if sound.is_empty() => {
                 let name = ring_name(copies.epoch, copies.slot);
-                Err(self.repository.regions[at].object_error(&name, DecodeError::new("OBJ-8", detail)))
+                Err(to.object_error(&name, DecodeError::new("OBJ-8", detail)))
             }
-            _ if sound.is_empty() => Err(self.missing(at, copies)),
+            _ if sound.is_empty() => Err(unread.unwrap_or_else(|| self.missing(at, copies))),
             _ => Ok(copied),
         }
     }
@@ -403,6 +456,16 @@ fn get_unchanged(from: &RegionHandle, name: &str, digest: &Digest) -> Result<Vec
     }
 }
 
+/// What a region's store said.
+fn is_of(error: &RepoError, to: &RegionHandle) -> bool {
+    matches!(error, RepoError::Store { region, .. } if *region == to.name)
+}
+
+/// What another region's store said.
+fn is_elsewhere(error: &RepoError, to: &RegionHandle) -> bool {
+    matches!(error, RepoError::Store { region, .. } if *region != to.name)
+}
+
 fn is_denied(error: &RepoError) -> bool {
     matches!(error, RepoError::Store { source, .. } if source.kind == StoreErrorKind::Denied)
 }
@@ -431,6 +494,25 @@ impl Repository {
         (0..self.regions.len()).map(|at| levelling.region(at)).collect()
     }
 
+    /// The rosters, older ones too, that some region doesn't hold as they were put.
+    ///
+    /// # Errors
+    /// When a region can't be listed or read.
+    pub fn damaged_rosters(&self) -> Result<Vec<Issue>, RepoError> {
+        let mut found = Vec::new();
+        for region in &self.regions {
+            for (_, name) in Names::read(region)?.rosters {
+                let Some((number, digest)) = parse_roster_name(&name) else { continue };
+                match read_roster(&[region], &self.config, number, digest) {
+                    Ok(_) => {}
+                    Err(error @ RepoError::Store { .. }) => return Err(error),
+                    Err(error) => found.push(lacking(region, &name, IssueKind::Damaged, error)),
+                }
+            }
+        }
+        Ok(found)
+    }
+
     /// What regions lack of keys that others hold, by the names alone, for a person.
     ///
     /// # Errors
@@ -457,7 +539,7 @@ impl Repository {
             }
             for parts in &self.roster.accepted {
                 let named = parts.numbers().map(|number| accepted_name(parts.slot, number));
-                named.filter(|name| !own.accepted.contains(name)).for_each(&mut lacks);
+                named.filter(|name| !own.accepted.contains_key(name)).for_each(&mut lacks);
             }
         }
         Ok(found)

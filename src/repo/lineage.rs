@@ -4,10 +4,11 @@
 //! number (`ROSTER-4`): what it decided is never passed over.
 
 use super::RepoError;
-use super::open::{RegionHandle, parse_roster_name, read_roster};
+use super::open::{RegionHandle, parse_roster_name, read_roster, roster_name};
 use crate::format::config::Config;
 use crate::format::ids::Digest;
 use crate::format::roster::Roster;
+use crate::report::{Issue, IssueKind};
 use crate::store::list_sorted;
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -43,16 +44,17 @@ impl<'a> Rosters<'a> {
     }
 
     /// Whether a roster follows from an earlier one. Where one on the way doesn't say what it follows, it is
-    /// taken to; where one on the way isn't there, it is not.
+    /// taken to; where one on the way isn't there, or no region has it whole, it is not: what it followed nobody
+    /// knows. Such damage goes into `damaged`.
     ///
     /// # Errors
-    /// When one on the way can't be read.
+    /// When a region can't be read.
     pub(super) fn follows(
         &self,
         config: &Config,
         roster: &Roster,
-        number: u64,
-        digest: Digest,
+        (number, digest): (u64, Digest),
+        damaged: &mut Vec<Issue>,
     ) -> Result<bool, RepoError> {
         let mut seen = BTreeSet::new();
         let mut pending = vec![roster.clone()];
@@ -62,8 +64,20 @@ impl<'a> Rosters<'a> {
             }
             for before in roster.previous {
                 match self.holders.get(&before) {
-                    Some((at, _)) if *at > number && seen.insert(before) => {
-                        pending.push(self.read(config, *at, before)?);
+                    Some((at, holders)) if *at > number && seen.insert(before) => {
+                        match self.read(config, *at, before) {
+                            Ok(roster) => pending.push(roster),
+                            Err(error @ RepoError::Store { .. }) => return Err(error),
+                            Err(error) => {
+                                let regions: Vec<&str> = holders.iter().map(|region| region.name.as_str()).collect();
+                                let subject = format!("{}:{}", regions.join(","), roster_name(*at, &before));
+                                let (subject, detail) = (subject.into_bytes(), error.to_string());
+                                let issue = Issue { kind: IssueKind::Damaged, subject, detail };
+                                if !damaged.contains(&issue) {
+                                    damaged.push(issue);
+                                }
+                            }
+                        }
                     }
                     _ => {}
                 }
@@ -74,11 +88,15 @@ impl<'a> Rosters<'a> {
 }
 
 /// The rosters that count, with their digests: more than one when keys were changed in two places, each
-/// without knowing of the other.
+/// without knowing of the other. Older ones that are damaged and on the way from one to another go into `damaged`.
 ///
 /// # Errors
 /// When a region can't be listed, or there is no roster that can be read.
-pub(super) fn newest(regions: &[RegionHandle], config: &Config) -> Result<Vec<(Digest, Roster)>, RepoError> {
+pub(super) fn newest(
+    regions: &[RegionHandle],
+    config: &Config,
+    damaged: &mut Vec<Issue>,
+) -> Result<Vec<(Digest, Roster)>, RepoError> {
     let rosters = Rosters::list(regions)?;
     if rosters.newest.is_empty() {
         let region = regions.iter().map(|region| region.name.as_str()).collect::<Vec<_>>().join("', '");
@@ -88,7 +106,7 @@ pub(super) fn newest(regions: &[RegionHandle], config: &Config) -> Result<Vec<(D
     for (number, digest) in rosters.newest.iter().rev() {
         let mut known = false;
         for (_, later) in found.iter().filter(|(_, later)| later.number > *number) {
-            known |= rosters.follows(config, later, *number, *digest)?;
+            known |= rosters.follows(config, later, (*number, *digest), damaged)?;
         }
         if !known {
             found.push((*digest, rosters.read(config, *number, *digest)?));

@@ -16,6 +16,7 @@ use crate::format::ring::{Ring, RingSecrets, SlotSecrets};
 use crate::format::roster::{AcceptedParts, Role, Roster, RosterEpoch, RosterSlot, SlotState};
 use crate::format::wire::DecodeError;
 use crate::limits::{KEY_FILE_BYTES_MAX, OBJECT_BYTES_MAX};
+use crate::report::Issue;
 use crate::store::{Store, StoreError, StoreErrorKind, list_sorted};
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -103,6 +104,8 @@ pub struct Located {
     pub accepted: AcceptedObjects,
     /// The newest rosters, where there are several: [`Located::open_to_merge`].
     pub forks: Vec<Fork>,
+    /// What is damaged of keys and stood in nobody's way: older rosters.
+    pub key_issues: Vec<Issue>,
 }
 
 /// One of several newest rosters.
@@ -137,6 +140,9 @@ pub struct Repository {
     pub accepted: AcceptedObjects,
     /// The newest rosters, where there are several.
     pub forks: Vec<Fork>,
+    /// What is damaged or lacking of keys and stood in nobody's way: older rosters, and what a change of keys met
+    /// in the regions before it began. For whoever shows or changes keys to tell.
+    pub key_issues: Vec<Issue>,
     /// The secrets.
     pub keyring: Arc<Keyring>,
     /// The slot that opened it.
@@ -270,7 +276,7 @@ impl Located {
         }
         let rosters = Rosters::list(&self.regions)?;
         for (_, side) in sides.iter().filter(|(_, side)| side.number > known) {
-            if rosters.follows(&self.config, side, known, digest)? {
+            if rosters.follows(&self.config, side, (known, digest), &mut Vec::new())? {
                 return Ok(());
             }
         }
@@ -382,8 +388,9 @@ impl Located {
             unreachable.push((spec.name.clone(), StoreError::new(kind, "open", spec.store.address(), "", detail)));
             reported.push(DamagedRegion { region: spec.name.clone(), object, detail: error.to_string() });
         }
+        let mut key_issues = Vec::new();
         let rosters = loop {
-            match newest(&regions, &config) {
+            match newest(&regions, &config, &mut key_issues) {
                 // It went away since: the others have the same roster.
                 Err(RepoError::Store { region, source }) if regions.len() > 1 => {
                     regions.retain(|other| other.name != region);
@@ -397,8 +404,17 @@ impl Located {
         let roster_digest = Digest::default();
         let accepted = AcceptedObjects::default();
         let forks = Vec::new();
-        let located =
-            Located { config, regions, unreachable, damaged: reported, roster, roster_digest, accepted, forks };
+        let located = Located {
+            config,
+            regions,
+            unreachable,
+            damaged: reported,
+            roster,
+            roster_digest,
+            accepted,
+            forks,
+            key_issues,
+        };
         Ok((located, rosters))
     }
 
@@ -427,7 +443,8 @@ impl Located {
                 opened => break opened?,
             }
         };
-        let Located { config, regions, unreachable, damaged, roster, roster_digest, accepted, forks } = self;
+        let Located { config, regions, unreachable, damaged, roster, roster_digest, accepted, forks, key_issues } =
+            self;
         let keyring = Arc::new(keyring);
         Ok(Repository {
             config,
@@ -438,6 +455,7 @@ impl Located {
             roster_digest,
             accepted,
             forks,
+            key_issues,
             keyring,
             secrets,
             host: host_name(),
@@ -835,7 +853,7 @@ impl Repository {
         signed: &[Digest],
     ) -> Result<(), RepoError> {
         let slot = self.secrets.slot;
-        for (_, roster) in newest(std::slice::from_ref(region), &self.config)? {
+        for (_, roster) in newest(std::slice::from_ref(region), &self.config, &mut Vec::new())? {
             let revoked = roster.slot(slot).filter(|entry| entry.state == SlotState::Revoked);
             let Some(entry) = revoked else { continue };
             let accepted = AcceptedObjects::read(&self.regions, &self.config, &roster);

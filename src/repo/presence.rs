@@ -8,6 +8,7 @@
 use super::RepoError;
 use super::gclog;
 use super::open::{RegionHandle, Repository};
+use super::snapshots::SnapshotInfo;
 use crate::format::ids::{PackId, RegionId};
 use crate::index::{Index, IndexError, PackEntry};
 use crate::pack::reader::{pack_name, parse_pack_name};
@@ -141,6 +142,32 @@ impl Wanted {
         };
         Ok(words.flat_map(bits_of).collect())
     }
+}
+
+/// How many roots are looked up together.
+const ROOTS_AT_ONCE: usize = 4096;
+
+/// The reached regions that list, in no segment, the root of some snapshot that counts there: they lost segments,
+/// and it shows even to an index that never knew these. `snapshots` are newer than what the index was brought up
+/// to, so one that was committed meanwhile looks so, too.
+///
+/// # Errors
+/// When the index can't be read.
+pub fn unlisted_roots(
+    repository: &Repository,
+    index: &dyn Index,
+    snapshots: &[SnapshotInfo],
+) -> Result<BTreeSet<RegionId>, IndexError> {
+    let mut found = BTreeSet::new();
+    for some in snapshots.chunks(ROOTS_AT_ONCE) {
+        let roots: Vec<_> = some.iter().map(|info| info.snapshot.root).collect();
+        for (info, places) in some.iter().zip(index.places(&roots)?) {
+            let packs = places.iter().map(|place| index.pack(place.pack)).collect::<Result<Vec<_>, _>>()?;
+            let regions = info.regions.iter().map(|at| repository.regions[*at].info.region);
+            found.extend(regions.filter(|region| !packs.iter().any(|pack| pack.regions.contains(region))));
+        }
+    }
+    Ok(found)
 }
 
 /// Compares what the index knows of each reached region with the packs that the region lists. The index is

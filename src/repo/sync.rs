@@ -97,8 +97,8 @@ enum Look {
     Current,
     /// A collector replaced something meanwhile: the next look shows more.
     Moving,
-    /// A region lost something: what no collection explains.
-    Lost(String),
+    /// Regions lost something: what no collection explains.
+    Lost(Vec<RegionId>),
 }
 
 struct Syncing<'a> {
@@ -106,40 +106,21 @@ struct Syncing<'a> {
     index: &'a dyn Index,
     monitor: &'a dyn Monitor,
     issues: Vec<Issue>,
-    lost: bool,
-}
-
-/// What bringing the index up met.
-#[derive(Debug, Default)]
-pub struct Synced {
-    /// Damaged segments.
-    pub issues: Vec<Issue>,
-    /// A region no longer lists what it listed, and no collection explains it: what its segments listed there is
-    /// to be copied to it again.
-    pub lost: bool,
 }
 
 /// Brings the index up to what every reached region lists: takes new segments in, and what is no longer there
 /// out. Damaged segments become issues: their chunks count as unknown, so a backup stores them again and a
-/// restore names what it lacks.
+/// restore names what it lacks. A region that lost segments is in doubt from then on ([`Index::doubted`]).
 ///
 /// # Errors
 /// When a region can't be listed, its log can't be read, or the index can't be written.
 pub fn sync(repository: &Repository, index: &dyn Index, monitor: &dyn Monitor) -> Result<Vec<Issue>, RepoError> {
-    Ok(bring_up(repository, index, monitor)?.issues)
-}
-
-/// As [`sync`]; also says whether a region lost segments.
-///
-/// # Errors
-/// As [`sync`].
-pub fn bring_up(repository: &Repository, index: &dyn Index, monitor: &dyn Monitor) -> Result<Synced, RepoError> {
-    let mut syncing = Syncing { repository, index, monitor, issues: Vec::new(), lost: false };
+    let mut syncing = Syncing { repository, index, monitor, issues: Vec::new() };
     syncing.catch_up()?;
     if u64::from(index.unlisted_count()) * 2 > u64::from(index.pack_count()) {
         syncing.shrink()?;
     }
-    Ok(Synced { issues: syncing.issues, lost: syncing.lost })
+    Ok(syncing.issues)
 }
 
 impl Syncing<'_> {
@@ -153,15 +134,15 @@ impl Syncing<'_> {
                 // A listing may show neither what replaces a segment nor the segment (COLLECT-16).
                 Look::Moving | Look::Lost(_) if looks < LISTINGS_MAX => {}
                 Look::Moving => return Ok(anew > 0),
-                Look::Lost(_) if anew < ANEW_MAX => {
+                Look::Lost(lost) if anew < ANEW_MAX => {
                     self.monitor
                         .notice("the regions no longer list everything that the local index knows: it is made anew");
-                    self.lost = true;
+                    self.doubt(&lost)?;
                     self.index.clear()?;
                     (looks, anew) = (0, anew + 1);
                 }
-                Look::Lost(region) => {
-                    let region = self.repository.regions.iter().find(|handle| handle.name == region);
+                Look::Lost(lost) => {
+                    let region = self.repository.regions.iter().find(|handle| lost.contains(&handle.info.region));
                     let detail = "the segments change faster than they can be read; run this again";
                     let error = DecodeError::new("COLLECT-16", detail);
                     return match region {
@@ -171,6 +152,14 @@ impl Syncing<'_> {
                 }
             }
         }
+    }
+
+    /// Before the index forgets what it knew: these regions lost something, and of those that can't be asked now it
+    /// can't be noticed later.
+    fn doubt(&self, lost: &[RegionId]) -> Result<(), RepoError> {
+        let is_reached = |id: &RegionId| self.repository.regions.iter().any(|region| region.info.region == *id);
+        let unasked = self.index.regions()?.into_iter().filter(|id| !is_reached(id));
+        unasked.chain(lost.iter().copied()).try_for_each(|region| Ok(self.index.doubt(region, true)?))
     }
 
     /// Takes in what is new, then takes out what is gone. At the `last` look what can't be read is damage.
@@ -208,6 +197,7 @@ impl Syncing<'_> {
         if moving {
             return Ok(Look::Moving);
         }
+        let mut lost = Vec::new();
         for (region, vanished) in regions.iter().zip(&vanished) {
             // After the listing: what explains that a segment is gone is written before it goes.
             let dead = match gclog::read(self.repository, region) {
@@ -228,9 +218,12 @@ impl Syncing<'_> {
                 }
                 Detached::Unexplained(pack) => {
                     tracing::debug!(region = region.name, %pack, "no segment lists it any more, and no final deleted it");
-                    return Ok(Look::Lost(region.name.clone()));
+                    lost.push(region.info.region);
                 }
             }
+        }
+        if !lost.is_empty() {
+            return Ok(Look::Lost(lost));
         }
         Ok(if moving { Look::Moving } else { Look::Current })
     }

@@ -3,7 +3,7 @@
 use super::RestoreError;
 use super::scope::Scope;
 use super::target::{Decision, DirHandle, Linked, Room, Target, TargetError, TargetErrorKind, first_nonzero};
-use super::window::{GATHER_BYTES_MAX, OpenFile, Outcome, Queue, Window, release};
+use super::window::{GATHER_BYTES_MAX, OpenFile, Outcome, Queue, Window, attributes_bytes, release};
 use crate::format::ids::{ChunkId, ChunkKind};
 use crate::format::node::{Content, Extent, Node, NodeKind};
 use crate::repo::fetch::{FetchError, Fetcher};
@@ -19,12 +19,10 @@ use std::sync::PoisonError;
 const WINDOW_BYTES: u64 = 256 << 20;
 /// The first one is small, as nothing is fetched while it is filled; each is twice as large as the one before.
 const FIRST_WINDOW_BYTES: u64 = 16 << 20;
-/// What a chunk that was asked for takes with its file, in bytes: node, names, places.
-const WISH_BYTES: usize = 640;
-/// A window holds so many chunks at least.
-const WINDOW_CHUNKS_MIN: usize = 64;
 /// Some 600 bytes each. The workers run out of work while those that wait are finished.
 const DIRECTORIES_WAITING_MAX: usize = 16 << 10;
+/// Extended attributes of directories and further names that wait take so many bytes at least before they are done.
+const ATTRIBUTES_WAITING_BYTES_MIN: usize = 1 << 20;
 /// What a thread of a restore holds at most with frames of the usual size, in bytes: sealed frames read at once, and
 /// one that is opened.
 pub const WORKER_BYTES: usize = 8 << 20;
@@ -95,6 +93,8 @@ struct Run<'a> {
     directories: Vec<(DirHandle, Node)>,
     /// Further names of files that may still be under way.
     links: Vec<(DirHandle, Node, Vec<u8>)>,
+    /// What the extended attributes of both take, in bytes.
+    attributes: usize,
     /// An entry was neither excluded nor passed by.
     included: bool,
     /// Files to read back.
@@ -151,6 +151,7 @@ pub fn restore(
         summary: RestoreSummary::default(),
         directories: Vec::new(),
         links: Vec::new(),
+        attributes: 0,
         included: false,
         verify: Vec::new(),
     };
@@ -265,8 +266,9 @@ impl Run<'_> {
         }
         self.summary.directories += 1;
         self.monitor.advance(1, 0);
+        self.attributes += attributes_bytes(&done.node);
         self.directories.push((done.handle, done.node));
-        if self.directories.len() >= DIRECTORIES_WAITING_MAX {
+        if self.directories.len() >= DIRECTORIES_WAITING_MAX || self.attributes_are_full() {
             self.flush()?;
         }
         Ok(())
@@ -375,8 +377,7 @@ impl Run<'_> {
                 if let Some(group) = &node.link_group
                     && !self.target.claim_link_group(group)
                 {
-                    self.links.push((parent.clone(), node.clone(), path));
-                    return Ok(());
+                    return self.link_later(parent, node, path);
                 }
                 self.summary.files_skipped += 1;
                 match self.target.fix_metadata(parent, node) {
@@ -391,16 +392,29 @@ impl Run<'_> {
             && !self.target.claim_link_group(group)
         {
             self.verify_later(parent, node, path.clone());
-            self.links.push((parent.clone(), node.clone(), path));
-            return Ok(());
+            return self.link_later(parent, node, path);
         }
         self.content(parent, node, content, path)
     }
 
     fn verify_later(&mut self, parent: &DirHandle, node: &Node, path: Vec<u8>) {
         if self.options.verify && !self.target.options().dry_run {
-            self.verify.push((parent.clone(), node.clone(), path));
+            let mut node = node.clone();
+            // The content alone is compared.
+            node.xattrs = Vec::new();
+            self.verify.push((parent.clone(), node, path));
         }
+    }
+
+    /// A further name of a file waits until that is there.
+    fn link_later(&mut self, parent: &DirHandle, node: &Node, path: Vec<u8>) -> Result<(), RestoreError> {
+        self.attributes += attributes_bytes(node);
+        self.links.push((parent.clone(), node.clone(), path));
+        if self.attributes_are_full() { self.flush() } else { Ok(()) }
+    }
+
+    fn attributes_are_full(&self) -> bool {
+        self.attributes >= (self.options.memory_bytes / 4).max(ATTRIBUTES_WAITING_BYTES_MIN)
     }
 
     /// True when a file of the node's size and modification time is there.
@@ -530,7 +544,7 @@ impl Run<'_> {
         self.window.want(file, offset, id, length);
         self.monitor.advance(0, u64::from(length));
         let full = self.window.bytes() >= self.window_bytes
-            || self.window.len() >= (self.options.memory_bytes / (2 * WISH_BYTES)).max(WINDOW_CHUNKS_MIN)
+            || self.window.takes(self.options.memory_bytes / 2)
             || self.window.open() >= self.target.open_files_max();
         if full {
             self.fetch()?;
@@ -588,6 +602,7 @@ impl Run<'_> {
             }
         }
         self.settle()?;
+        self.attributes = 0;
         for (handle, node) in std::mem::take(&mut self.directories) {
             match self.target.finish_directory(&handle, &node) {
                 Ok(restored) => self.outcome.restored(restored),

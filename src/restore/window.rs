@@ -221,12 +221,27 @@ pub struct Window {
     wishes: Vec<Wish>,
     bytes: u64,
     open: usize,
+    attributes: usize,
+}
+
+/// What a chunk that was asked for takes with its file, in bytes: node, names, places; not the node's attributes.
+const WISH_BYTES: usize = 640;
+/// A window holds so many chunks at least, of files without large attributes.
+const CHUNKS_MIN: usize = 64;
+
+/// What a node's extended attributes take, in bytes.
+pub fn attributes_bytes(node: &Node) -> usize {
+    const EACH: usize = 2 * size_of::<Vec<u8>>();
+    node.xattrs.iter().map(|(name, value)| name.len() + value.len() + EACH).sum()
 }
 
 impl Window {
     /// Asks for a chunk of a file.
     pub fn want(&mut self, file: &Arc<OpenFile>, file_offset: u64, id: ChunkId, length: u32) {
-        file.left.fetch_add(1, Ordering::Relaxed);
+        // Its first chunk: one more than the walk's own hold on it.
+        if file.left.fetch_add(1, Ordering::Relaxed) == 1 {
+            self.attributes += attributes_bytes(&file.node);
+        }
         self.bytes += u64::from(length) * file.weight();
         self.wishes.push(Wish { file: Arc::clone(file), file_offset, id, number: self.wishes.len() });
     }
@@ -241,9 +256,9 @@ impl Window {
         self.bytes
     }
 
-    /// How many chunks were asked for.
-    pub fn len(&self) -> usize {
-        self.wishes.len()
+    /// True when what was asked for takes so many bytes, the files' nodes included.
+    pub fn takes(&self, memory_bytes: usize) -> bool {
+        self.wishes.len() * WISH_BYTES + self.attributes >= memory_bytes.max(CHUNKS_MIN * WISH_BYTES)
     }
 
     /// How many files are open already.
@@ -257,7 +272,7 @@ impl Window {
     /// When the index can't be read.
     pub fn flush(&mut self, queue: &Queue<'_>) -> Result<(), FetchError> {
         let mut wishes = std::mem::take(&mut self.wishes);
-        (self.bytes, self.open) = (0, 0);
+        (self.bytes, self.open, self.attributes) = (0, 0, 0);
         // In the order of their ids neighbours lie in one part of the index.
         wishes.sort_unstable_by_key(|wish| wish.id);
         let ids: Vec<ChunkId> = wishes.iter().map(|wish| wish.id).collect();
@@ -528,5 +543,47 @@ pub fn release(target: &Target, file: &Arc<OpenFile>, outcome: &Outcome) {
             outcome.files.add(1);
         }
         Err(error) => outcome.target_error(error),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::format::node::Timestamp;
+    use crate::restore::target::TargetOptions;
+
+    fn node(name: &[u8], xattrs: Vec<(Vec<u8>, Vec<u8>)>) -> Node {
+        Node {
+            name: name.to_vec(),
+            kind: NodeKind::Directory { tree: ChunkId::default() },
+            mode: 0o640,
+            uid: 0,
+            gid: 0,
+            user: Vec::new(),
+            group: Vec::new(),
+            modified_at: Timestamp { seconds: 0, nanoseconds: 0 },
+            xattrs,
+            link_group: None,
+        }
+    }
+
+    #[test]
+    fn extended_attributes_count_in_a_windows_memory() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let target = Target::open(directory.path(), TargetOptions::default()).expect("a target");
+        let filled = |value: usize, files: usize, chunks: u64| {
+            let mut window = Window::default();
+            for _ in 0..files {
+                let node = node(b"file", vec![(b"user.large".to_vec(), vec![7; value])]);
+                let file = OpenFile::small(&target.root(), &node, b"file".to_vec());
+                (0..chunks).for_each(|at| window.want(&file, at, ChunkId::default(), 1));
+            }
+            window
+        };
+        assert!(!filled(10, 100, 1).takes(8 << 20));
+        assert!(!filled(64 << 10, 100, 1).takes(8 << 20));
+        assert!(filled(64 << 10, 128, 1).takes(8 << 20));
+        assert!(!filled(64 << 10, 1, 1000).takes(8 << 20), "a file's count once");
+        assert!(filled(0, 1, 20_000).takes(8 << 20), "and chunks as before");
     }
 }

@@ -15,6 +15,7 @@ mod seen_record;
 mod seen_tests;
 mod sources;
 mod stream;
+mod trusted;
 mod walk;
 #[cfg(test)]
 mod walk_tests;
@@ -25,6 +26,7 @@ pub use rules::WalkOptions;
 pub use seen::{SeenEntry, SeenError, SeenReader, SeenRecord, SeenStamp, SeenWriter, is_unchanged, seen_end};
 pub use sources::SourceError;
 pub use stream::{CommandStream, Interruptible, StreamError, stdin_stream, stream_node};
+pub use trusted::{TrustNumber, Trusted, trust_number};
 pub use walk::{DIRECTORIES_OPEN_MAX, Walk};
 
 use crate::format::node::{Node, Timestamp};

@@ -371,6 +371,7 @@ impl Call<'_> {
             Errno::LOOP | Errno::NOTDIR => "; a symbolic link or file stands in its way (use a bind mount instead)",
             Errno::XDEV => "; it lies on another file system than the region directory",
             Errno::MFILE | Errno::NFILE => "; raise the limit of open files",
+            Errno::FBIG => "; raise the limit of a file's size (`ulimit -f`), unless it is the file system's",
             Errno::ROFS => "; the disk is mounted read-only, perhaps after an error",
             _ => "",
         };
@@ -401,7 +402,7 @@ impl Call<'_> {
 
 fn kind_of(errno: Errno) -> StoreErrorKind {
     match errno {
-        Errno::NOSPC | Errno::DQUOT => StoreErrorKind::Full,
+        Errno::NOSPC | Errno::DQUOT | Errno::FBIG => StoreErrorKind::Full,
         Errno::ACCESS | Errno::PERM | Errno::ROFS => StoreErrorKind::Denied,
         // Network file systems that lost their server, and limits that pass.
         Errno::STALE | Errno::TIMEDOUT | Errno::HOSTDOWN | Errno::HOSTUNREACH | Errno::NOTCONN => {

@@ -122,6 +122,27 @@ fn a_region_that_was_away_is_brought_up() {
     assert_eq!(chains(&world, &[0]).timeline.len(), 5);
 }
 
+/// AUDIT-9: what a region lost out of the middle of a chain is no entry that has yet to come.
+#[test]
+fn an_entry_that_one_region_lost_is_a_gap() {
+    let world = World::new(2);
+    for at in 0..4 {
+        note(&world, &[0, 1], &at.to_string());
+    }
+    let name = |number| entry_name(slot(&world), number);
+    memory(&world, 1).delete(&name(3)).unwrap();
+    let found = chains(&world, &[0, 1]);
+    assert_eq!(kinds(&found), [(FindingKind::Gap, 3)]);
+    assert!(!sound(&found) && found.findings[0].detail.contains("region 'r1' lacks entry 3"), "{:?}", found.findings);
+    // Two at once are each told, also the one that only the other missing one follows; the end is behind.
+    memory(&world, 1).delete(&name(2)).unwrap();
+    memory(&world, 1).delete(&name(5)).unwrap();
+    let found = kinds(&chains(&world, &[0, 1]));
+    assert_eq!(found, [(FindingKind::Gap, 2), (FindingKind::Gap, 3), (FindingKind::Behind, 5)]);
+    assert_eq!(merge(&world.open(&[0, 1]).unwrap()).unwrap().0, 3);
+    assert_eq!(chains(&world, &[0, 1]).findings, []);
+}
+
 /// AUDIT-8: what one slot records in regions that it reaches in turn is a fork, until an entry follows both.
 #[test]
 fn branches_are_told_and_joined() {

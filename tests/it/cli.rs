@@ -594,3 +594,53 @@ fn attributes_of_files_that_did_not_change_are_kept_and_changes_noticed() {
     assert_eq!(program.backup(&[])["files_unmodified"], 4);
     restored("second");
 }
+
+/// Past the limit of a file's size a write fails, and says so; the signal would end the program without a word.
+#[test]
+fn a_file_that_may_not_grow_is_told_as_any_failed_write() {
+    let program = Program::new();
+    program.write("file", &noise(1, 3_000_000));
+    let source = program.source().display().to_string();
+    let ended = program.run_limited("-f 1000", &["--json", "backup", &source]).expect(14);
+    let error = ended.error().to_string();
+    assert!(error.contains("File too large") && error.contains("ulimit -f"), "{error}");
+    let saved = program.backup(&[]);
+    let ended = program.run_limited("-f 1000", &["restore", "latest", "--to", "out"]).expect(4);
+    assert!(ended.stderr.contains("file: ") && ended.stderr.contains("File too large"), "{}", ended.stderr);
+    assert_eq!(saved["files"], 1);
+}
+
+/// A thread that can't be had is told before any other waits for it.
+#[test]
+fn threads_that_the_system_refuses_are_told() {
+    let program = Program::new();
+    program.write("file", &noise(1, 30_000));
+    let source = program.source().display().to_string();
+    let ended = program.run_limited("-v 400000", &["--json", "--threads", "250", "backup", &source]).expect(15);
+    let error = ended.error().to_string();
+    assert!(error.contains("threads can't be begun") && error.contains("ulimit -v"), "{error}");
+}
+
+/// A file that could not be opened is neither new nor changed.
+#[test]
+fn what_could_not_be_read_counts_as_failed_alone() {
+    let program = Program::nobody();
+    program.write("read", &noise(1, 300_000));
+    let denied = program.write("denied", &noise(2, 300_000));
+    let deny = |mode| std::fs::set_permissions(&denied, std::fs::Permissions::from_mode(mode)).unwrap();
+    deny(0);
+    std::fs::set_permissions(program.source(), std::fs::Permissions::from_mode(0o755)).unwrap();
+    let counts = |code| {
+        // Past what a file's time may lag behind the clock.
+        std::thread::sleep(std::time::Duration::from_millis(50));
+        let saved = program.backup_ending(code, &[]);
+        ["files", "files_new", "files_changed", "files_unmodified", "issues"].map(|name| saved[name].as_u64().unwrap())
+    };
+    assert_eq!(counts(4), [1, 1, 0, 0, 1]);
+    std::os::unix::fs::chown(&denied, program.user, None).unwrap();
+    deny(0o600);
+    assert_eq!(counts(0), [2, 1, 0, 1, 0]);
+    std::fs::write(&denied, noise(3, 300_000)).unwrap();
+    deny(0);
+    assert_eq!(counts(4), [1, 0, 0, 1, 1]);
+}

@@ -12,9 +12,10 @@ use keepstone::format::roster::{Role, Roster, SlotState};
 use keepstone::replicate::{Replicated, replicate};
 use keepstone::repo::accepted::Acceptance;
 use keepstone::repo::{Located, RepoError, Repository};
-use keepstone::report::{IssueKind, Silent};
+use keepstone::report::{Issue, IssueKind, Silent};
+use keepstone::store::faults::{Fault, Logged, Operation, Trigger};
 use keepstone::store::memory::MemoryStore;
-use keepstone::store::{Store, list_sorted};
+use keepstone::store::{Store, StoreErrorKind, list_sorted};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use tempfile::TempDir;
@@ -276,6 +277,59 @@ fn a_damaged_ring_is_told_or_mended() {
     assert_eq!(named, BTreeSet::from([format!("r0:{ring}").into_bytes(), format!("r1:{ring}").into_bytes()]));
 }
 
+/// One region's unreadable ring is that region's fault.
+#[test]
+fn a_ring_that_one_region_cannot_read_does_not_stop_the_others() {
+    for loses in [false, true] {
+        let world = World::new(3);
+        let (owner, identity) = world.add_slot(Role::Owner, "second");
+        let ring = format!("ring/{}/{owner}", number_name(1));
+        if loses {
+            memory(&world, 0).delete(&ring).unwrap();
+        }
+        world.stores[1].inject(Trigger::on(Operation::Get).under(&ring), Fault::Fail(StoreErrorKind::Unavailable));
+        let done = level(&world);
+        let named: BTreeSet<Vec<u8>> = done.issues.iter().map(|issue| issue.subject.clone()).collect();
+        assert_eq!(named, BTreeSet::from([format!("r1:{ring}").into_bytes(), b"r1:roster/".to_vec()]));
+        assert_eq!(done.issues.len(), 2, "each once: {:?}", done.issues);
+        assert!(world.as_slot(&identity).open(&[0]).is_ok());
+    }
+}
+
+/// ROSTER-12: an old roster that nobody has whole counts as one that is gone. It hides no fork, and doesn't keep the
+/// repository shut.
+#[test]
+fn a_damaged_roster_on_the_way_is_as_one_that_is_gone() {
+    for gone in [false, true] {
+        let world = World::new(2);
+        for _ in 0..3 {
+            with_one(&world, 0, |one| drop(add(one, Role::Writer)));
+        }
+        let third = names(&world, 0, "roster/").into_iter().nth(2).unwrap();
+        assert!(!is_fork(&world));
+        let bytes = read(&world, 0, &third).unwrap();
+        memory(&world, 0).delete(&third).unwrap();
+        if !gone {
+            memory(&world, 0).put_new(&third, &bytes[..bytes.len() - 1].to_vec().into()).unwrap();
+        }
+        // The way from the newest to the other region's newest is cut.
+        assert!(is_fork(&world));
+        let mut merging = to_merge(&world, None).unwrap();
+        let told: Vec<_> = merging.key_issues.iter().map(|issue| String::from_utf8_lossy(&issue.subject)).collect();
+        assert_eq!(told, if gone { vec![] } else { vec![format!("r0:{third}")] });
+        merging.merge_rosters().unwrap();
+        let repository = world.open(&[0, 1]).unwrap();
+        assert_eq!((repository.roster.number, repository.roster.slots.len()), (5, 4));
+        let damaged = repository.damaged_rosters().unwrap();
+        assert_eq!(damaged.len(), usize::from(!gone), "{damaged:?}");
+        assert_eq!(subjects(&checked(&world, &[0, 1])), damaged.iter().map(subject).collect::<Vec<_>>());
+    }
+}
+
+fn subject(issue: &Issue) -> String {
+    String::from_utf8_lossy(&issue.subject).into_owned()
+}
+
 /// ROSTER-12: a revocation in one region and two other changes in another are a fork, though the numbers differ, and
 /// the merge undoes no revocation.
 #[test]
@@ -426,10 +480,22 @@ fn a_part_of_another_list_is_damage() {
     assert!(report.issues[0].detail.contains("ACCEPT-5"), "{:?}", report.issues);
     let levelled = world.open(&[0, 1]).unwrap().level_all_keys(true);
     assert_eq!(levelled[0].as_ref().unwrap().issues.len(), 1);
+    let of_other_size = world.open(&[0, 1]).unwrap().level_all_keys(false);
+    assert_eq!(of_other_size[0].as_ref().unwrap().issues.len(), 1, "its size gives it away");
     // The remedy that it names.
     world.open(&[0, 1]).unwrap().revoke_slot(slot, &Acceptance::default(), &Silent).unwrap();
     assert!(checked(&world, &[0, 1]).issues.is_empty());
     assert_eq!((world.ids(&[0]).len(), world.ids(&[1]).len()), (1, 1));
+    // Lists may be large: only whoever looks at everything reads them once more than opening does.
+    let repository = world.open(&[0, 1]).unwrap();
+    for thorough in [false, true] {
+        world.forget_history();
+        assert!(repository.level_all_keys(thorough).iter().all(|done| done.as_ref().unwrap().issues.is_empty()));
+        let is_read = |call: &Logged| call.operation == Operation::Get && call.name.starts_with("roster/accepted/");
+        let reads: Vec<usize> =
+            world.stores.iter().map(|store| store.log().iter().filter(|call| is_read(call)).count()).collect();
+        assert_eq!(reads, if thorough { [1, 1] } else { [0, 0] });
+    }
 }
 
 /// RING-8: a merge drops no epoch under which anything is sealed.
@@ -511,4 +577,19 @@ fn the_program_tells_of_what_a_region_holds_wrong_of_keys() {
         }
     }
     assert_eq!(program.snapshots(&[]).len(), 1, "the owner's backup is saved all the same");
+    // A change of keys goes on, and says what it met.
+    let (_, recipient) = identity();
+    let changed = program.run(["key", "add", "--role", "writer", "--recipient", &recipient]).expect(0);
+    for region in ["one", "two"] {
+        assert!(changed.stderr.contains(&format!("damaged: {region}:{ring}")), "{}", changed.stderr);
+    }
+    let rosters = std::fs::read_dir(program.path("two/roster")).unwrap();
+    let mut rosters: Vec<_> = rosters.map(|entry| entry.unwrap().path()).filter(|path| path.is_file()).collect();
+    rosters.sort();
+    assert!(rosters.len() > 2);
+    std::fs::remove_file(&rosters[0]).unwrap();
+    std::fs::write(&rosters[0], b"not a roster").unwrap();
+    let name = rosters[0].file_name().unwrap().to_str().unwrap();
+    let listed = program.run(["key", "list"]).expect(11);
+    assert!(listed.stderr.contains(&format!("damaged: two:roster/{name}")), "{}", listed.stderr);
 }

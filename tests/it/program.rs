@@ -138,9 +138,14 @@ impl Program {
 
     /// Runs with so many files that may be open at once.
     pub fn run_with_descriptors(&self, descriptors: u32, arguments: &[&str]) -> Ended {
+        self.run_limited(&format!("-n {descriptors}"), arguments)
+    }
+
+    /// Runs under a limit as `ulimit` takes it.
+    pub fn run_limited(&self, limit: &str, arguments: &[&str]) -> Ended {
         let inner = self.command(arguments);
         let mut shell = Command::new("sh");
-        shell.arg("-c").arg(format!("ulimit -n {descriptors} && exec \"$0\" \"$@\""));
+        shell.arg("-c").arg(format!("ulimit {limit} && exec \"$0\" \"$@\""));
         shell.arg(inner.get_program()).args(inner.get_args()).stdin(Stdio::null());
         shell.env_clear().envs(inner.get_envs().filter_map(|(name, value)| Some((name, value?))));
         Ended::new(shell.current_dir(self.home.path()).output().unwrap())

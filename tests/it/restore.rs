@@ -195,7 +195,11 @@ fn without_threads_nothing_begins_and_the_limit_is_named() {
     program.backup(&[]);
     for arguments in [&["backup", "source"][..], &["restore", "latest", "--to", "out"], &["check"], &["gc"]] {
         let ended = program.run_with_threads(2, arguments).expect(15);
-        assert!(ended.stderr.contains("threads more") && ended.stderr.contains("TasksMax"), "{}", ended.stderr);
+        assert!(
+            ended.stderr.contains("threads can't be begun") && ended.stderr.contains("TasksMax"),
+            "{}",
+            ended.stderr
+        );
     }
 }
 

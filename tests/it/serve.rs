@@ -140,6 +140,48 @@ fn serve_3_a_writer_backs_up_and_lists_and_can_do_no_harm() {
     assert_same(&program.source(), &program.path("out"));
 }
 
+// HEAL-1
+#[test]
+fn heal_1_a_writer_goes_on_in_a_region_whose_losses_it_may_not_mend() {
+    for is_cut in [true, false] {
+        let program = Program::bare();
+        let home = program.home.path().display().to_string();
+        let served = |role| shell(&format!("exec '{BINARY}' serve --stdio --path '{home}'/\"$0\" --role {role}"));
+        let (owner, writer) = (served("owner"), served("writer"));
+        let regions = ["--region", "left=ssh://left/", "--region", "right=ssh://right/"];
+        let recipient = recipient(&program);
+        let init = [&regions[..], &["init", "--recipient", &recipient]].concat();
+        run(&program, &owner, &init).expect(0);
+        let source = program.source().display().to_string();
+        program.write("a", &noise(1, 300_000));
+        run(&program, &writer, &["backup", &source]).expect(0);
+        program.write("b", &noise(2, 300_000));
+        run(&program, &writer, &["--region", "left", "backup", &source]).expect(3);
+        for path in program.listing("right").into_keys().filter(|path| path.to_string_lossy().contains("/packs/")) {
+            let bytes = std::fs::read(&path).unwrap();
+            std::fs::remove_file(&path).unwrap();
+            if is_cut {
+                std::fs::write(&path, &bytes[..bytes.len() / 2]).unwrap();
+            }
+        }
+        // It can read no pack and replace none, says so, and saves what is new in both.
+        program.write("c", &noise(3, 300_000));
+        let ended = run(&program, &writer, &["--json", "backup", &source]).expect(11);
+        let saved = ended.json();
+        for region in saved["regions"].as_array().unwrap() {
+            assert_eq!(region["committed"], true, "{saved}");
+        }
+        assert!(ended.stderr.contains("may not read packs"), "{}", ended.stderr);
+        run(&program, &owner, &["--region", "right", "restore", "latest", "--to", "out", "--verify"]).expect(0);
+        assert_same(&program.source(), &program.path("out"));
+        run(&program, &owner, &["replicate"]).expect(0);
+        run(&program, &writer, &["backup", &source]).expect(0);
+        let right = run(&program, &owner, &["--json", "--region", "right", "snapshots"]).expect(0).json();
+        assert_eq!(right.as_array().unwrap().len(), 4);
+        run(&program, &owner, &["--region", "right", "check", "--read-data"]).expect(0);
+    }
+}
+
 fn recipient(program: &Program) -> String {
     std::fs::read_to_string(program.path("recipient")).unwrap()
 }
