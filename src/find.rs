@@ -58,6 +58,8 @@ impl Pattern {
             line.insert(line.len() - 1, '\\');
         }
         let mut builder = GitignoreBuilder::new("/");
+        // Taken as it stands, a class that doesn't end would name nothing.
+        builder.allow_unclosed_class(false);
         builder.case_insensitive(ignore_case).map_err(|error| bad(error.to_string()))?;
         builder.add_line(None, &line).map_err(|error| bad(error.to_string()))?;
         builder.build().map(Pattern).map_err(|error| bad(error.to_string()))
@@ -228,6 +230,7 @@ mod tests {
         assert!(fits("!a", false, b"x/!a") && !fits("!a", false, b"a"));
         assert!(fits("#a", false, b"#a"));
         assert!(fits("a ", false, b"a ") && !fits("a ", false, b"a"));
-        assert!(Pattern::new("[z-a]", false).is_err() && Pattern::new("", false).is_err());
+        assert!(Pattern::new("[z-a]", false).is_err() && Pattern::new("[", false).is_err());
+        assert!(Pattern::new("", false).is_err());
     }
 }

@@ -78,9 +78,11 @@ pub enum RepoError {
     Unreachable(Vec<(String, StoreError)>),
     /// The root key is not the pinned one.
     #[error(
-        "the repository's root fingerprint is {found}, but {pinned} is pinned: this is not your repository, or somebody replaced it"
+        "the root fingerprint of the repository in region '{region}' is {found}, but {pinned} is pinned: this is not your repository, or somebody replaced it"
     )]
     WrongPin {
+        /// The region.
+        region: String,
         /// The pinned fingerprint.
         pinned: String,
         /// The fingerprint found.

@@ -321,6 +321,7 @@ impl Located {
             let fingerprint = sign::fingerprint(&config.root_public_key);
             if let Some(pinned) = pin.filter(|pinned| *pinned != fingerprint) {
                 return Err(RepoError::WrongPin {
+                    region: spec.name.clone(),
                     pinned: Digest(pinned).to_string(),
                     found: Digest(fingerprint).to_string(),
                 });
