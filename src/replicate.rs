@@ -9,29 +9,34 @@
 
 use crate::crypto::object::check_digest;
 use crate::format::envelope::ObjectKind;
-use crate::format::ids::{ChunkId, PackId, RegionId, SegmentId, SessionId, SlotId};
+use crate::format::ids::{ChunkId, PackId, RegionId, SegmentId, SlotId};
 use crate::format::roster::Role;
 use crate::format::segment::{REFERENCE_PREFIX_BYTES, Reference, Segment, SegmentPack};
 use crate::format::wire::DecodeError;
-use crate::index::graph::{ChunkCopy, Graph, GraphBuilder, GraphError};
+use crate::index::IndexError;
+use crate::index::graph::{ChunkCopy, GraphError};
 use crate::index::segment::{seal, segment_name};
-use crate::index::{Index, IndexError};
 use crate::limits::{PACK_BYTES_MAX, SEGMENT_CHUNKS_TARGET, SEGMENT_PACKS_TARGET};
 use crate::pack::reader::pack_name;
 use crate::pack::reenvelope::reenvelope;
 use crate::pack::{PackError, SpoolSpace};
 use crate::repo::gclog;
 use crate::repo::open::RegionHandle;
-use crate::repo::presence::Lacking;
 use crate::repo::session::Reliance;
 use crate::repo::snapshots::{self, SnapshotInfo, read_snapshot, snapshot_name};
-use crate::repo::sync::{list_packs, list_segments, read_segment};
 use crate::repo::{RepoError, Repository, Session};
 use crate::report::{Issue, IssueKind, Monitor};
 use crate::ship::put_with_retries;
 use crate::store::{Payload, StoreError, StoreErrorKind, list_sorted};
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::{Mutex, PoisonError};
+
+mod heal;
+mod view;
+
+pub use heal::{Healed, heal};
+use heal::{put_back, put_manifests_back};
+use view::{View, read_from_any};
 
 /// What was copied, and what could not be.
 #[derive(Debug, Default)]
@@ -46,6 +51,8 @@ pub struct Replicated {
     pub commits: u64,
     /// Verdicts and tags copied.
     pub decisions: u64,
+    /// Objects that were damaged or gone in one region and got the bytes that another one has.
+    pub healed: u64,
     /// What stays behind, and why.
     pub issues: Vec<Issue>,
     /// Regions whose stores didn't take what was to be copied, full or gone, by index into the repository's:
@@ -114,30 +121,13 @@ impl Pending {
     }
 }
 
-/// A pack as some region's segment lists it.
-struct Listed {
-    id: PackId,
-    session: SessionId,
-    origin: SlotId,
-    /// The segment, and the pack's place in it.
-    place: (SegmentId, u32),
-    /// The regions that hold it, by index: listed, there in the size that is stated, and not deleted by a final.
-    held: Vec<usize>,
-}
-
-/// All regions' segments, and what they refer to.
-struct View {
-    packs: Vec<Listed>,
-    graph: Graph,
-}
-
 /// How far a region's word is taken for what it holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Depth {
     /// Where a snapshot has its commit, all that it needs is there.
     Commits,
     /// Of what the commits promise it is looked for whether segments list it and packs of that size are there. All
-    /// segments are read for it.
+    /// segments are read for it, wherever they are listed.
     Content,
 }
 
@@ -171,17 +161,18 @@ pub fn replicate(
         }
     }
     copy_decisions(repository, &mut done, monitor)?;
+    put_manifests_back(repository, counted, depth, &mut done, monitor)?;
     stop_if_asked(monitor)?;
     let lacks = |at: usize| {
         // What a region's server doesn't take is no lack of it.
         let only = repository.regions[at].store.only_dataset();
         let taken = move |info: &&SnapshotInfo| only.as_ref().is_none_or(|only| *only == info.snapshot.dataset);
-        counted.iter().filter(move |info| !info.regions.contains(&at)).filter(taken)
+        counted.iter().filter(move |info| !info.is_committed_in(at)).filter(taken)
     };
     if depth == Depth::Commits && (0..repository.regions.len()).all(|at| lacks(at).next().is_none()) {
         return Ok(done);
     }
-    let view = match View::read(repository, scratch, memory_bytes, monitor, &mut done) {
+    let view = match View::read(repository, depth, scratch, memory_bytes, monitor, &mut done) {
         Ok(view) => view,
         Err(Pending::Repo(error)) => return Err(error),
         Err(error) => {
@@ -244,145 +235,6 @@ fn note_issue(issues: &mut Vec<Issue>, monitor: &dyn Monitor, subject: Vec<u8>, 
     issues.push(issue);
 }
 
-/// What was put back where it was lost.
-#[derive(Debug, Default)]
-pub struct Healed {
-    /// Packs put back.
-    pub packs: u64,
-    /// Their bytes.
-    pub bytes: u64,
-    /// What stays lost though another region lists it, and why.
-    pub issues: Vec<Issue>,
-}
-
-/// Puts packs back that regions lost and that others have whole, under their own names: what a region's segments
-/// list is there again, for every snapshot that needs it. A name that was condemned or deleted there stays
-/// free; an object of that name that is cut short is given its own bytes. What comes back is taken out of `lacking`.
-///
-/// # Errors
-/// [`RepoError::Cancelled`] when the user stops it, [`RepoError::Index`] when the index can't be read. What single
-/// packs and regions say becomes an issue.
-pub fn heal(
-    repository: &Repository,
-    index: &dyn Index,
-    lacking: &mut Lacking,
-    monitor: &dyn Monitor,
-) -> Result<Healed, RepoError> {
-    let mut healed = Healed::default();
-    for (at, to) in repository.regions.iter().enumerate() {
-        let mut wanted: BTreeMap<(PackId, u64), LostPack> = BTreeMap::new();
-        for (ordinal, pack) in lacking.lost(&to.info.region) {
-            let entry = index.pack(ordinal)?;
-            let has = |region: &RegionId| entry.regions.contains(region) && !lacking.is_lacking(region, ordinal);
-            let holders = (0..repository.regions.len()).filter(|other| has(&repository.regions[*other].info.region));
-            let lost = wanted.entry((pack.id, entry.size)).or_default();
-            lost.holders.extend(holders);
-            lost.ordinals.push(ordinal);
-            lost.sessions.insert(entry.session);
-        }
-        wanted.retain(|_, lost| !lost.holders.is_empty());
-        if wanted.is_empty() {
-            continue;
-        }
-        let count = wanted.len();
-        let notice =
-            format!("region '{}' lost packs that other regions have, {count} in number: they are put back", to.name);
-        monitor.notice(&notice);
-        match heal_region(repository, at, &wanted, lacking, &mut healed, monitor) {
-            Ok(()) => {}
-            Err(Pending::Repo(RepoError::Cancelled)) => return Err(RepoError::Cancelled),
-            Err(error) => {
-                let subject = format!("{}:packs/", to.name).into_bytes();
-                note_issue(&mut healed.issues, monitor, subject, &error);
-            }
-        }
-    }
-    Ok(healed)
-}
-
-/// A pack to be put back where it was lost.
-#[derive(Default)]
-struct LostPack {
-    /// Its listings in the index.
-    ordinals: Vec<u32>,
-    /// The regions that have it, by index.
-    holders: BTreeSet<usize>,
-    /// The sessions that the listings state.
-    sessions: BTreeSet<SessionId>,
-}
-
-/// As an ordinary writer there: a session that adopts those in the packs' headers keeps a collection from deleting
-/// their names meanwhile (`HEAL-1`).
-fn heal_region(
-    repository: &Repository,
-    at: usize,
-    wanted: &BTreeMap<(PackId, u64), LostPack>,
-    lacking: &mut Lacking,
-    healed: &mut Healed,
-    monitor: &dyn Monitor,
-) -> Result<(), Pending> {
-    let to = &repository.regions[at];
-    let mut session = Session::open_in(repository, at)?;
-    let outcome = (|| {
-        session.adopt(repository, wanted.values().flat_map(|lost| lost.sessions.iter().copied()))?;
-        let relied = Relied::default();
-        watch(repository, &mut session, &relied)?;
-        let missing = session.missing();
-        for ((pack, size), lost) in wanted {
-            stop_if_asked(monitor)?;
-            let name = pack_name(pack);
-            let subject = || format!("{}:{name}", to.name).into_bytes();
-            if missing.contains(pack) {
-                // Nothing needs it there, or what does has another copy (`NAME-3`).
-                continue;
-            }
-            let holders: Vec<usize> = lost.holders.iter().copied().collect();
-            let bytes = match read_pack(repository, &holders, *pack) {
-                Ok(bytes) if bytes.len() as u64 == *size => bytes,
-                Ok(_) => {
-                    note_issue(&mut healed.issues, monitor, subject(), &"a segment states another size of it");
-                    continue;
-                }
-                Err(RepoError::Store { source, .. }) if source.kind == StoreErrorKind::Denied => {
-                    return Err(Pending::Unreadable);
-                }
-                Err(error) => {
-                    note_issue(&mut healed.issues, monitor, subject(), &error);
-                    continue;
-                }
-            };
-            relied.add(*pack);
-            if !put_back(to, &name, &bytes.into())? {
-                note_issue(&mut healed.issues, monitor, subject(), &IRREPLACEABLE);
-                continue;
-            }
-            lost.ordinals.iter().for_each(|ordinal| lacking.found(&to.info.region, *ordinal));
-            healed.packs += 1;
-            healed.bytes += size;
-        }
-        watch(repository, &mut session, &relied)
-    })();
-    // What a segment lists and a snapshot needs stays without it.
-    session.end(repository);
-    outcome
-}
-
-const IRREPLACEABLE: &str = "what has this name is cut short or another object, and may not be replaced with this \
-                             access: what is needed of it goes into another pack";
-
-/// Puts a pack or a snapshot under its name. Where another object has that name it is cut short or otherwise not what the name
-/// says, and gets its own bytes: the one case in which bytes are replaced (`NAME-2`). False where that is denied.
-fn put_back(to: &RegionHandle, name: &str, payload: &Payload) -> Result<bool, RepoError> {
-    let put = match put_with_retries(&*to.store, name, payload) {
-        Err(error) if error.kind == StoreErrorKind::AlreadyExists => match to.store.heal(name, payload) {
-            Err(denied) if denied.kind == StoreErrorKind::Denied => return Ok(false),
-            healed => healed,
-        },
-        put => put,
-    };
-    put.map(|()| true).map_err(|error| to.error(error))
-}
-
 /// Verdicts and tags are growing sets: each region gets those that another has, verified.
 fn copy_decisions(repository: &Repository, done: &mut Replicated, monitor: &dyn Monitor) -> Result<(), RepoError> {
     for (prefix, kind) in [("verdicts/", ObjectKind::Verdict), ("tags/", ObjectKind::Tags)] {
@@ -422,71 +274,6 @@ fn copy_decisions(repository: &Repository, done: &mut Replicated, monitor: &dyn 
         }
     }
     Ok(())
-}
-
-impl View {
-    fn read(
-        repository: &Repository,
-        scratch: Option<SpoolSpace>,
-        memory_bytes: usize,
-        monitor: &dyn Monitor,
-        done: &mut Replicated,
-    ) -> Result<Self, Pending> {
-        let mut segments: BTreeMap<SegmentId, Vec<usize>> = BTreeMap::new();
-        let mut there: Vec<HashMap<PackId, u64>> = Vec::new();
-        for (at, region) in repository.regions.iter().enumerate() {
-            let dead = gclog::read(repository, region)?.dead;
-            list_segments(region)?.into_iter().for_each(|id| segments.entry(id).or_default().push(at));
-            there.push(list_packs(region)?.into_iter().filter(|(pack, _)| !dead.contains(pack)).collect());
-        }
-        let mut builder = GraphBuilder::with_space(scratch, memory_bytes);
-        let mut packs: Vec<Listed> = Vec::new();
-        // What another slot's segment says of a pack is another matter: it may lie.
-        let mut numbers: HashMap<(PackId, SlotId), u32> = HashMap::new();
-        for (id, regions) in segments {
-            let segment = match read_from_any(repository, &regions, id) {
-                Ok(segment) => segment,
-                Err(error @ RepoError::Store { .. }) => return Err(error.into()),
-                // Of a revoked slot, and not accepted: it is as if it weren't there.
-                Err(RepoError::Index(IndexError::Refused { .. })) => continue,
-                // What only it lists is in no segment: the snapshots that need it stay pending.
-                Err(error) => {
-                    note(done, monitor, segment_name(&id).into_bytes(), &error);
-                    continue;
-                }
-            };
-            let (mut which, mut present) = (Vec::new(), Vec::new());
-            for (at, pack) in segment.packs.iter().enumerate() {
-                let number = *numbers.entry((pack.pack, pack.origin)).or_insert(packs.len() as u32);
-                if number as usize == packs.len() {
-                    let (session, origin) = (pack.session, pack.origin);
-                    packs.push(Listed { id: pack.pack, session, origin, place: (id, at as u32), held: Vec::new() });
-                }
-                let listed = &mut packs[number as usize];
-                let whole = |region: &&usize| there[**region].get(&pack.pack) == Some(&pack.size);
-                for region in regions.iter().filter(whole) {
-                    if !listed.held.contains(region) {
-                        listed.held.push(*region);
-                    }
-                }
-                which.push(number);
-                present.push(!listed.held.is_empty());
-            }
-            builder.add(&segment, &which, &present)?;
-        }
-        Ok(View { packs, graph: builder.finish()? })
-    }
-}
-
-fn read_from_any(repository: &Repository, regions: &[usize], id: SegmentId) -> Result<Segment, RepoError> {
-    let mut last = None;
-    for at in regions {
-        match read_segment(repository, &repository.regions[*at], id) {
-            Ok(opened) => return Ok(opened.segment),
-            Err(error) => last = Some(error),
-        }
-    }
-    Err(last.unwrap_or_else(|| RepoError::Missing { region: "every region".to_owned(), name: segment_name(&id) }))
 }
 
 /// The packs of the receiving region that a snapshot relies on there.
@@ -584,7 +371,7 @@ fn restock(
 ) -> Result<(), Pending> {
     stop_if_asked(monitor)?;
     let to = &repository.regions[at];
-    let here = counted.iter().filter(|info| info.regions.contains(&at));
+    let here = counted.iter().filter(|info| info.is_committed_in(at));
     let roots: Vec<ChunkId> = here.map(|info| info.snapshot.root).collect();
     // What is condemned is rescued where these snapshots need it.
     let log = gclog::read(repository, to)?;

@@ -311,12 +311,21 @@ impl Workspace {
         })?;
         let cache_bytes = self.settings.memory_bytes / 8;
         let index = RocksIndex::open(&self.index_directory(), self.repository.config.repository, cache_bytes)?;
+        let class = self.bring_up(&index)?;
+        Ok((index, class))
+    }
+
+    /// Brings the index up to what the regions list, as [`Workspace::index`] did.
+    ///
+    /// # Errors
+    /// When a region can't be listed or the index can't be written.
+    pub fn bring_up(&mut self, index: &RocksIndex) -> Result<Class, CliError> {
         let issues = loop {
-            let synced = match sync(&self.repository, &index, &self.progress) {
+            let synced = match sync(&self.repository, index, &self.progress) {
                 Err(RepoError::Index(error @ (IndexError::Database { .. } | IndexError::Damaged { .. }))) => {
                     self.progress.notice(&format!("{error}: that is done now"));
                     index.clear()?;
-                    sync(&self.repository, &index, &self.progress)
+                    sync(&self.repository, index, &self.progress)
                 }
                 outcome => outcome,
             };
@@ -325,7 +334,7 @@ impl Workspace {
                 Err(error) => self.go_on_without(error)?,
             }
         };
-        Ok((index, if issues.is_empty() { Class::Success } else { Class::Corrupt }))
+        Ok(if issues.is_empty() { Class::Success } else { Class::Corrupt })
     }
 
     /// What the regions' segments list and the regions lack, told of.

@@ -22,7 +22,7 @@ use crate::format::verdict::{Ruling, Tags, Verdict};
 use crate::format::wire::{DecodeError, Reader};
 use crate::limits::OBJECT_BYTES_MAX;
 use crate::report::{Issue, IssueKind};
-use crate::store::list_sorted;
+use crate::store::{Listed, list_sorted};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// A snapshot with what the repository says of it.
@@ -37,8 +37,10 @@ pub struct SnapshotInfo {
     pub slot: SlotId,
     /// Its tags: those given at the backup, or the newest that replaced them.
     pub tags: Vec<String>,
-    /// Indices into the repository's regions where it counts.
+    /// Indices into the repository's regions where it counts: a commit there names it, and it is there in its size.
     pub regions: Vec<usize>,
+    /// Indices of the regions that have a commit of it and lost it, or hold it damaged (`COUNT-4`).
+    pub lost: Vec<usize>,
     /// The verdict that decides over it.
     pub verdict: Option<Effective>,
     /// The commits by which it counts: region, as above, and session.
@@ -118,8 +120,18 @@ pub fn read_snapshot(
 ) -> Result<(Snapshot, SlotId), RepoError> {
     let name = snapshot_name(&id);
     let bytes = region.get(&name)?;
+    open_snapshot(repository, region, id, &bytes)
+}
+
+fn open_snapshot(
+    repository: &Repository,
+    region: &RegionHandle,
+    id: SnapshotId,
+    bytes: &[u8],
+) -> Result<(Snapshot, SlotId), RepoError> {
+    let name = snapshot_name(&id);
     let decode = |source| region.object_error(&name, source);
-    let signed = object::decode(ObjectKind::Snapshot, repository.config.repository, &bytes).map_err(decode)?;
+    let signed = object::decode(ObjectKind::Snapshot, repository.config.repository, bytes).map_err(decode)?;
     if signed.digest.0 != id.0 {
         return Err(decode(DecodeError::new("OBJ-10", format!("its bytes are those of {}", signed.digest))));
     }
@@ -137,10 +149,17 @@ pub fn read_snapshot(
 pub fn list_ids(repository: &Repository) -> Result<BTreeSet<SnapshotId>, RepoError> {
     let mut ids = BTreeSet::new();
     for region in &repository.regions {
-        let listed = list_sorted(&*region.store, "snapshots/").map_err(|e| region.error(e))?;
-        ids.extend(listed.iter().filter_map(|object| SnapshotId::from_hex(object.name.strip_prefix("snapshots/")?)));
+        ids.extend(list_manifests(region)?.into_keys());
     }
     Ok(ids)
+}
+
+/// The snapshots that a region holds, with their sizes in bytes.
+fn list_manifests(region: &RegionHandle) -> Result<BTreeMap<SnapshotId, u64>, RepoError> {
+    let listed = list_sorted(&*region.store, "snapshots/").map_err(|e| region.error(e))?;
+    let manifest =
+        |object: &Listed| Some((SnapshotId::from_hex(object.name.strip_prefix("snapshots/")?)?, object.size));
+    Ok(listed.iter().filter_map(manifest).collect())
 }
 
 /// All snapshots that count in some reached region.
@@ -160,6 +179,7 @@ pub fn list(repository: &Repository) -> Result<Listing, RepoError> {
 pub fn list_all(repository: &Repository) -> Result<Listing, RepoError> {
     let mut issues = Vec::new();
     let mut counted: BTreeMap<SnapshotId, Vec<(usize, SessionId)>> = BTreeMap::new();
+    let mut manifests = Vec::new();
     for (at, region) in repository.regions.iter().enumerate() {
         // Commits first, then the log: a commit that a later final fences is seen as fenced.
         let commits = list_sorted(&*region.store, "commits/").map_err(|e| region.error(e))?;
@@ -183,37 +203,63 @@ pub fn list_all(repository: &Repository) -> Result<Listing, RepoError> {
                 counted.entry(commit.snapshot).or_default().push((at, *sid));
             }
         }
+        // After the commits: what they name was there before them.
+        manifests.push(list_manifests(region)?);
     }
     let decisions = read_decisions(repository, "", &mut issues)?;
     let counted: Vec<(SnapshotId, Vec<(usize, SessionId)>)> = counted.into_iter().collect();
     let read = at_once(&counted, |(id, commits)| {
-        // Any region's copy will do; one that is damaged is reported and the next one is read.
-        let (mut found, mut issues) = (None, Vec::new());
+        // Any region's copy will do to read it; what the others hold is judged by its name and size (HEAL-2).
+        let mut read = Manifest::default();
+        let name = snapshot_name(id);
         for at in regions_of(commits) {
             let region = &repository.regions[at];
-            found = noted(read_snapshot(repository, region, *id), region, &snapshot_name(id), &mut issues)?;
-            if let Some((snapshot, _)) = &mut found {
-                snapshot.private = Vec::new();
-                break;
+            let looked = match (manifests[at].get(id), &read.found) {
+                (None, _) => Err(RepoError::Missing { region: region.name.clone(), name: name.clone() }),
+                (Some(size), Some((.., whole))) if size != whole => {
+                    let detail = format!("it is {size} bytes long there, and {whole} where it is whole");
+                    Err(region.object_error(&name, DecodeError::new("OBJ-8", detail)))
+                }
+                (Some(_), Some(_)) => Ok(None),
+                (Some(_), None) => region.get(&name).and_then(|bytes| {
+                    let (snapshot, slot) = open_snapshot(repository, region, *id, &bytes)?;
+                    Ok(Some((Snapshot { private: Vec::new(), ..snapshot }, slot, bytes.len() as u64)))
+                }),
+            };
+            match noted(looked, region, &name, &mut read.issues)? {
+                Some(found) => {
+                    read.found = read.found.or(found);
+                    read.regions.push(at);
+                }
+                None => read.lost.push(at),
             }
         }
-        Ok((found, issues))
+        Ok(read)
     })?;
     let mut snapshots = Vec::new();
-    for ((id, commits), (found, noted)) in counted.into_iter().zip(read) {
+    for ((id, commits), Manifest { found, issues: noted, regions, lost }) in counted.into_iter().zip(read) {
         issues.extend(noted);
-        let regions = regions_of(&commits);
-        if let Some((snapshot, slot)) = found {
+        if let Some((snapshot, slot, _)) = found {
             let tags = match decisions.get(&id).and_then(|decision| decision.tags.as_ref()) {
                 Some((_, tags)) => tags.iter().cloned().collect(),
                 None => snapshot.tags.clone(),
             };
             let verdict = decisions.get(&id).and_then(Decision::effective);
-            snapshots.push(SnapshotInfo { id, snapshot, slot, tags, regions, verdict, commits });
+            snapshots.push(SnapshotInfo { id, snapshot, slot, tags, regions, lost, verdict, commits });
         }
     }
     snapshots.sort_by_key(|info| (info.snapshot.started_at, info.id));
     Ok(Listing { snapshots, issues })
+}
+
+/// What the regions that have a commit of a snapshot hold of it.
+#[derive(Default)]
+struct Manifest {
+    /// Out of the first one whose copy is whole, without its private part; the slot that signed it, its size in bytes.
+    found: Option<(Snapshot, SlotId, u64)>,
+    issues: Vec<Issue>,
+    regions: Vec<usize>,
+    lost: Vec<usize>,
 }
 
 /// The regions of these commits.
@@ -239,6 +285,11 @@ impl Decision {
 }
 
 impl SnapshotInfo {
+    /// True for a region where a commit by which it counts names it, whether or not it lies there.
+    pub fn is_committed_in(&self, at: usize) -> bool {
+        self.regions.contains(&at) || self.lost.contains(&at)
+    }
+
     /// True when its verdict is *forget*.
     pub fn is_forgotten(&self) -> bool {
         self.verdict.as_ref().is_some_and(|verdict| verdict.ruling == Ruling::Forget)

@@ -7,6 +7,7 @@ mod browse;
 mod changes;
 mod cli;
 mod collecting;
+mod copies;
 mod diverged;
 mod facts;
 mod faults;
