@@ -8,7 +8,6 @@
 //! there and is said. Page: `format-spec/sessions.md`.
 
 use crate::crypto::object::check_digest;
-use crate::format::envelope::ObjectKind;
 use crate::format::ids::{ChunkId, PackId, RegionId, SegmentId, SlotId};
 use crate::format::roster::Role;
 use crate::format::segment::{REFERENCE_PREFIX_BYTES, Reference, Segment, SegmentPack};
@@ -23,17 +22,19 @@ use crate::pack::{PackError, SpoolSpace};
 use crate::repo::gclog;
 use crate::repo::open::RegionHandle;
 use crate::repo::session::Reliance;
-use crate::repo::snapshots::{self, SnapshotInfo, read_snapshot, snapshot_name};
+use crate::repo::snapshots::{LOG_REMEDY, SnapshotInfo, read_snapshot, snapshot_name};
 use crate::repo::{RepoError, Repository, Session};
 use crate::report::{Issue, IssueKind, Monitor};
 use crate::ship::put_with_retries;
-use crate::store::{Payload, StoreError, StoreErrorKind, list_sorted};
+use crate::store::{Payload, StoreError, StoreErrorKind};
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::{Mutex, PoisonError};
 
+mod decisions;
 mod heal;
 mod view;
 
+use decisions::copy_decisions;
 pub use heal::{Healed, heal};
 use heal::{put_back, put_manifests_back};
 use view::{View, read_from_any};
@@ -155,12 +156,19 @@ pub fn replicate(
         match levelled {
             Ok(levelled) => {
                 levelled.issues.iter().for_each(|issue| monitor.issue(issue));
+                if levelled.healed > 0 {
+                    let (count, name) = (levelled.healed, &region.name);
+                    monitor.notice(&format!(
+                        "region '{name}' held damaged rosters, {count} in number: they are right again"
+                    ));
+                    done.healed += levelled.healed;
+                }
                 done.issues.extend(levelled.issues);
             }
             Err(error) => note(&mut done, monitor, format!("{}:roster/", region.name).into_bytes(), &error),
         }
     }
-    copy_decisions(repository, &mut done, monitor)?;
+    copy_decisions(repository, depth, &mut done, monitor)?;
     put_manifests_back(repository, counted, depth, &mut done, monitor)?;
     stop_if_asked(monitor)?;
     let lacks = |at: usize| {
@@ -183,6 +191,18 @@ pub fn replicate(
     for (at, to) in repository.regions.iter().enumerate() {
         if done.behind.contains_key(&at) {
             continue;
+        }
+        // Nobody writes where a log is damaged (GC-4); the others are served from there.
+        match gclog::read(repository, to) {
+            Ok(_) => {}
+            Err(error @ (RepoError::Object { .. } | RepoError::Crypto { .. } | RepoError::Missing { .. })) => {
+                let (kind, subject) = (IssueKind::Damaged, format!("{}:gc/", to.name).into_bytes());
+                let issue = Issue { kind, subject, detail: format!("{error}; {LOG_REMEDY}") };
+                monitor.issue(&issue);
+                done.issues.push(issue);
+                continue;
+            }
+            Err(error) => return Err(error),
         }
         // What this run brought here so far.
         let mut brought: HashMap<u32, PackId> = HashMap::new();
@@ -235,47 +255,6 @@ fn note_issue(issues: &mut Vec<Issue>, monitor: &dyn Monitor, subject: Vec<u8>, 
     issues.push(issue);
 }
 
-/// Verdicts and tags are growing sets: each region gets those that another has, verified.
-fn copy_decisions(repository: &Repository, done: &mut Replicated, monitor: &dyn Monitor) -> Result<(), RepoError> {
-    for (prefix, kind) in [("verdicts/", ObjectKind::Verdict), ("tags/", ObjectKind::Tags)] {
-        let mut holders: BTreeMap<String, Vec<usize>> = BTreeMap::new();
-        for (at, region) in repository.regions.iter().enumerate() {
-            for listed in list_sorted(&*region.store, prefix).map_err(|e| region.error(e))? {
-                holders.entry(listed.name).or_default().push(at);
-            }
-        }
-        for (name, holding) in holders {
-            for at in (0..repository.regions.len()).filter(|at| !holding.contains(at)) {
-                // One without room has none for the others either.
-                if done.behind.contains_key(&at) {
-                    continue;
-                }
-                let to = &repository.regions[at];
-                let copied =
-                    snapshots::read_decision(repository, &holding, &name, kind).and_then(|bytes| match bytes {
-                        // What nobody who may has signed says nothing here either.
-                        None => Ok(0),
-                        Some(bytes) => put_with_retries(&*to.store, &name, &bytes.into())
-                            .map_or_else(|e| Err(to.error(e)), |()| Ok(1)),
-                    });
-                match copied {
-                    Ok(copied) => done.decisions += copied,
-                    Err(error) => {
-                        note(done, monitor, format!("{}:{name}", to.name).into_bytes(), &error);
-                        if let RepoError::Store { region, source } = error
-                            && region == to.name
-                            && source.kind == StoreErrorKind::Full
-                        {
-                            done.behind.insert(at, source);
-                        }
-                    }
-                }
-            }
-        }
-    }
-    Ok(())
-}
-
 /// The packs of the receiving region that a snapshot relies on there.
 #[derive(Default)]
 struct Relied(Mutex<BTreeSet<PackId>>);
@@ -310,8 +289,8 @@ fn copy_snapshot(
     let mut session = Session::open_in(repository, at)?;
     let outcome = (|| {
         let missing = session.missing();
-        let Choice { relied, wanted, nowhere } =
-            choose(view, at, &[info.snapshot.root], Some(info.slot), &missing, brought)?;
+        let (relied, mut wanted) = (Relied::default(), BTreeSet::new());
+        let nowhere = choose(view, at, &[info.snapshot.root], info.slot, &missing, brought, &relied, &mut wanted)?;
         if nowhere > 0 {
             return Err(Pending::Incomplete(nowhere));
         }
@@ -371,11 +350,17 @@ fn restock(
 ) -> Result<(), Pending> {
     stop_if_asked(monitor)?;
     let to = &repository.regions[at];
-    let here = counted.iter().filter(|info| info.is_committed_in(at));
-    let roots: Vec<ChunkId> = here.map(|info| info.snapshot.root).collect();
+    // Each slot's apart: what one slot lists is no other slot's copy (COLLECT-11).
+    let mut roots: BTreeMap<SlotId, Vec<ChunkId>> = BTreeMap::new();
+    for info in counted.iter().filter(|info| info.is_committed_in(at)) {
+        roots.entry(info.slot).or_default().push(info.snapshot.root);
+    }
     // What is condemned is rescued where these snapshots need it.
     let log = gclog::read(repository, to)?;
-    let Choice { relied, mut wanted, nowhere } = choose(view, at, &roots, None, &log.dead, brought)?;
+    let (relied, mut wanted, mut nowhere) = (Relied::default(), BTreeSet::new(), 0);
+    for (slot, roots) in roots {
+        nowhere += choose(view, at, &roots, slot, &log.dead, brought, &relied, &mut wanted)?;
+    }
     let mut is_whole = nowhere == 0;
     if !is_whole {
         let subject = format!("{}:packs/", to.name).into_bytes();
@@ -418,30 +403,24 @@ fn restock(
     outcome
 }
 
-/// What a region is to rely on and to get, so that it holds what some roots reach.
-struct Choice {
-    /// Packs of the region.
-    relied: Relied,
-    /// Packs from elsewhere.
-    wanted: BTreeSet<u32>,
-    /// Chunks that no region lists or holds.
-    nowhere: u64,
-}
-
-/// Which packs of the region the roots may rely on there, and which they want from elsewhere, so that every
-/// chunk that they reach has a copy. One of an origin that the slot trusts comes first.
+/// Which packs of the region a slot's roots may rely on there, and which are wanted from elsewhere, so that every
+/// chunk that they reach has a copy; gives how many have none in any region. Only a copy of the slot's own origin will
+/// do; of a chunk that has none of it, one copy of each origin, since any may be the one that was relied on
+/// (`COLLECT-11`).
+#[allow(clippy::too_many_arguments, reason = "one call; a struct would only name them twice")]
 fn choose(
     view: &View,
     at: usize,
     roots: &[ChunkId],
-    slot: Option<SlotId>,
+    slot: SlotId,
     missing: &HashSet<PackId>,
     brought: &HashMap<u32, PackId>,
-) -> Result<Choice, Pending> {
+    relied: &Relied,
+    wanted: &mut BTreeSet<u32>,
+) -> Result<u64, Pending> {
     let mut marks = view.graph.marks();
     let mut lacking = 0;
     view.graph.walk_all(roots, &mut marks, &mut |_, _, _| lacking += 1)?;
-    let (relied, mut wanted) = (Relied::default(), BTreeSet::new());
     let mut unheld = 0;
     view.graph.each_chunk(&marks, &mut |_, reached, copies| {
         if !reached {
@@ -449,21 +428,28 @@ fn choose(
         }
         let pack = |copy: &ChunkCopy| &view.packs[copy.pack as usize];
         let held: Vec<&ChunkCopy> = copies.iter().filter(|copy| !pack(copy).held.is_empty()).collect();
-        let trusted: Vec<&ChunkCopy> = held.iter().filter(|copy| Some(pack(copy).origin) == slot).copied().collect();
-        let among = if trusted.is_empty() { held } else { trusted };
-        let here = among.iter().find_map(|copy| match brought.get(&copy.pack) {
-            Some(id) => Some(*id).filter(|id| !missing.contains(id)),
-            None => Some(pack(copy).id).filter(|id| pack(copy).held.contains(&at) && !missing.contains(id)),
-        });
-        match (here, among.first()) {
-            (Some(id), _) => relied.add(id),
-            (None, _) if among.iter().any(|copy| wanted.contains(&copy.pack)) => {}
-            (None, Some(copy)) => drop(wanted.insert(copy.pack)),
-            (None, None) => unheld += 1,
+        let mut origins: Vec<SlotId> = held.iter().map(|copy| pack(copy).origin).collect();
+        if origins.contains(&slot) {
+            origins = vec![slot];
         }
+        origins.sort_unstable();
+        origins.dedup();
+        for origin in &origins {
+            let mut among = held.iter().filter(|copy| pack(copy).origin == *origin);
+            let here = among.clone().find_map(|copy| match brought.get(&copy.pack) {
+                Some(id) => Some(*id).filter(|id| !missing.contains(id)),
+                None => Some(pack(copy).id).filter(|id| pack(copy).held.contains(&at) && !missing.contains(id)),
+            });
+            match here {
+                Some(id) => relied.add(id),
+                None if among.clone().any(|copy| wanted.contains(&copy.pack)) => {}
+                None => wanted.extend(among.next().map(|copy| copy.pack)),
+            }
+        }
+        unheld += u64::from(origins.is_empty());
     })?;
     // A chunk that is listed and lost is among both.
-    Ok(Choice { relied, wanted, nowhere: lacking.max(unheld) })
+    Ok(lacking.max(unheld))
 }
 
 #[allow(clippy::too_many_arguments, reason = "one call; a struct would only name them twice")]

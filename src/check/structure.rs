@@ -74,7 +74,7 @@ impl Run<'_> {
         ids.sort_unstable();
         let stored = list_packs(region)?;
         // The log last: a collection that deleted packs meanwhile has written its final before.
-        let log = gclog::read(self.repository, region)?;
+        let (log, _) = gclog::read_what_is_whole(self.repository, region)?;
 
         let mut index_differs = 0;
         let known = match self.index.map(|index| index.segments(region.info.region)) {

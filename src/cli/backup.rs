@@ -50,6 +50,11 @@ pub fn run(args: &BackupArgs, global: &Global) -> Result<Class, CliError> {
     let (index, mut index_class) = timer.run(Stage::Open, || workspace.index())?;
     let mut lacking = timer.run(Stage::Open, || workspace.lacking(&index))?;
     let (mut listing, mut listing_class) = timer.run(Stage::Open, || workspace.snapshots())?;
+    let mut log_class = Class::Success;
+    if workspace.leave_out_damaged_logs(&listing)? {
+        log_class = Class::Corrupt;
+        (listing, listing_class) = workspace.snapshots()?;
+    }
     let doubted = timer.run(Stage::Open, || workspace.doubts(&index, &listing.snapshots, &mut lacking))?;
     let mut behind = Class::Success;
     let mut looked = None;
@@ -123,7 +128,8 @@ pub fn run(args: &BackupArgs, global: &Global) -> Result<Class, CliError> {
         .worse(behind)
         .worse(index_class)
         .worse(lost_class)
-        .worse(listing_class);
+        .worse(listing_class)
+        .worse(log_class);
     class.printed(printed).map_err(|mut error| {
         if let Some(id) = summary.snapshot {
             error.message = format!("{}; snapshot {id} is saved", error.message);

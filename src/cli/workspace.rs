@@ -17,7 +17,7 @@ use crate::repo::audit::NoRoom;
 use crate::repo::fetch::{FetchError, Fetcher};
 use crate::repo::open::{Located, RegionSpec, Repository};
 use crate::repo::presence::{self, Lacking};
-use crate::repo::snapshots::{self, Listing, Selector, SnapshotInfo};
+use crate::repo::snapshots::{self, LOG_REMEDY, Listing, Selector, SnapshotInfo};
 use crate::repo::sync::sync;
 use crate::report::{Issue, IssueKind, Monitor};
 use crate::store::open::{local_path, open_store};
@@ -251,6 +251,28 @@ impl Workspace {
             }
             _ => Err(RepoError::Store { region, source }.into()),
         }
+    }
+
+    /// For whoever writes or decides: regions whose collection log is damaged take no part (`GC-4`). True when there are
+    /// any; what was listed before is to be listed again then.
+    ///
+    /// # Errors
+    /// When it is so in every region.
+    pub fn leave_out_damaged_logs(&mut self, listing: &Listing) -> Result<bool, CliError> {
+        let regions = &self.repository.regions;
+        if let Some(detail) =
+            listing.damaged_logs.values().next().filter(|_| listing.damaged_logs.len() == regions.len())
+        {
+            return Err(
+                CliError::new(Class::Corrupt, format!("the collection log is damaged: {detail}")).hint(LOG_REMEDY)
+            );
+        }
+        let failure = |(at, detail): (&usize, &String)| {
+            let store = regions[*at].store.address();
+            (*at, StoreError::new(StoreErrorKind::Other, "read", store, "gc/", detail.clone()))
+        };
+        let failures: BTreeMap<usize, StoreError> = listing.damaged_logs.iter().map(failure).collect();
+        Ok(!failures.is_empty() && self.leave_out(failures, "its collection log is damaged: "))
     }
 
     fn leave_out(&mut self, failures: BTreeMap<usize, StoreError>, what: &str) -> bool {
@@ -490,6 +512,21 @@ impl Workspace {
             return Err(FetchError::NotPermitted.into());
         }
         Ok(Fetcher::new(&self.repository, index, &self.progress, self.settings.memory_bytes / 8))
+    }
+
+    /// For whoever decides: everything that counts or is forgotten, in the regions that can take part. What is damaged
+    /// is shown, and makes the outcome corrupt.
+    ///
+    /// # Errors
+    /// When a region can't be listed, or every collection log is damaged.
+    pub fn everything(&mut self) -> Result<(Vec<SnapshotInfo>, Class), CliError> {
+        let mut listing = snapshots::list_all(&self.repository)?;
+        listing.issues.iter().for_each(|issue| self.progress.issue(issue));
+        let class = if listing.issues.is_empty() { Class::Success } else { Class::Corrupt };
+        if self.leave_out_damaged_logs(&listing)? {
+            listing = snapshots::list_all(&self.repository)?;
+        }
+        Ok((listing.snapshots, class))
     }
 
     /// All snapshots that count. What is damaged is shown and makes the outcome corrupt.

@@ -51,7 +51,8 @@ impl View {
         let mut segments: BTreeMap<SegmentId, Vec<(usize, u64)>> = BTreeMap::new();
         let mut there: Vec<HashMap<PackId, u64>> = Vec::new();
         for (at, region) in repository.regions.iter().enumerate() {
-            let dead = gclog::read(repository, region)?.dead;
+            // A damaged log keeps nobody from reading what is there.
+            let dead = gclog::read_what_is_whole(repository, region)?.0.dead;
             for (id, size) in list_segments(region)? {
                 segments.entry(id).or_default().push((at, size));
             }

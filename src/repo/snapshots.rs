@@ -53,7 +53,15 @@ pub struct Listing {
     pub snapshots: Vec<SnapshotInfo>,
     /// Objects that are damaged or missing: whatever they said is not in the list.
     pub issues: Vec<Issue>,
+    /// The regions whose collection log is damaged, by index, and what is wrong with it: it is among the issues, what
+    /// else the log says was heeded, and nobody may write or collect there (`GC-4`).
+    pub damaged_logs: BTreeMap<usize, String>,
 }
+
+/// What helps a region whose collection log is damaged.
+pub const LOG_REMEDY: &str = "nothing can be stored or collected in this region any more, and all can be read: make another \
+                              region with `keepstone region add` and fill it with `keepstone replicate`, then take this one \
+                              out of the configuration, or empty its storage and add it again";
 
 /// The object's name of a snapshot.
 pub fn snapshot_name(id: &SnapshotId) -> String {
@@ -179,11 +187,15 @@ pub fn list(repository: &Repository) -> Result<Listing, RepoError> {
 pub fn list_all(repository: &Repository) -> Result<Listing, RepoError> {
     let mut issues = Vec::new();
     let mut counted: BTreeMap<SnapshotId, Vec<(usize, SessionId)>> = BTreeMap::new();
-    let mut manifests = Vec::new();
+    let (mut manifests, mut damaged_logs) = (Vec::new(), BTreeMap::new());
     for (at, region) in repository.regions.iter().enumerate() {
         // Commits first, then the log: a commit that a later final fences is seen as fenced.
         let commits = list_sorted(&*region.store, "commits/").map_err(|e| region.error(e))?;
-        let log = gclog::read(repository, region)?;
+        let (log, damage) = gclog::read_what_is_whole(repository, region)?;
+        if let Some(error) = damage {
+            issues.push(issue(IssueKind::Damaged, region, "gc/", format!("{error}; {LOG_REMEDY}")));
+            damaged_logs.insert(at, error.to_string());
+        }
         let counting: Vec<(SessionId, String)> = commits
             .into_iter()
             .filter_map(|listed| {
@@ -249,7 +261,7 @@ pub fn list_all(repository: &Repository) -> Result<Listing, RepoError> {
         }
     }
     snapshots.sort_by_key(|info| (info.snapshot.started_at, info.id));
-    Ok(Listing { snapshots, issues })
+    Ok(Listing { snapshots, issues, damaged_logs })
 }
 
 /// What the regions that have a commit of a snapshot hold of it.
@@ -318,22 +330,31 @@ pub(super) fn read_decisions(
     issues: &mut Vec<Issue>,
 ) -> Result<BTreeMap<SnapshotId, Decision>, RepoError> {
     let mut decisions: BTreeMap<SnapshotId, Decision> = BTreeMap::new();
-    let mut seen = BTreeSet::new();
+    // What is in the list, with its size in bytes.
+    let mut seen: BTreeMap<String, u64> = BTreeMap::new();
     for region in &repository.regions {
         for (prefix, kind) in [("verdicts/", ObjectKind::Verdict), ("tags/", ObjectKind::Tags)] {
             let listing = list_sorted(&*region.store, &format!("{prefix}{under}")).map_err(|e| region.error(e))?;
-            let unread: Vec<(String, (SnapshotId, u64, Digest))> = listing
-                .into_iter()
-                .filter_map(|listed| Some((parse_numbered(&listed.name, prefix)?, listed.name)))
-                .filter(|(_, name)| !seen.contains(name))
-                .map(|(parsed, name)| (name, parsed))
-                .collect();
-            let read = at_once(&unread, |(name, (_, _, digest))| {
+            let mut unread: Vec<(Listed, (SnapshotId, u64, Digest))> = Vec::new();
+            for listed in listing {
+                let Some(parsed) = parse_numbered(&listed.name, prefix) else { continue };
+                match seen.get(&listed.name) {
+                    None => unread.push((listed, parsed)),
+                    Some(size) if *size == listed.size => {}
+                    // Read elsewhere; this region's own copy is judged by its size at least (HEAL-2).
+                    Some(size) => {
+                        let detail = format!("it is {} bytes long there, and {size} where it is whole", listed.size);
+                        let error = region.object_error(&listed.name, DecodeError::new("OBJ-8", detail));
+                        note(error, region, &listed.name, issues)?;
+                    }
+                }
+            }
+            let read = at_once(&unread, |(Listed { name, .. }, (_, _, digest))| {
                 let mut issues = Vec::new();
                 let read = read_numbered(repository, region, name, kind, *digest);
                 Ok((noted(read, region, name, &mut issues)?, issues))
             })?;
-            for ((name, (id, number, _)), (read, noted)) in unread.into_iter().zip(read) {
+            for ((Listed { name, size }, (id, number, _)), (read, noted)) in unread.into_iter().zip(read) {
                 issues.extend(noted);
                 // The same name in another region holds the same bytes: what is damaged here may be whole there.
                 let Some((payload, signer)) = read else { continue };
@@ -341,7 +362,7 @@ pub(super) fn read_decisions(
                 if let Err(source) = outcome {
                     note(region.object_error(&name, source), region, &name, issues)?;
                 }
-                seen.insert(name);
+                seen.insert(name, size);
             }
         }
     }

@@ -203,15 +203,12 @@ impl Syncing<'_> {
         let mut lost = Vec::new();
         for (region, vanished) in regions.iter().zip(&vanished) {
             // After the listing: what explains that a segment is gone is written before it goes.
-            let dead = match gclog::read(self.repository, region) {
-                Ok(log) => log.dead,
-                Err(error @ RepoError::Store { .. }) => return Err(error),
-                // Then nothing explains anything; whoever relies on the log stops at it (GC-4).
-                Err(error) => {
-                    tracing::warn!(%error, "a region's collection log can't be used");
-                    HashSet::new()
-                }
-            };
+            let (log, damage) = gclog::read_what_is_whole(self.repository, region)?;
+            // What a damaged entry explains isn't known; whoever relies on the log stops at it (GC-4).
+            if let Some(error) = damage {
+                tracing::warn!(%error, "a region's collection log can't be used");
+            }
+            let dead = log.dead;
             match self.index.detach(region.info.region, vanished, &dead)? {
                 Detached::Taken(0) => {}
                 // The collection may have ended after the segments were listed: what it moved shows in the next look.
