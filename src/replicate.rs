@@ -8,30 +8,36 @@
 //! there and is said. Page: `format-spec/sessions.md`.
 
 use crate::crypto::object::check_digest;
-use crate::format::envelope::ObjectKind;
-use crate::format::ids::{ChunkId, PackId, RegionId, SegmentId, SessionId, SlotId};
+use crate::format::ids::{ChunkId, PackId, RegionId, SegmentId, SlotId};
 use crate::format::roster::Role;
 use crate::format::segment::{REFERENCE_PREFIX_BYTES, Reference, Segment, SegmentPack};
 use crate::format::wire::DecodeError;
-use crate::index::graph::{ChunkCopy, Graph, GraphBuilder, GraphError};
+use crate::index::IndexError;
+use crate::index::graph::{ChunkCopy, GraphError};
 use crate::index::segment::{seal, segment_name};
-use crate::index::{Index, IndexError};
 use crate::limits::{PACK_BYTES_MAX, SEGMENT_CHUNKS_TARGET, SEGMENT_PACKS_TARGET};
 use crate::pack::reader::pack_name;
 use crate::pack::reenvelope::reenvelope;
 use crate::pack::{PackError, SpoolSpace};
 use crate::repo::gclog;
 use crate::repo::open::RegionHandle;
-use crate::repo::presence::Lacking;
 use crate::repo::session::Reliance;
-use crate::repo::snapshots::{self, SnapshotInfo, read_snapshot, snapshot_name};
-use crate::repo::sync::{list_packs, list_segments, read_segment};
+use crate::repo::snapshots::{LOG_REMEDY, SnapshotInfo, read_snapshot, snapshot_name};
 use crate::repo::{RepoError, Repository, Session};
 use crate::report::{Issue, IssueKind, Monitor};
 use crate::ship::put_with_retries;
-use crate::store::{Payload, StoreError, StoreErrorKind, list_sorted};
+use crate::store::{Payload, StoreError, StoreErrorKind};
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::{Mutex, PoisonError};
+
+mod decisions;
+mod heal;
+mod view;
+
+use decisions::copy_decisions;
+pub use heal::{Healed, heal};
+use heal::{put_back, put_manifests_back};
+use view::{View, read_from_any};
 
 /// What was copied, and what could not be.
 #[derive(Debug, Default)]
@@ -46,6 +52,8 @@ pub struct Replicated {
     pub commits: u64,
     /// Verdicts and tags copied.
     pub decisions: u64,
+    /// Objects that were damaged or gone in one region and got the bytes that another one has.
+    pub healed: u64,
     /// What stays behind, and why.
     pub issues: Vec<Issue>,
     /// Regions whose stores didn't take what was to be copied, full or gone, by index into the repository's:
@@ -114,30 +122,13 @@ impl Pending {
     }
 }
 
-/// A pack as some region's segment lists it.
-struct Listed {
-    id: PackId,
-    session: SessionId,
-    origin: SlotId,
-    /// The segment, and the pack's place in it.
-    place: (SegmentId, u32),
-    /// The regions that hold it, by index: listed, there in the size that is stated, and not deleted by a final.
-    held: Vec<usize>,
-}
-
-/// All regions' segments, and what they refer to.
-struct View {
-    packs: Vec<Listed>,
-    graph: Graph,
-}
-
 /// How far a region's word is taken for what it holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Depth {
     /// Where a snapshot has its commit, all that it needs is there.
     Commits,
     /// Of what the commits promise it is looked for whether segments list it and packs of that size are there. All
-    /// segments are read for it.
+    /// segments are read for it, wherever they are listed.
     Content,
 }
 
@@ -165,23 +156,31 @@ pub fn replicate(
         match levelled {
             Ok(levelled) => {
                 levelled.issues.iter().for_each(|issue| monitor.issue(issue));
+                if levelled.healed > 0 {
+                    let (count, name) = (levelled.healed, &region.name);
+                    monitor.notice(&format!(
+                        "region '{name}' held damaged rosters, {count} in number: they are right again"
+                    ));
+                    done.healed += levelled.healed;
+                }
                 done.issues.extend(levelled.issues);
             }
             Err(error) => note(&mut done, monitor, format!("{}:roster/", region.name).into_bytes(), &error),
         }
     }
-    copy_decisions(repository, &mut done, monitor)?;
+    copy_decisions(repository, depth, &mut done, monitor)?;
+    put_manifests_back(repository, counted, depth, &mut done, monitor)?;
     stop_if_asked(monitor)?;
     let lacks = |at: usize| {
         // What a region's server doesn't take is no lack of it.
         let only = repository.regions[at].store.only_dataset();
         let taken = move |info: &&SnapshotInfo| only.as_ref().is_none_or(|only| *only == info.snapshot.dataset);
-        counted.iter().filter(move |info| !info.regions.contains(&at)).filter(taken)
+        counted.iter().filter(move |info| !info.is_committed_in(at)).filter(taken)
     };
     if depth == Depth::Commits && (0..repository.regions.len()).all(|at| lacks(at).next().is_none()) {
         return Ok(done);
     }
-    let view = match View::read(repository, scratch, memory_bytes, monitor, &mut done) {
+    let view = match View::read(repository, depth, scratch, memory_bytes, monitor, &mut done) {
         Ok(view) => view,
         Err(Pending::Repo(error)) => return Err(error),
         Err(error) => {
@@ -192,6 +191,18 @@ pub fn replicate(
     for (at, to) in repository.regions.iter().enumerate() {
         if done.behind.contains_key(&at) {
             continue;
+        }
+        // Nobody writes where a log is damaged (GC-4); the others are served from there.
+        match gclog::read(repository, to) {
+            Ok(_) => {}
+            Err(error @ (RepoError::Object { .. } | RepoError::Crypto { .. } | RepoError::Missing { .. })) => {
+                let (kind, subject) = (IssueKind::Damaged, format!("{}:gc/", to.name).into_bytes());
+                let issue = Issue { kind, subject, detail: format!("{error}; {LOG_REMEDY}") };
+                monitor.issue(&issue);
+                done.issues.push(issue);
+                continue;
+            }
+            Err(error) => return Err(error),
         }
         // What this run brought here so far.
         let mut brought: HashMap<u32, PackId> = HashMap::new();
@@ -244,251 +255,6 @@ fn note_issue(issues: &mut Vec<Issue>, monitor: &dyn Monitor, subject: Vec<u8>, 
     issues.push(issue);
 }
 
-/// What was put back where it was lost.
-#[derive(Debug, Default)]
-pub struct Healed {
-    /// Packs put back.
-    pub packs: u64,
-    /// Their bytes.
-    pub bytes: u64,
-    /// What stays lost though another region lists it, and why.
-    pub issues: Vec<Issue>,
-}
-
-/// Puts packs back that regions lost and that others have whole, under their own names: what a region's segments
-/// list is there again, for every snapshot that needs it. A name that was condemned or deleted there stays
-/// free; an object of that name that is cut short is given its own bytes. What comes back is taken out of `lacking`.
-///
-/// # Errors
-/// [`RepoError::Cancelled`] when the user stops it, [`RepoError::Index`] when the index can't be read. What single
-/// packs and regions say becomes an issue.
-pub fn heal(
-    repository: &Repository,
-    index: &dyn Index,
-    lacking: &mut Lacking,
-    monitor: &dyn Monitor,
-) -> Result<Healed, RepoError> {
-    let mut healed = Healed::default();
-    for (at, to) in repository.regions.iter().enumerate() {
-        let mut wanted: BTreeMap<(PackId, u64), LostPack> = BTreeMap::new();
-        for (ordinal, pack) in lacking.lost(&to.info.region) {
-            let entry = index.pack(ordinal)?;
-            let has = |region: &RegionId| entry.regions.contains(region) && !lacking.is_lacking(region, ordinal);
-            let holders = (0..repository.regions.len()).filter(|other| has(&repository.regions[*other].info.region));
-            let lost = wanted.entry((pack.id, entry.size)).or_default();
-            lost.holders.extend(holders);
-            lost.ordinals.push(ordinal);
-            lost.sessions.insert(entry.session);
-        }
-        wanted.retain(|_, lost| !lost.holders.is_empty());
-        if wanted.is_empty() {
-            continue;
-        }
-        let count = wanted.len();
-        let notice =
-            format!("region '{}' lost packs that other regions have, {count} in number: they are put back", to.name);
-        monitor.notice(&notice);
-        match heal_region(repository, at, &wanted, lacking, &mut healed, monitor) {
-            Ok(()) => {}
-            Err(Pending::Repo(RepoError::Cancelled)) => return Err(RepoError::Cancelled),
-            Err(error) => {
-                let subject = format!("{}:packs/", to.name).into_bytes();
-                note_issue(&mut healed.issues, monitor, subject, &error);
-            }
-        }
-    }
-    Ok(healed)
-}
-
-/// A pack to be put back where it was lost.
-#[derive(Default)]
-struct LostPack {
-    /// Its listings in the index.
-    ordinals: Vec<u32>,
-    /// The regions that have it, by index.
-    holders: BTreeSet<usize>,
-    /// The sessions that the listings state.
-    sessions: BTreeSet<SessionId>,
-}
-
-/// As an ordinary writer there: a session that adopts those in the packs' headers keeps a collection from deleting
-/// their names meanwhile (`HEAL-1`).
-fn heal_region(
-    repository: &Repository,
-    at: usize,
-    wanted: &BTreeMap<(PackId, u64), LostPack>,
-    lacking: &mut Lacking,
-    healed: &mut Healed,
-    monitor: &dyn Monitor,
-) -> Result<(), Pending> {
-    let to = &repository.regions[at];
-    let mut session = Session::open_in(repository, at)?;
-    let outcome = (|| {
-        session.adopt(repository, wanted.values().flat_map(|lost| lost.sessions.iter().copied()))?;
-        let relied = Relied::default();
-        watch(repository, &mut session, &relied)?;
-        let missing = session.missing();
-        for ((pack, size), lost) in wanted {
-            stop_if_asked(monitor)?;
-            let name = pack_name(pack);
-            let subject = || format!("{}:{name}", to.name).into_bytes();
-            if missing.contains(pack) {
-                // Nothing needs it there, or what does has another copy (`NAME-3`).
-                continue;
-            }
-            let holders: Vec<usize> = lost.holders.iter().copied().collect();
-            let bytes = match read_pack(repository, &holders, *pack) {
-                Ok(bytes) if bytes.len() as u64 == *size => bytes,
-                Ok(_) => {
-                    note_issue(&mut healed.issues, monitor, subject(), &"a segment states another size of it");
-                    continue;
-                }
-                Err(RepoError::Store { source, .. }) if source.kind == StoreErrorKind::Denied => {
-                    return Err(Pending::Unreadable);
-                }
-                Err(error) => {
-                    note_issue(&mut healed.issues, monitor, subject(), &error);
-                    continue;
-                }
-            };
-            relied.add(*pack);
-            if !put_back(to, &name, &bytes.into())? {
-                note_issue(&mut healed.issues, monitor, subject(), &IRREPLACEABLE);
-                continue;
-            }
-            lost.ordinals.iter().for_each(|ordinal| lacking.found(&to.info.region, *ordinal));
-            healed.packs += 1;
-            healed.bytes += size;
-        }
-        watch(repository, &mut session, &relied)
-    })();
-    // What a segment lists and a snapshot needs stays without it.
-    session.end(repository);
-    outcome
-}
-
-const IRREPLACEABLE: &str = "what has this name is cut short or another object, and may not be replaced with this \
-                             access: what is needed of it goes into another pack";
-
-/// Puts a pack or a snapshot under its name. Where another object has that name it is cut short or otherwise not what the name
-/// says, and gets its own bytes: the one case in which bytes are replaced (`NAME-2`). False where that is denied.
-fn put_back(to: &RegionHandle, name: &str, payload: &Payload) -> Result<bool, RepoError> {
-    let put = match put_with_retries(&*to.store, name, payload) {
-        Err(error) if error.kind == StoreErrorKind::AlreadyExists => match to.store.heal(name, payload) {
-            Err(denied) if denied.kind == StoreErrorKind::Denied => return Ok(false),
-            healed => healed,
-        },
-        put => put,
-    };
-    put.map(|()| true).map_err(|error| to.error(error))
-}
-
-/// Verdicts and tags are growing sets: each region gets those that another has, verified.
-fn copy_decisions(repository: &Repository, done: &mut Replicated, monitor: &dyn Monitor) -> Result<(), RepoError> {
-    for (prefix, kind) in [("verdicts/", ObjectKind::Verdict), ("tags/", ObjectKind::Tags)] {
-        let mut holders: BTreeMap<String, Vec<usize>> = BTreeMap::new();
-        for (at, region) in repository.regions.iter().enumerate() {
-            for listed in list_sorted(&*region.store, prefix).map_err(|e| region.error(e))? {
-                holders.entry(listed.name).or_default().push(at);
-            }
-        }
-        for (name, holding) in holders {
-            for at in (0..repository.regions.len()).filter(|at| !holding.contains(at)) {
-                // One without room has none for the others either.
-                if done.behind.contains_key(&at) {
-                    continue;
-                }
-                let to = &repository.regions[at];
-                let copied =
-                    snapshots::read_decision(repository, &holding, &name, kind).and_then(|bytes| match bytes {
-                        // What nobody who may has signed says nothing here either.
-                        None => Ok(0),
-                        Some(bytes) => put_with_retries(&*to.store, &name, &bytes.into())
-                            .map_or_else(|e| Err(to.error(e)), |()| Ok(1)),
-                    });
-                match copied {
-                    Ok(copied) => done.decisions += copied,
-                    Err(error) => {
-                        note(done, monitor, format!("{}:{name}", to.name).into_bytes(), &error);
-                        if let RepoError::Store { region, source } = error
-                            && region == to.name
-                            && source.kind == StoreErrorKind::Full
-                        {
-                            done.behind.insert(at, source);
-                        }
-                    }
-                }
-            }
-        }
-    }
-    Ok(())
-}
-
-impl View {
-    fn read(
-        repository: &Repository,
-        scratch: Option<SpoolSpace>,
-        memory_bytes: usize,
-        monitor: &dyn Monitor,
-        done: &mut Replicated,
-    ) -> Result<Self, Pending> {
-        let mut segments: BTreeMap<SegmentId, Vec<usize>> = BTreeMap::new();
-        let mut there: Vec<HashMap<PackId, u64>> = Vec::new();
-        for (at, region) in repository.regions.iter().enumerate() {
-            let dead = gclog::read(repository, region)?.dead;
-            list_segments(region)?.into_iter().for_each(|id| segments.entry(id).or_default().push(at));
-            there.push(list_packs(region)?.into_iter().filter(|(pack, _)| !dead.contains(pack)).collect());
-        }
-        let mut builder = GraphBuilder::with_space(scratch, memory_bytes);
-        let mut packs: Vec<Listed> = Vec::new();
-        // What another slot's segment says of a pack is another matter: it may lie.
-        let mut numbers: HashMap<(PackId, SlotId), u32> = HashMap::new();
-        for (id, regions) in segments {
-            let segment = match read_from_any(repository, &regions, id) {
-                Ok(segment) => segment,
-                Err(error @ RepoError::Store { .. }) => return Err(error.into()),
-                // Of a revoked slot, and not accepted: it is as if it weren't there.
-                Err(RepoError::Index(IndexError::Refused { .. })) => continue,
-                // What only it lists is in no segment: the snapshots that need it stay pending.
-                Err(error) => {
-                    note(done, monitor, segment_name(&id).into_bytes(), &error);
-                    continue;
-                }
-            };
-            let (mut which, mut present) = (Vec::new(), Vec::new());
-            for (at, pack) in segment.packs.iter().enumerate() {
-                let number = *numbers.entry((pack.pack, pack.origin)).or_insert(packs.len() as u32);
-                if number as usize == packs.len() {
-                    let (session, origin) = (pack.session, pack.origin);
-                    packs.push(Listed { id: pack.pack, session, origin, place: (id, at as u32), held: Vec::new() });
-                }
-                let listed = &mut packs[number as usize];
-                let whole = |region: &&usize| there[**region].get(&pack.pack) == Some(&pack.size);
-                for region in regions.iter().filter(whole) {
-                    if !listed.held.contains(region) {
-                        listed.held.push(*region);
-                    }
-                }
-                which.push(number);
-                present.push(!listed.held.is_empty());
-            }
-            builder.add(&segment, &which, &present)?;
-        }
-        Ok(View { packs, graph: builder.finish()? })
-    }
-}
-
-fn read_from_any(repository: &Repository, regions: &[usize], id: SegmentId) -> Result<Segment, RepoError> {
-    let mut last = None;
-    for at in regions {
-        match read_segment(repository, &repository.regions[*at], id) {
-            Ok(opened) => return Ok(opened.segment),
-            Err(error) => last = Some(error),
-        }
-    }
-    Err(last.unwrap_or_else(|| RepoError::Missing { region: "every region".to_owned(), name: segment_name(&id) }))
-}
-
 /// The packs of the receiving region that a snapshot relies on there.
 #[derive(Default)]
 struct Relied(Mutex<BTreeSet<PackId>>);
@@ -523,8 +289,8 @@ fn copy_snapshot(
     let mut session = Session::open_in(repository, at)?;
     let outcome = (|| {
         let missing = session.missing();
-        let Choice { relied, wanted, nowhere } =
-            choose(view, at, &[info.snapshot.root], Some(info.slot), &missing, brought)?;
+        let (relied, mut wanted) = (Relied::default(), BTreeSet::new());
+        let nowhere = choose(view, at, &[info.snapshot.root], info.slot, &missing, brought, &relied, &mut wanted)?;
         if nowhere > 0 {
             return Err(Pending::Incomplete(nowhere));
         }
@@ -584,11 +350,17 @@ fn restock(
 ) -> Result<(), Pending> {
     stop_if_asked(monitor)?;
     let to = &repository.regions[at];
-    let here = counted.iter().filter(|info| info.regions.contains(&at));
-    let roots: Vec<ChunkId> = here.map(|info| info.snapshot.root).collect();
+    // Each slot's apart: what one slot lists is no other slot's copy (COLLECT-11).
+    let mut roots: BTreeMap<SlotId, Vec<ChunkId>> = BTreeMap::new();
+    for info in counted.iter().filter(|info| info.is_committed_in(at)) {
+        roots.entry(info.slot).or_default().push(info.snapshot.root);
+    }
     // What is condemned is rescued where these snapshots need it.
     let log = gclog::read(repository, to)?;
-    let Choice { relied, mut wanted, nowhere } = choose(view, at, &roots, None, &log.dead, brought)?;
+    let (relied, mut wanted, mut nowhere) = (Relied::default(), BTreeSet::new(), 0);
+    for (slot, roots) in roots {
+        nowhere += choose(view, at, &roots, slot, &log.dead, brought, &relied, &mut wanted)?;
+    }
     let mut is_whole = nowhere == 0;
     if !is_whole {
         let subject = format!("{}:packs/", to.name).into_bytes();
@@ -631,30 +403,24 @@ fn restock(
     outcome
 }
 
-/// What a region is to rely on and to get, so that it holds what some roots reach.
-struct Choice {
-    /// Packs of the region.
-    relied: Relied,
-    /// Packs from elsewhere.
-    wanted: BTreeSet<u32>,
-    /// Chunks that no region lists or holds.
-    nowhere: u64,
-}
-
-/// Which packs of the region the roots may rely on there, and which they want from elsewhere, so that every
-/// chunk that they reach has a copy. One of an origin that the slot trusts comes first.
+/// Which packs of the region a slot's roots may rely on there, and which are wanted from elsewhere, so that every
+/// chunk that they reach has a copy; gives how many have none in any region. Only a copy of the slot's own origin will
+/// do; of a chunk that has none of it, one copy of each origin, since any may be the one that was relied on
+/// (`COLLECT-11`).
+#[allow(clippy::too_many_arguments, reason = "one call; a struct would only name them twice")]
 fn choose(
     view: &View,
     at: usize,
     roots: &[ChunkId],
-    slot: Option<SlotId>,
+    slot: SlotId,
     missing: &HashSet<PackId>,
     brought: &HashMap<u32, PackId>,
-) -> Result<Choice, Pending> {
+    relied: &Relied,
+    wanted: &mut BTreeSet<u32>,
+) -> Result<u64, Pending> {
     let mut marks = view.graph.marks();
     let mut lacking = 0;
     view.graph.walk_all(roots, &mut marks, &mut |_, _, _| lacking += 1)?;
-    let (relied, mut wanted) = (Relied::default(), BTreeSet::new());
     let mut unheld = 0;
     view.graph.each_chunk(&marks, &mut |_, reached, copies| {
         if !reached {
@@ -662,21 +428,28 @@ fn choose(
         }
         let pack = |copy: &ChunkCopy| &view.packs[copy.pack as usize];
         let held: Vec<&ChunkCopy> = copies.iter().filter(|copy| !pack(copy).held.is_empty()).collect();
-        let trusted: Vec<&ChunkCopy> = held.iter().filter(|copy| Some(pack(copy).origin) == slot).copied().collect();
-        let among = if trusted.is_empty() { held } else { trusted };
-        let here = among.iter().find_map(|copy| match brought.get(&copy.pack) {
-            Some(id) => Some(*id).filter(|id| !missing.contains(id)),
-            None => Some(pack(copy).id).filter(|id| pack(copy).held.contains(&at) && !missing.contains(id)),
-        });
-        match (here, among.first()) {
-            (Some(id), _) => relied.add(id),
-            (None, _) if among.iter().any(|copy| wanted.contains(&copy.pack)) => {}
-            (None, Some(copy)) => drop(wanted.insert(copy.pack)),
-            (None, None) => unheld += 1,
+        let mut origins: Vec<SlotId> = held.iter().map(|copy| pack(copy).origin).collect();
+        if origins.contains(&slot) {
+            origins = vec![slot];
         }
+        origins.sort_unstable();
+        origins.dedup();
+        for origin in &origins {
+            let mut among = held.iter().filter(|copy| pack(copy).origin == *origin);
+            let here = among.clone().find_map(|copy| match brought.get(&copy.pack) {
+                Some(id) => Some(*id).filter(|id| !missing.contains(id)),
+                None => Some(pack(copy).id).filter(|id| pack(copy).held.contains(&at) && !missing.contains(id)),
+            });
+            match here {
+                Some(id) => relied.add(id),
+                None if among.clone().any(|copy| wanted.contains(&copy.pack)) => {}
+                None => wanted.extend(among.next().map(|copy| copy.pack)),
+            }
+        }
+        unheld += u64::from(origins.is_empty());
     })?;
     // A chunk that is listed and lost is among both.
-    Ok(Choice { relied, wanted, nowhere: lacking.max(unheld) })
+    Ok(lacking.max(unheld))
 }
 
 #[allow(clippy::too_many_arguments, reason = "one call; a struct would only name them twice")]

@@ -45,7 +45,7 @@ pub fn measure(chunks: u64, places: &Places) -> Vec<Figure> {
     for at in 0..count(chunks) {
         let listed = segment(at, chunks, SlotId([3; 16]));
         let name = SegmentId(id(u64::MAX / 2 + at).0);
-        let ((), took) = timed(|| index.ingest(name, &listed, &[REGION]).expect("ingested"));
+        let ((), took) = timed(|| index.ingest(name, 100, &listed, &[REGION]).expect("ingested"));
         ingested += took;
         slowest = slowest.max(took.wall);
     }

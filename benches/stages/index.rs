@@ -14,7 +14,7 @@ pub fn bench(criterion: &mut Criterion) {
     let index = RocksIndex::open(directory.path(), RepositoryId([1; 16]), 32 << 20).expect("an index");
     for number in 0..SEGMENTS {
         let segment = input::segment(number * SEGMENT_CHUNKS, SEGMENT_CHUNKS);
-        index.ingest(SegmentId([number as u8; 32]), &segment, &[RegionId([1; 16])]).expect("ingested");
+        index.ingest(SegmentId([number as u8; 32]), 100, &segment, &[RegionId([1; 16])]).expect("ingested");
     }
     let batches = |first: u64| -> Vec<Vec<ChunkId>> {
         // Spread over the whole index, as a tree's chunks are after years of backups.

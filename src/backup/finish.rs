@@ -100,11 +100,12 @@ impl<'a> Finisher<'a> {
         });
         let (bytes, id) = sealed?;
         self.timer.bytes(Stage::Segment, bytes.len() as u64);
+        let size = bytes.len() as u64;
         let ship = || self.shipper.ship_after(&shipments, &segment_name(&id), &bytes.into());
         self.timer.wait(Stage::Segment, ship)?;
         let regions: Vec<RegionId> =
             self.shipper.alive().into_iter().map(|at| self.repository.regions[at].info.region).collect();
-        self.timer.run(Stage::Index, || self.index.ingest(id, &segment, &regions))?;
+        self.timer.run(Stage::Index, || self.index.ingest(id, size, &segment, &regions))?;
         let listed: Vec<PackId> = segment.packs.iter().map(|pack| pack.pack).collect();
         self.usable.listed(&listed)?;
         segment.chunks().for_each(|chunk| self.in_flight.release(&chunk.id));

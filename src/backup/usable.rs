@@ -311,7 +311,7 @@ mod tests {
     fn index(packs: u8) -> MemoryIndex {
         let index = MemoryIndex::new();
         let segment = Segment { supersedes: Vec::new(), packs: (0..packs).map(pack).collect() };
-        index.ingest(SegmentId([7; 32]), &segment, &[REGION]).expect("ingested");
+        index.ingest(SegmentId([7; 32]), 100, &segment, &[REGION]).expect("ingested");
         index
     }
 
@@ -352,7 +352,7 @@ mod tests {
         usable.shipping(PackId([5; 32]));
         assert_eq!(usable.withdraw(&packs(&[5, 6])).expect("read"), BTreeSet::from([PackId([5; 32])]));
         let segment = Segment { supersedes: Vec::new(), packs: vec![pack(5), pack(6)] };
-        index.ingest(SegmentId([8; 32]), &segment, &[REGION]).expect("ingested");
+        index.ingest(SegmentId([8; 32]), 100, &segment, &[REGION]).expect("ingested");
         usable.listed(&[PackId([5; 32])]).expect("read");
         assert!(!usable.rely(1).expect("read") && !usable.rely(2).expect("read"));
         assert_eq!(usable.withdraw(&packs(&[5, 6])).expect("read"), BTreeSet::from([PackId([5; 32])]));

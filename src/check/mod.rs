@@ -182,7 +182,7 @@ pub fn check(
     }
     for info in &listing.snapshots {
         let lacking: Vec<String> = (0..repository.regions.len())
-            .filter(|at| !info.regions.contains(at))
+            .filter(|at| !info.is_committed_in(*at))
             .map(|at| repository.regions[at].name.clone())
             .collect();
         if !lacking.is_empty() {

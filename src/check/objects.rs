@@ -20,6 +20,7 @@ use crate::repo::open::{
     RegionHandle, RegionSpec, WRITERS, key_name, parse_key_name, parse_ring_name, parse_roster_name, read_ring,
     read_root_signed, read_sealed_ring, ring_name,
 };
+use crate::repo::snapshots::{parse_numbered, read_numbered};
 use crate::report::IssueKind;
 use crate::store::{Listed, list_sorted};
 use std::collections::{BTreeMap, BTreeSet};
@@ -35,6 +36,7 @@ pub(super) fn verify(run: &Run<'_>, region: &RegionHandle) -> Result<u64, CheckE
     objects += sessions(run, region)?;
     objects += accepted_lists(run, region)?;
     objects += attestations(run, region)?;
+    decisions(run, region)?;
     Ok(objects)
 }
 
@@ -268,6 +270,22 @@ pub(super) fn compare_key_files(run: &Run<'_>) -> Result<(), CheckError> {
                 }
             }
         }
+    }
+    Ok(())
+}
+
+/// What was decided over snapshots must be whole in each region: when the others are lost, a hold would be, too.
+fn decisions(run: &Run<'_>, region: &RegionHandle) -> Result<(), CheckError> {
+    for (prefix, kind) in [("verdicts/", ObjectKind::Verdict), ("tags/", ObjectKind::Tags)] {
+        let listed = list(region, prefix)?;
+        run.findings.parallel(run.threads(), listed.len(), &|at| {
+            let name = &listed[at].name;
+            let Some((_, _, digest)) = parse_numbered(name, prefix) else { return Ok(()) };
+            match read_numbered(run.repository, region, name, kind, digest) {
+                Ok(_) => Ok(()),
+                Err(error) => run.findings.note(&region.name, name, error),
+            }
+        })?;
     }
     Ok(())
 }

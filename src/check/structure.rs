@@ -11,10 +11,10 @@ use crate::index::{Index, IndexError, PackEntry, Place};
 use crate::pack::reader::pack_name;
 use crate::repo::gclog::{self, GcLog};
 use crate::repo::open::RegionHandle;
-use crate::repo::snapshots::{open_private, read_snapshot, snapshot_name};
+use crate::repo::snapshots::{SnapshotInfo, open_private, read_snapshot, snapshot_name};
 use crate::repo::sync::{list_packs, list_segments, read_segment};
 use crate::report::{IssueKind, Phase};
-use std::collections::{BTreeSet, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::{Mutex, PoisonError};
 
 /// Segments opened at once: each may take some ten megabytes while it is decoded.
@@ -70,11 +70,11 @@ impl Run<'_> {
     fn segments(&self, at: usize, region: &RegionHandle, report: RegionReport) -> Result<Checked, CheckError> {
         // Segments are listed before packs: a pack is stored before the segment that lists it, so that
         // a backup going on meanwhile doesn't look like a loss.
-        let mut ids: Vec<SegmentId> = list_segments(region)?.into_iter().collect();
+        let mut ids: Vec<SegmentId> = list_segments(region)?.into_keys().collect();
         ids.sort_unstable();
         let stored = list_packs(region)?;
         // The log last: a collection that deleted packs meanwhile has written its final before.
-        let log = gclog::read(self.repository, region)?;
+        let (log, _) = gclog::read_what_is_whole(self.repository, region)?;
 
         let mut index_differs = 0;
         let known = match self.index.map(|index| index.segments(region.info.region)) {
@@ -177,9 +177,14 @@ impl Run<'_> {
 
     /// Every copy of a snapshot in this region must verify, not just some region's.
     fn snapshots(&self, region: &RegionHandle, checked: &mut Checked) -> Result<(), CheckError> {
-        let counted: Vec<_> = self.listing.snapshots.iter().filter(|info| info.regions.contains(&checked.at)).collect();
+        let here = |info: &&SnapshotInfo| info.is_committed_in(checked.at);
+        let counted: Vec<_> = self.listing.snapshots.iter().filter(here).collect();
         self.findings.parallel(self.threads(), counted.len(), &|at| {
             let id = counted[at].id;
+            // Told with the listing.
+            if counted[at].lost.contains(&checked.at) {
+                return Ok(());
+            }
             let read = read_snapshot(self.repository, region, id).and_then(|(snapshot, _)| {
                 if self.repository.keyring.can_open_payloads() {
                     open_private(self.repository, &snapshot)
@@ -255,13 +260,13 @@ impl Run<'_> {
         &self,
         region: &RegionHandle,
         log: &GcLog,
-        known: &HashSet<SegmentId>,
+        known: &HashMap<SegmentId, u64>,
         id: SegmentId,
         segment: &Segment,
     ) -> Option<String> {
         let index = self.index?;
         // One that it doesn't know yet comes in with the next command that needs it.
-        if !known.contains(&id) {
+        if !known.contains_key(&id) {
             return None;
         }
         // What a final lists as deleted has left the index, whatever segments say.

@@ -47,13 +47,18 @@ pub fn run(args: &BackupArgs, global: &Global) -> Result<Class, CliError> {
     workspace.repository.require(&AUTHORS, "back up")?;
     // Before anything is copied into a region that takes other snapshots only.
     crate::backup::check_dataset(&workspace.repository, &wanted.dataset)?;
-    let (index, index_class) = timer.run(Stage::Open, || workspace.index())?;
+    let (index, mut index_class) = timer.run(Stage::Open, || workspace.index())?;
     let mut lacking = timer.run(Stage::Open, || workspace.lacking(&index))?;
-    let (mut listing, listing_class) = timer.run(Stage::Open, || workspace.snapshots())?;
+    let (mut listing, mut listing_class) = timer.run(Stage::Open, || workspace.snapshots())?;
+    let mut log_class = Class::Success;
+    if workspace.leave_out_damaged_logs(&listing)? {
+        log_class = Class::Corrupt;
+        (listing, listing_class) = workspace.snapshots()?;
+    }
     let doubted = timer.run(Stage::Open, || workspace.doubts(&index, &listing.snapshots, &mut lacking))?;
     let mut behind = Class::Success;
     let mut looked = None;
-    let is_lacking = !lacking.is_empty() || !doubted.is_empty();
+    let is_lacking = !lacking.is_empty() || !doubted.is_empty() || index_class != Class::Success;
     if (workspace.repository.regions.len() > 1 || is_lacking) && !wanted.dry_run {
         // A region that fell behind is brought up first: what is new is then stored once for all.
         let mut broke = false;
@@ -63,10 +68,7 @@ pub fn run(args: &BackupArgs, global: &Global) -> Result<Class, CliError> {
             workspace.progress.notice(&format!("{} put back", render::counted(healed.packs, "lost pack")));
         }
         // What is lost and can't come back so may be needed by nothing, or be copied under another name.
-        let depth = match lacking.is_empty() && doubted.is_empty() {
-            true => Depth::Commits,
-            false => Depth::Content,
-        };
+        let depth = if is_lacking { Depth::Content } else { Depth::Commits };
         let copied = loop {
             let scratch = Some(SpoolSpace::Directory(workspace.cache_directory()));
             match crate::replicate::replicate(
@@ -81,7 +83,7 @@ pub fn run(args: &BackupArgs, global: &Global) -> Result<Class, CliError> {
                 Err(error) => workspace.go_on_without(error)?,
             }
             broke = true;
-            listing = workspace.snapshots()?.0;
+            (listing, listing_class) = workspace.snapshots()?;
         };
         if !copied.issues.is_empty() {
             // Not this snapshot, but an earlier one isn't committed in every region yet.
@@ -92,11 +94,12 @@ pub fn run(args: &BackupArgs, global: &Global) -> Result<Class, CliError> {
         }
         looked = Some(workspace.losses(&index, &lacking, Some(&copied))?);
         let aside = workspace.set_aside(copied.behind);
-        if copied.packs + copied.segments + copied.commits + copied.decisions > 0 || aside || broke {
-            crate::repo::sync::sync(&workspace.repository, &index, &workspace.progress)?;
+        if copied.packs + copied.segments + copied.commits + copied.decisions + copied.healed > 0 || aside || broke {
+            // What was damaged may be whole by now.
+            index_class = workspace.bring_up(&index)?;
             // It may have been made anew, and what is lacking is told by its numbers.
             lacking = presence::look(&workspace.repository, &index)?;
-            listing = workspace.snapshots()?.0;
+            (listing, listing_class) = workspace.snapshots()?;
         }
     }
     let lost_class = match looked {
@@ -125,7 +128,8 @@ pub fn run(args: &BackupArgs, global: &Global) -> Result<Class, CliError> {
         .worse(behind)
         .worse(index_class)
         .worse(lost_class)
-        .worse(listing_class);
+        .worse(listing_class)
+        .worse(log_class);
     class.printed(printed).map_err(|mut error| {
         if let Some(id) = summary.snapshot {
             error.message = format!("{}; snapshot {id} is saved", error.message);

@@ -10,10 +10,9 @@ use crate::format::ids::SnapshotId;
 use crate::format::verdict::Ruling;
 use crate::policy::{Candidate, Group, GroupKey, Keep, Log, Policy, Reason, broken_floors, plan, window};
 use crate::repo::open::DECIDERS;
-use crate::repo::snapshots::{self, Listing, SnapshotInfo};
+use crate::repo::snapshots::{self, SnapshotInfo};
 use crate::repo::verdicts::{Decree, put};
 use crate::repo::{RepoError, retention};
-use crate::report::Monitor;
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::io::{IsTerminal, Write};
@@ -29,9 +28,7 @@ pub fn run(args: &ForgetArgs, global: &Global) -> Result<Class, CliError> {
         workspace.repository.require(&DECIDERS, "forget snapshots")?;
     }
     let rules = rules(args, &workspace)?;
-    let Listing { mut snapshots, issues } = snapshots::list_all(&workspace.repository)?;
-    issues.iter().for_each(|issue| workspace.progress.issue(issue));
-    let read_class = if issues.is_empty() { Class::Success } else { Class::Corrupt };
+    let (mut snapshots, read_class) = workspace.everything()?;
     let forgotten_before: Vec<SnapshotInfo> = snapshots.iter().filter(|info| info.is_forgotten()).cloned().collect();
     snapshots.retain(|info| !info.is_forgotten());
     for tag in rules.tags.iter().filter(|tag| !snapshots.iter().any(|info| info.tags.contains(*tag))) {

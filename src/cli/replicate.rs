@@ -19,18 +19,30 @@ use serde_json::{Value, json};
 /// When the repository can't be opened, a region can't be listed, or the user stops it.
 pub fn run(global: &Global) -> Result<Class, CliError> {
     let mut workspace = Workspace::open(global)?;
-    let (index, index_class) = workspace.index()?;
+    let (index, mut index_class) = workspace.index()?;
     let mut lacking = workspace.lacking(&index)?;
-    let (listing, listing_class) = workspace.snapshots()?;
-    let repository = &workspace.repository;
+    let (listing, mut listing_class) = workspace.snapshots()?;
     let directory = workspace.cache_directory();
     std::fs::create_dir_all(&directory).map_err(|error| CliError::file("make", &directory, &error))?;
     let scratch = Some(SpoolSpace::Directory(directory));
     let memory_bytes = workspace.settings.memory_bytes / 4;
     // Under their own names first: nothing else need be written then.
-    let healed = heal(repository, &index, &mut lacking, &workspace.progress)?;
-    let mut done =
-        replicate(repository, &listing.snapshots, Depth::Content, scratch, memory_bytes, &workspace.progress)?;
+    let healed = heal(&workspace.repository, &index, &mut lacking, &workspace.progress)?;
+    let mut done = replicate(
+        &workspace.repository,
+        &listing.snapshots,
+        Depth::Content,
+        scratch,
+        memory_bytes,
+        &workspace.progress,
+    )?;
+    if !workspace.progress.cancelled() && index_class != Class::Success {
+        // What was damaged may be whole by now.
+        index_class = workspace.bring_up(&index)?;
+    }
+    if done.healed > 0 && listing_class != Class::Success {
+        listing_class = workspace.snapshots()?.1;
+    }
     let lost_class = workspace.losses(&index, &lacking, Some(&done))?;
     done.packs += healed.packs;
     done.bytes += healed.bytes;
@@ -38,6 +50,7 @@ pub fn run(global: &Global) -> Result<Class, CliError> {
     if workspace.progress.cancelled() {
         return Err(CliError::cancelled());
     }
+    let repository = &workspace.repository;
     // A writer answers for its own chain, and brings that together whenever it records.
     let (entries, no_room) =
         if repository.role() == Role::Writer { (0, NoRoom::new()) } else { audit::merge(repository)? };
@@ -49,9 +62,13 @@ pub fn run(global: &Global) -> Result<Class, CliError> {
     let absent = workspace.absent.iter().map(|(name, why)| json!({ "name": name, "reached": false, "failure": why }));
     let document = json!({
         "packs": done.packs, "bytes": done.bytes, "segments": done.segments, "commits": done.commits,
-        "decisions": done.decisions, "audit_entries": entries, "issues": issues_document(&done.issues),
+        "decisions": done.decisions, "healed": done.healed, "audit_entries": entries, "issues": issues_document(&done.issues),
         "regions": reached.chain(absent).collect::<Vec<Value>>(),
     });
+    let unreached = workspace.absent.iter().any(|(name, _)| !left_out.contains(name));
+    let class = if done.issues.is_empty() && !unreached { Class::Success } else { Class::Pending };
+    let damaged = if done.is_damaged() { Class::Corrupt } else { Class::Success };
+    let lasting = damaged.worse(index_class).worse(lost_class).worse(listing_class);
     let printed = Output { json: global.json }.result(&document, |out| {
         let (packs, bytes) = (render::counted(done.packs, "pack"), render::size(done.bytes));
         writeln!(out, "Copied {packs} ({bytes}), and wrote {}", render::counted(done.commits, "commit"))?;
@@ -59,7 +76,13 @@ pub fn run(global: &Global) -> Result<Class, CliError> {
             let (decisions, entries) = (render::count(done.decisions), render::count(entries));
             writeln!(out, "Copied {decisions} verdicts and tags, {entries} audit entries")?;
         }
+        if done.healed > 0 {
+            writeln!(out, "Put {} right again", render::counted(done.healed, "damaged or lost object"))?;
+        }
         match done.issues.len() as u64 {
+            0 if lasting != Class::Success => {
+                writeln!(out, "Something is damaged or lost still, as told above; `keepstone check` says what needs it")
+            }
             0 => writeln!(
                 out,
                 "All reached regions hold all snapshots that count, by the names and sizes of their packs"
@@ -67,8 +90,5 @@ pub fn run(global: &Global) -> Result<Class, CliError> {
             more => writeln!(out, "NOT copied, as told above: {}; the next run tries again", render::count(more)),
         }
     });
-    let unreached = workspace.absent.iter().any(|(name, _)| !left_out.contains(name));
-    let class = if done.issues.is_empty() && !unreached { Class::Success } else { Class::Pending };
-    let damaged = if done.is_damaged() { Class::Corrupt } else { Class::Success };
-    class.worse(damaged).worse(index_class).worse(lost_class).worse(listing_class).printed(printed)
+    class.worse(lasting).printed(printed)
 }

@@ -10,18 +10,10 @@ use super::workspace::Workspace;
 use crate::format::verdict::Ruling;
 use crate::policy::window;
 use crate::repo::open::DECIDERS;
-use crate::repo::snapshots::{self, Listing, Selector, SnapshotInfo};
+use crate::repo::snapshots::{self, Selector, SnapshotInfo};
 use crate::repo::verdicts::{Decree, Unforgotten, put, stored, unforgotten};
-use crate::report::Monitor;
 use serde_json::json;
 use std::collections::BTreeSet;
-
-/// Everything that counts or is forgotten; what is damaged is shown.
-fn all(workspace: &Workspace) -> Result<(Vec<SnapshotInfo>, Class), CliError> {
-    let Listing { snapshots, issues } = snapshots::list_all(&workspace.repository)?;
-    issues.iter().for_each(|issue| workspace.progress.issue(issue));
-    Ok((snapshots, if issues.is_empty() { Class::Success } else { Class::Corrupt }))
-}
 
 /// Brings a forgotten snapshot back.
 ///
@@ -32,7 +24,8 @@ pub fn unforget(args: &UnforgetArgs, global: &Global) -> Result<Class, CliError>
     let mut workspace = Workspace::open(global)?;
     let repository = &workspace.repository;
     repository.require(&DECIDERS, "unforget snapshots")?;
-    let (snapshots, read_class) = all(&workspace)?;
+    let (snapshots, read_class) = workspace.everything()?;
+    let repository = &workspace.repository;
     let (forgotten, counted): (Vec<_>, Vec<_>) = snapshots.into_iter().partition(SnapshotInfo::is_forgotten);
     let wanted = Selector::Prefix(args.id.as_str().to_owned());
     let info = match snapshots::select(&forgotten, &wanted) {
@@ -135,7 +128,8 @@ fn decide(references: &[SnapshotRef], decree: Decree, global: &Global) -> Result
     let repository = &workspace.repository;
     repository
         .require(&DECIDERS, if decree.ruling == Ruling::Hold { "hold snapshots" } else { "release snapshots" })?;
-    let (snapshots, read_class) = all(&workspace)?;
+    let (snapshots, read_class) = workspace.everything()?;
+    let repository = &workspace.repository;
     let (forgotten, counted): (Vec<_>, Vec<_>) = snapshots.into_iter().partition(SnapshotInfo::is_forgotten);
     let filter = Filter::default();
     let choice = Choice::new(&workspace, counted, &filter);

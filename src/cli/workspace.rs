@@ -18,7 +18,7 @@ use crate::repo::audit::NoRoom;
 use crate::repo::fetch::{FetchError, Fetcher};
 use crate::repo::open::{Located, RegionSpec, Repository};
 use crate::repo::presence::{self, Lacking};
-use crate::repo::snapshots::{self, Listing, Selector, SnapshotInfo};
+use crate::repo::snapshots::{self, LOG_REMEDY, Listing, Selector, SnapshotInfo};
 use crate::repo::sync::sync;
 use crate::report::{Issue, IssueKind, Monitor};
 use crate::store::open::{local_path, open_store};
@@ -262,6 +262,28 @@ impl Workspace {
         }
     }
 
+    /// For whoever writes or decides: regions whose collection log is damaged take no part (`GC-4`). True when there are
+    /// any; what was listed before is to be listed again then.
+    ///
+    /// # Errors
+    /// When it is so in every region.
+    pub fn leave_out_damaged_logs(&mut self, listing: &Listing) -> Result<bool, CliError> {
+        let regions = &self.repository.regions;
+        if let Some(detail) =
+            listing.damaged_logs.values().next().filter(|_| listing.damaged_logs.len() == regions.len())
+        {
+            return Err(
+                CliError::new(Class::Corrupt, format!("the collection log is damaged: {detail}")).hint(LOG_REMEDY)
+            );
+        }
+        let failure = |(at, detail): (&usize, &String)| {
+            let store = regions[*at].store.address();
+            (*at, StoreError::new(StoreErrorKind::Other, "read", store, "gc/", detail.clone()))
+        };
+        let failures: BTreeMap<usize, StoreError> = listing.damaged_logs.iter().map(failure).collect();
+        Ok(!failures.is_empty() && self.leave_out(failures, "its collection log is damaged: "))
+    }
+
     fn leave_out(&mut self, failures: BTreeMap<usize, StoreError>, what: &str) -> bool {
         let mut reasons: BTreeMap<String, String> =
             failures.iter().map(|(at, error)| (self.repository.regions[*at].name.clone(), error.to_string())).collect();
@@ -320,12 +342,21 @@ impl Workspace {
         })?;
         let cache_bytes = self.settings.memory_bytes / 8;
         let index = RocksIndex::open(&self.index_directory(), self.repository.config.repository, cache_bytes)?;
+        let class = self.bring_up(&index)?;
+        Ok((index, class))
+    }
+
+    /// Brings the index up to what the regions list, as [`Workspace::index`] did.
+    ///
+    /// # Errors
+    /// When a region can't be listed or the index can't be written.
+    pub fn bring_up(&mut self, index: &RocksIndex) -> Result<Class, CliError> {
         let issues = loop {
-            let synced = match sync(&self.repository, &index, &self.progress) {
+            let synced = match sync(&self.repository, index, &self.progress) {
                 Err(RepoError::Index(error @ (IndexError::Database { .. } | IndexError::Damaged { .. }))) => {
                     self.progress.notice(&format!("{error}: that is done now"));
                     index.clear()?;
-                    sync(&self.repository, &index, &self.progress)
+                    sync(&self.repository, index, &self.progress)
                 }
                 outcome => outcome,
             };
@@ -334,7 +365,7 @@ impl Workspace {
                 Err(error) => self.go_on_without(error)?,
             }
         };
-        Ok((index, if issues.is_empty() { Class::Success } else { Class::Corrupt }))
+        Ok(if issues.is_empty() { Class::Success } else { Class::Corrupt })
     }
 
     /// What the regions' segments list and the regions lack, told of.
@@ -490,6 +521,21 @@ impl Workspace {
             return Err(FetchError::NotPermitted.into());
         }
         Ok(Fetcher::new(&self.repository, index, &self.progress, self.settings.memory_bytes / 8))
+    }
+
+    /// For whoever decides: everything that counts or is forgotten, in the regions that can take part. What is damaged
+    /// is shown, and makes the outcome corrupt.
+    ///
+    /// # Errors
+    /// When a region can't be listed, or every collection log is damaged.
+    pub fn everything(&mut self) -> Result<(Vec<SnapshotInfo>, Class), CliError> {
+        let mut listing = snapshots::list_all(&self.repository)?;
+        listing.issues.iter().for_each(|issue| self.progress.issue(issue));
+        let class = if listing.issues.is_empty() { Class::Success } else { Class::Corrupt };
+        if self.leave_out_damaged_logs(&listing)? {
+            listing = snapshots::list_all(&self.repository)?;
+        }
+        Ok((listing.snapshots, class))
     }
 
     /// All snapshots that count. What is damaged is shown and makes the outcome corrupt.

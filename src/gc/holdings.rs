@@ -114,7 +114,7 @@ pub fn read_segment(repository: &Repository, region: &RegionHandle, id: SegmentI
     let incomplete = |detail: String| GcError::Incomplete {
         region: region.name.clone(),
         detail: format!(
-            "{name}: {detail}; `keepstone check` tells what it listed, and whether another region has it whole"
+            "{name}: {detail}; `keepstone replicate` gives it its right bytes if another region has it whole, and `keepstone check` tells what it listed"
         ),
     };
     let signed = object::decode(ObjectKind::Segment, repository.config.repository, &bytes)
@@ -258,7 +258,7 @@ impl Holdings {
         let mut gone: BTreeSet<SegmentId> = BTreeSet::new();
         let mut refused: BTreeMap<SegmentId, String> = BTreeMap::new();
         for attempt in 0.. {
-            let listed: BTreeSet<SegmentId> = list_segments(region)?.into_iter().collect();
+            let listed: BTreeSet<SegmentId> = list_segments(region)?.into_keys().collect();
             let fresh: Vec<SegmentId> = listed.difference(&read).copied().collect();
             if fresh.is_empty() {
                 break;

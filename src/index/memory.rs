@@ -17,7 +17,8 @@ struct State {
     chunks: HashMap<ChunkId, Vec<Place>>,
     packs: Vec<Arc<PackEntry>>,
     ordinals: HashMap<PackId, Vec<u32>>,
-    segments: HashMap<RegionId, HashMap<SegmentId, Vec<u32>>>,
+    /// By region, with the segment's size and its packs.
+    segments: HashMap<RegionId, HashMap<SegmentId, (u64, Vec<u32>)>>,
     incarnation: Vec<u8>,
     doubted: BTreeSet<RegionId>,
 }
@@ -118,11 +119,13 @@ impl Index for MemoryIndex {
         Ok(known.map(|(region, _)| *region).collect())
     }
 
-    fn segments(&self, region: RegionId) -> Result<HashSet<SegmentId>, IndexError> {
-        Ok(self.state().segments.get(&region).map_or(HashSet::new(), |known| known.keys().copied().collect()))
+    fn segments(&self, region: RegionId) -> Result<HashMap<SegmentId, u64>, IndexError> {
+        let state = self.state();
+        let known = state.segments.get(&region).into_iter().flatten();
+        Ok(known.map(|(id, (size, _))| (*id, *size)).collect())
     }
 
-    fn ingest(&self, id: SegmentId, segment: &Segment, regions: &[RegionId]) -> Result<(), IndexError> {
+    fn ingest(&self, id: SegmentId, size: u64, segment: &Segment, regions: &[RegionId]) -> Result<(), IndexError> {
         let mut state = self.state();
         let mut ordinals = Vec::with_capacity(segment.packs.len());
         for (listed, listing) in segment.packs.iter().zip(listings(segment)) {
@@ -142,7 +145,7 @@ impl Index for MemoryIndex {
             }
         }
         for region in regions {
-            state.segments.entry(*region).or_default().insert(id, ordinals.clone());
+            state.segments.entry(*region).or_default().insert(id, (size, ordinals.clone()));
         }
         Ok(())
     }
@@ -158,7 +161,7 @@ impl Index for MemoryIndex {
         let segments = state.segments.entry(region).or_default();
         let of = |gone: bool| {
             let chosen = segments.iter().filter(move |(id, _)| vanished.contains(*id) == gone);
-            chosen.flat_map(|(_, listed)| listed.iter().copied()).collect::<HashSet<u32>>()
+            chosen.flat_map(|(_, (_, listed))| listed.iter().copied()).collect::<HashSet<u32>>()
         };
         let mut lost = &of(true) - &of(false);
         if let Some(ordinal) = lost.iter().find(|ordinal| !dead.contains(&state.packs[**ordinal as usize].id)) {

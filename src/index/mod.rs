@@ -20,7 +20,7 @@ pub use rocks::RocksIndex;
 
 use crate::format::ids::{ChunkId, PackId, RegionId, SegmentId};
 use crate::format::segment::Segment;
-use std::collections::{BTreeSet, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 
 /// What goes wrong with the local index. It never loses data: the remedy is to rebuild it.
@@ -89,6 +89,8 @@ pub enum IndexError {
 pub struct Arrival {
     /// Its id.
     pub id: SegmentId,
+    /// Its size in bytes.
+    pub size: u64,
     /// What it lists.
     pub segment: Segment,
     /// The regions that have it.
@@ -163,24 +165,25 @@ pub trait Index: Send + Sync {
     /// When the index can't be read.
     fn regions(&self) -> Result<BTreeSet<RegionId>, IndexError>;
 
-    /// The segments known of a region.
+    /// The segments known of a region, with their sizes in bytes: one that is listed in another size isn't there.
     ///
     /// # Errors
     /// When the index can't be read.
-    fn segments(&self, region: RegionId) -> Result<HashSet<SegmentId>, IndexError>;
+    fn segments(&self, region: RegionId) -> Result<HashMap<SegmentId, u64>, IndexError>;
 
-    /// Takes a durable segment in as present in `regions`; knowing it already is no error.
+    /// Takes a durable segment of `size` bytes in as present in `regions`; knowing it already is no error.
     ///
     /// # Errors
     /// When the index can't be written.
-    fn ingest(&self, id: SegmentId, segment: &Segment, regions: &[RegionId]) -> Result<(), IndexError>;
+    fn ingest(&self, id: SegmentId, size: u64, segment: &Segment, regions: &[RegionId]) -> Result<(), IndexError>;
 
     /// Takes several in together, all or none where it is on disk: far quicker there than one after another.
     ///
     /// # Errors
     /// When the index can't be written.
     fn ingest_all(&self, arrivals: &[Arrival]) -> Result<(), IndexError> {
-        arrivals.iter().try_for_each(|arrival| self.ingest(arrival.id, &arrival.segment, &arrival.regions))
+        let mut each = arrivals.iter();
+        each.try_for_each(|arrival| self.ingest(arrival.id, arrival.size, &arrival.segment, &arrival.regions))
     }
 
     /// Takes out what a region no longer has: it lists the segments in `vanished` no more, and the packs in

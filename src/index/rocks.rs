@@ -25,7 +25,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
 
-const LAYOUT: &[u8] = b"keepstone index 4";
+const LAYOUT: &[u8] = b"keepstone index 5";
 const KEY_STAMP: &[u8] = b"stamp";
 const KEY_INCARNATION: &[u8] = b"incarnation";
 const KEY_NUMBERING: &[u8] = b"numbering";
@@ -42,8 +42,10 @@ const LEVEL_0_FILES_MAX: u64 = 8;
 
 /// Takes a key and its value.
 type EachRecord<'a> = dyn FnMut(&[u8], &[u8]) -> Result<(), IndexError> + 'a;
-/// Takes a segment and what is known of it.
-type EachSegment<'a> = dyn FnMut(SegmentId, &[u8]) -> Result<(), IndexError> + 'a;
+/// Takes a segment, its size, and its packs' ordinals as they are kept.
+type EachSegment<'a> = dyn FnMut(SegmentId, u64, &[u8]) -> Result<(), IndexError> + 'a;
+/// A segment on its way in: id, size, content, regions.
+type Arriving<'a> = (SegmentId, u64, &'a Segment, &'a [RegionId]);
 
 /// A RocksDB database in a directory of its own.
 pub struct RocksIndex {
@@ -402,11 +404,12 @@ impl RocksIndex {
         Ok(())
     }
 
-    /// The segments of a region with the ordinals that each lists.
+    /// The segments of a region with their sizes and the ordinals that each lists.
     fn each_segment(&self, region: RegionId, each: &mut EachSegment<'_>) -> Result<(), IndexError> {
         self.each("segments", &region.0, &mut |key, value| {
             let id = key[region.0.len()..].try_into().map_err(|_| self.damaged("a segment's key"))?;
-            each(SegmentId(id), value)
+            let (size, ordinals) = value.split_first_chunk().ok_or_else(|| self.damaged("a segment's size"))?;
+            each(SegmentId(id), u64::from_le_bytes(*size), ordinals)
         })
     }
 
@@ -420,7 +423,7 @@ impl RocksIndex {
         let ordinals = |value: &[u8]| decode_ordinals(value).map_err(|e| self.damaged(e));
         let (mut segments, mut lost) = (Vec::new(), HashSet::new());
         if !vanished.is_empty() {
-            self.each_segment(region, &mut |id, value| {
+            self.each_segment(region, &mut |id, _, value| {
                 if vanished.contains(&id) {
                     segments.push(id);
                     lost.extend(ordinals(value)?);
@@ -429,7 +432,7 @@ impl RocksIndex {
             })?;
         }
         if !lost.is_empty() {
-            self.each_segment(region, &mut |id, value| {
+            self.each_segment(region, &mut |id, _, value| {
                 if !vanished.contains(&id) {
                     for ordinal in ordinals(value)? {
                         lost.remove(&ordinal);
@@ -481,7 +484,7 @@ impl RocksIndex {
     }
 
     /// Takes segments in, all or none.
-    fn take_in(&self, arriving: &[(SegmentId, &Segment, &[RegionId])]) -> Result<(), IndexError> {
+    fn take_in(&self, arriving: &[Arriving<'_>]) -> Result<(), IndexError> {
         if arriving.is_empty() {
             return Ok(());
         }
@@ -496,7 +499,7 @@ impl RocksIndex {
         let mut unlisted = self.unlisted();
         let mut relisted = false;
         let mut pack_count = self.pack_count();
-        for (id, segment, regions) in arriving {
+        for (id, size, segment, regions) in arriving {
             let mut listing_packs = Vec::with_capacity(segment.packs.len());
             for (listed, listing) in segment.packs.iter().zip(listings(segment)) {
                 let mut known = match ordinals.get(&listed.pack) {
@@ -533,7 +536,7 @@ impl RocksIndex {
                 }
                 pack_count += 1;
             }
-            let listing_packs = encode_ordinals(listing_packs);
+            let listing_packs = [&size.to_le_bytes()[..], &encode_ordinals(listing_packs)].concat();
             for region in *regions {
                 change.segments.insert([&region.0[..], &id.0[..]].concat(), Some(listing_packs.clone()));
             }
@@ -744,23 +747,24 @@ impl Index for RocksIndex {
         }))
     }
 
-    fn segments(&self, region: RegionId) -> Result<HashSet<SegmentId>, IndexError> {
+    fn segments(&self, region: RegionId) -> Result<HashMap<SegmentId, u64>, IndexError> {
         self.noted(self.retried(|| {
-            let mut found = HashSet::new();
-            self.each_segment(region, &mut |id, _| {
-                found.insert(id);
+            let mut found = HashMap::new();
+            self.each_segment(region, &mut |id, size, _| {
+                found.insert(id, size);
                 Ok(())
             })?;
             Ok(found)
         }))
     }
 
-    fn ingest(&self, id: SegmentId, segment: &Segment, regions: &[RegionId]) -> Result<(), IndexError> {
-        self.noted(self.take_in(&[(id, segment, regions)]))
+    fn ingest(&self, id: SegmentId, size: u64, segment: &Segment, regions: &[RegionId]) -> Result<(), IndexError> {
+        self.noted(self.take_in(&[(id, size, segment, regions)]))
     }
 
     fn ingest_all(&self, arrivals: &[Arrival]) -> Result<(), IndexError> {
-        let arriving = arrivals.iter().map(|arrival| (arrival.id, &arrival.segment, &arrival.regions[..]));
+        let arriving =
+            arrivals.iter().map(|arrival| (arrival.id, arrival.size, &arrival.segment, &arrival.regions[..]));
         self.noted(self.take_in(&arriving.collect::<Vec<_>>()))
     }
 

@@ -139,6 +139,8 @@ pub struct OpenedSegment {
     pub segment: Segment,
     /// Who signed it.
     pub signer: SlotId,
+    /// Its size as it is stored, in bytes.
+    pub size: u64,
 }
 
 /// Checks digest and name, verifies the signature with `verify`, opens and decodes.
@@ -163,7 +165,7 @@ pub fn open(
     let payload = object::open_payload(keyring, &signed).map_err(|e| fail(e.to_string()))?;
     let columns = unpack(&payload).map_err(|e| fail(e.to_string()))?;
     let segment = Segment::decode(&columns).map_err(|e| fail(e.to_string()))?;
-    Ok(OpenedSegment { segment, signer: signed.envelope.signer })
+    Ok(OpenedSegment { segment, signer: signed.envelope.signer, size: bytes.len() as u64 })
 }
 
 fn unpack(payload: &[u8]) -> Result<Vec<u8>, DecodeError> {

@@ -14,7 +14,7 @@ const ITEMS_MIN: usize = 64;
 ///
 /// # Errors
 /// The first failure, in the items' order, of those that were met; no item is begun after one.
-pub(super) fn at_once<T: Sync, R: Send>(
+pub(crate) fn at_once<T: Sync, R: Send>(
     items: &[T],
     each: impl Fn(&T) -> Result<R, RepoError> + Sync,
 ) -> Result<Vec<R>, RepoError> {

@@ -188,6 +188,45 @@ pub fn read(repository: &Repository, region: &RegionHandle) -> Result<GcLog, Rep
     Ok(log)
 }
 
+/// What a region's log says as far as it is whole, and what is wrong with the rest: for whoever only reads there. What
+/// a damaged entry said isn't known: packs that it condemned or deleted look lost, and commits that it fenced seem to
+/// count, though they may lack packs. A writer or a collector stops at such a log (`GC-4`): never for these.
+///
+/// # Errors
+/// When the log can't be listed, or the store fails.
+pub fn read_what_is_whole(
+    repository: &Repository,
+    region: &RegionHandle,
+) -> Result<(GcLog, Option<RepoError>), RepoError> {
+    let damage = match read(repository, region) {
+        Ok(log) => return Ok((log, None)),
+        Err(error @ (RepoError::Object { .. } | RepoError::Crypto { .. } | RepoError::Missing { .. })) => error,
+        Err(error) => return Err(error),
+    };
+    fn whole<E: Entry>(read: Result<E, RepoError>) -> Result<Option<E>, RepoError> {
+        match read {
+            Ok(entry) => Ok(Some(entry)),
+            Err(error @ RepoError::Store { .. }) => Err(error),
+            Err(_) => Ok(None),
+        }
+    }
+    let mut log = GcLog::default();
+    let generations = list(region)?;
+    let ended: Vec<u64> = generations.iter().filter(|(_, parts)| parts.contains("final")).map(|(n, _)| *n).collect();
+    let finals = at_once(&ended, |number| whole(read_entry::<Final>(repository, region, *number)))?;
+    finals.into_iter().flatten().for_each(|entry| log.close(entry));
+    if let Some((number, parts)) = generations.last_key_value() {
+        log.newest = *number;
+        if !parts.contains("final") {
+            let condemn: Option<Condemn> = whole(read_entry(repository, region, *number))?;
+            let condemned = condemn.into_iter().flat_map(|condemn| condemn.packs).collect();
+            let fence = whole(read_entry(repository, region, *number))?;
+            log.open = Some(OpenGeneration { number: *number, condemned, fence });
+        }
+    }
+    Ok((log, Some(damage)))
+}
+
 /// The generations of a region that have a final.
 ///
 /// # Errors

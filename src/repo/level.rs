@@ -30,6 +30,8 @@ const RINGS_COMPARED: usize = 32;
 pub struct Levelled {
     /// Objects copied.
     pub copied: u64,
+    /// Rosters that were damaged here, and have their own bytes again.
+    pub healed: u64,
     /// What this region still lacks or holds wrong.
     pub issues: Vec<Issue>,
 }
@@ -140,6 +142,7 @@ impl<'a> Levelling<'a> {
         // Earlier ones tell what the newest follows from.
         let held = |names: &Names| names.rosters.clone();
         let own = self.names[at].as_ref().map(held).unwrap_or_default();
+        self.heal_rosters(at, &own, &mut done)?;
         let all: BTreeSet<(u64, String)> = self.others(at).flat_map(|(_, _, names)| held(names)).collect();
         for (number, name) in all.difference(&own) {
             match repository.copy_signed(to, ObjectKind::Roster, name) {
@@ -152,6 +155,42 @@ impl<'a> Levelling<'a> {
             }
         }
         Ok(done)
+    }
+
+    /// A roster that has its name and not its bytes gets these from another region (`HEAL-2`): the newest, without
+    /// which this region doesn't open alone, and in a thorough levelling each.
+    fn heal_rosters(&mut self, at: usize, own: &BTreeSet<(u64, String)>, done: &mut Levelled) -> Result<(), RepoError> {
+        let repository = self.repository;
+        let (to, config) = (&repository.regions[at], &repository.config);
+        for (number, name) in own {
+            let is_newest = *number == repository.roster.number;
+            let Some((_, digest)) = parse_roster_name(name).filter(|_| is_newest || self.thorough) else { continue };
+            let damage = match read_roster(&[to], config, *number, digest) {
+                Ok(_) => continue,
+                Err(error @ RepoError::Store { .. }) => return Err(error),
+                Err(error) => error,
+            };
+            let held = self.others(at).filter(|(_, _, names)| names.rosters.contains(&(*number, name.clone())));
+            let whole = held.filter(|(_, from, _)| read_roster(&[from], config, *number, digest).is_ok());
+            let bytes = whole.map(|(_, from, _)| get_unchanged(from, name, &digest)).find_map(Result::ok);
+            let remedy = match bytes.map(|bytes| to.store.heal(name, &bytes.into())) {
+                Some(Ok(())) => {
+                    done.healed += 1;
+                    continue;
+                }
+                Some(Err(error)) if error.kind == StoreErrorKind::Denied => {
+                    "another region has it whole, and an owner's `keepstone replicate` puts it right".to_owned()
+                }
+                Some(Err(error)) => return Err(to.error(error)),
+                None => "no reached region has it whole; a change of keys, as `keepstone key rotate`, writes a new one"
+                    .to_owned(),
+            };
+            // Nothing rests on an older one, and a check names it where it is damaged.
+            if is_newest {
+                done.issues.push(lacking(to, name, IssueKind::Damaged, format!("{damage}; {remedy}")));
+            }
+        }
+        Ok(())
     }
 
     /// Another region's copy can't be read: that is that region's fault, and the one that is levelled goes on.

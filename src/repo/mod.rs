@@ -4,7 +4,7 @@
 //! [`Repository`] holds the ring.
 
 pub mod accepted;
-mod at_once;
+pub(crate) mod at_once;
 pub mod attest;
 pub mod audit;
 pub mod content;

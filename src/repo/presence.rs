@@ -185,7 +185,12 @@ pub fn look(repository: &Repository, index: &dyn Index) -> Result<Lacking, RepoE
             continue;
         }
         // The log after the packs: whatever a collection deleted before they were listed is in it.
-        let dead = gclog::read(repository, region)?.dead;
+        let (log, damage) = gclog::read_what_is_whole(repository, region)?;
+        if damage.is_some() {
+            // What was deleted isn't known, so neither is what was lost; and nobody may put anything back (GC-4).
+            continue;
+        }
+        let dead = log.dead;
         let mut lost = BTreeMap::new();
         let unfound: BTreeSet<u32> = missing.iter().copied().collect();
         for ordinal in missing {

@@ -22,7 +22,7 @@ use crate::format::verdict::{Ruling, Tags, Verdict};
 use crate::format::wire::{DecodeError, Reader};
 use crate::limits::OBJECT_BYTES_MAX;
 use crate::report::{Issue, IssueKind};
-use crate::store::list_sorted;
+use crate::store::{Listed, list_sorted};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// A snapshot with what the repository says of it.
@@ -37,8 +37,10 @@ pub struct SnapshotInfo {
     pub slot: SlotId,
     /// Its tags: those given at the backup, or the newest that replaced them.
     pub tags: Vec<String>,
-    /// Indices into the repository's regions where it counts.
+    /// Indices into the repository's regions where it counts: a commit there names it, and it is there in its size.
     pub regions: Vec<usize>,
+    /// Indices of the regions that have a commit of it and lost it, or hold it damaged (`COUNT-4`).
+    pub lost: Vec<usize>,
     /// The verdict that decides over it.
     pub verdict: Option<Effective>,
     /// The commits by which it counts: region, as above, and session.
@@ -51,7 +53,15 @@ pub struct Listing {
     pub snapshots: Vec<SnapshotInfo>,
     /// Objects that are damaged or missing: whatever they said is not in the list.
     pub issues: Vec<Issue>,
+    /// The regions whose collection log is damaged, by index, and what is wrong with it: it is among the issues, what
+    /// else the log says was heeded, and nobody may write or collect there (`GC-4`).
+    pub damaged_logs: BTreeMap<usize, String>,
 }
+
+/// What helps a region whose collection log is damaged.
+pub const LOG_REMEDY: &str = "nothing can be stored or collected in this region any more, and all can be read: make another \
+                              region with `keepstone region add` and fill it with `keepstone replicate`, then take this one \
+                              out of the configuration, or empty its storage and add it again";
 
 /// The object's name of a snapshot.
 pub fn snapshot_name(id: &SnapshotId) -> String {
@@ -118,8 +128,18 @@ pub fn read_snapshot(
 ) -> Result<(Snapshot, SlotId), RepoError> {
     let name = snapshot_name(&id);
     let bytes = region.get(&name)?;
+    open_snapshot(repository, region, id, &bytes)
+}
+
+fn open_snapshot(
+    repository: &Repository,
+    region: &RegionHandle,
+    id: SnapshotId,
+    bytes: &[u8],
+) -> Result<(Snapshot, SlotId), RepoError> {
+    let name = snapshot_name(&id);
     let decode = |source| region.object_error(&name, source);
-    let signed = object::decode(ObjectKind::Snapshot, repository.config.repository, &bytes).map_err(decode)?;
+    let signed = object::decode(ObjectKind::Snapshot, repository.config.repository, bytes).map_err(decode)?;
     if signed.digest.0 != id.0 {
         return Err(decode(DecodeError::new("OBJ-10", format!("its bytes are those of {}", signed.digest))));
     }
@@ -137,10 +157,17 @@ pub fn read_snapshot(
 pub fn list_ids(repository: &Repository) -> Result<BTreeSet<SnapshotId>, RepoError> {
     let mut ids = BTreeSet::new();
     for region in &repository.regions {
-        let listed = list_sorted(&*region.store, "snapshots/").map_err(|e| region.error(e))?;
-        ids.extend(listed.iter().filter_map(|object| SnapshotId::from_hex(object.name.strip_prefix("snapshots/")?)));
+        ids.extend(list_manifests(region)?.into_keys());
     }
     Ok(ids)
+}
+
+/// The snapshots that a region holds, with their sizes in bytes.
+fn list_manifests(region: &RegionHandle) -> Result<BTreeMap<SnapshotId, u64>, RepoError> {
+    let listed = list_sorted(&*region.store, "snapshots/").map_err(|e| region.error(e))?;
+    let manifest =
+        |object: &Listed| Some((SnapshotId::from_hex(object.name.strip_prefix("snapshots/")?)?, object.size));
+    Ok(listed.iter().filter_map(manifest).collect())
 }
 
 /// All snapshots that count in some reached region.
@@ -160,10 +187,15 @@ pub fn list(repository: &Repository) -> Result<Listing, RepoError> {
 pub fn list_all(repository: &Repository) -> Result<Listing, RepoError> {
     let mut issues = Vec::new();
     let mut counted: BTreeMap<SnapshotId, Vec<(usize, SessionId)>> = BTreeMap::new();
+    let (mut manifests, mut damaged_logs) = (Vec::new(), BTreeMap::new());
     for (at, region) in repository.regions.iter().enumerate() {
         // Commits first, then the log: a commit that a later final fences is seen as fenced.
         let commits = list_sorted(&*region.store, "commits/").map_err(|e| region.error(e))?;
-        let log = gclog::read(repository, region)?;
+        let (log, damage) = gclog::read_what_is_whole(repository, region)?;
+        if let Some(error) = damage {
+            issues.push(issue(IssueKind::Damaged, region, "gc/", format!("{error}; {LOG_REMEDY}")));
+            damaged_logs.insert(at, error.to_string());
+        }
         let counting: Vec<(SessionId, String)> = commits
             .into_iter()
             .filter_map(|listed| {
@@ -183,37 +215,63 @@ pub fn list_all(repository: &Repository) -> Result<Listing, RepoError> {
                 counted.entry(commit.snapshot).or_default().push((at, *sid));
             }
         }
+        // After the commits: what they name was there before them.
+        manifests.push(list_manifests(region)?);
     }
     let decisions = read_decisions(repository, "", &mut issues)?;
     let counted: Vec<(SnapshotId, Vec<(usize, SessionId)>)> = counted.into_iter().collect();
     let read = at_once(&counted, |(id, commits)| {
-        // Any region's copy will do; one that is damaged is reported and the next one is read.
-        let (mut found, mut issues) = (None, Vec::new());
+        // Any region's copy will do to read it; what the others hold is judged by its name and size (HEAL-2).
+        let mut read = Manifest::default();
+        let name = snapshot_name(id);
         for at in regions_of(commits) {
             let region = &repository.regions[at];
-            found = noted(read_snapshot(repository, region, *id), region, &snapshot_name(id), &mut issues)?;
-            if let Some((snapshot, _)) = &mut found {
-                snapshot.private = Vec::new();
-                break;
+            let looked = match (manifests[at].get(id), &read.found) {
+                (None, _) => Err(RepoError::Missing { region: region.name.clone(), name: name.clone() }),
+                (Some(size), Some((.., whole))) if size != whole => {
+                    let detail = format!("it is {size} bytes long there, and {whole} where it is whole");
+                    Err(region.object_error(&name, DecodeError::new("OBJ-8", detail)))
+                }
+                (Some(_), Some(_)) => Ok(None),
+                (Some(_), None) => region.get(&name).and_then(|bytes| {
+                    let (snapshot, slot) = open_snapshot(repository, region, *id, &bytes)?;
+                    Ok(Some((Snapshot { private: Vec::new(), ..snapshot }, slot, bytes.len() as u64)))
+                }),
+            };
+            match noted(looked, region, &name, &mut read.issues)? {
+                Some(found) => {
+                    read.found = read.found.or(found);
+                    read.regions.push(at);
+                }
+                None => read.lost.push(at),
             }
         }
-        Ok((found, issues))
+        Ok(read)
     })?;
     let mut snapshots = Vec::new();
-    for ((id, commits), (found, noted)) in counted.into_iter().zip(read) {
+    for ((id, commits), Manifest { found, issues: noted, regions, lost }) in counted.into_iter().zip(read) {
         issues.extend(noted);
-        let regions = regions_of(&commits);
-        if let Some((snapshot, slot)) = found {
+        if let Some((snapshot, slot, _)) = found {
             let tags = match decisions.get(&id).and_then(|decision| decision.tags.as_ref()) {
                 Some((_, tags)) => tags.iter().cloned().collect(),
                 None => snapshot.tags.clone(),
             };
             let verdict = decisions.get(&id).and_then(Decision::effective);
-            snapshots.push(SnapshotInfo { id, snapshot, slot, tags, regions, verdict, commits });
+            snapshots.push(SnapshotInfo { id, snapshot, slot, tags, regions, lost, verdict, commits });
         }
     }
     snapshots.sort_by_key(|info| (info.snapshot.started_at, info.id));
-    Ok(Listing { snapshots, issues })
+    Ok(Listing { snapshots, issues, damaged_logs })
+}
+
+/// What the regions that have a commit of a snapshot hold of it.
+#[derive(Default)]
+struct Manifest {
+    /// Out of the first one whose copy is whole, without its private part; the slot that signed it, its size in bytes.
+    found: Option<(Snapshot, SlotId, u64)>,
+    issues: Vec<Issue>,
+    regions: Vec<usize>,
+    lost: Vec<usize>,
 }
 
 /// The regions of these commits.
@@ -239,6 +297,11 @@ impl Decision {
 }
 
 impl SnapshotInfo {
+    /// True for a region where a commit by which it counts names it, whether or not it lies there.
+    pub fn is_committed_in(&self, at: usize) -> bool {
+        self.regions.contains(&at) || self.lost.contains(&at)
+    }
+
     /// True when its verdict is *forget*.
     pub fn is_forgotten(&self) -> bool {
         self.verdict.as_ref().is_some_and(|verdict| verdict.ruling == Ruling::Forget)
@@ -267,22 +330,31 @@ pub(super) fn read_decisions(
     issues: &mut Vec<Issue>,
 ) -> Result<BTreeMap<SnapshotId, Decision>, RepoError> {
     let mut decisions: BTreeMap<SnapshotId, Decision> = BTreeMap::new();
-    let mut seen = BTreeSet::new();
+    // What is in the list, with its size in bytes.
+    let mut seen: BTreeMap<String, u64> = BTreeMap::new();
     for region in &repository.regions {
         for (prefix, kind) in [("verdicts/", ObjectKind::Verdict), ("tags/", ObjectKind::Tags)] {
             let listing = list_sorted(&*region.store, &format!("{prefix}{under}")).map_err(|e| region.error(e))?;
-            let unread: Vec<(String, (SnapshotId, u64, Digest))> = listing
-                .into_iter()
-                .filter_map(|listed| Some((parse_numbered(&listed.name, prefix)?, listed.name)))
-                .filter(|(_, name)| !seen.contains(name))
-                .map(|(parsed, name)| (name, parsed))
-                .collect();
-            let read = at_once(&unread, |(name, (_, _, digest))| {
+            let mut unread: Vec<(Listed, (SnapshotId, u64, Digest))> = Vec::new();
+            for listed in listing {
+                let Some(parsed) = parse_numbered(&listed.name, prefix) else { continue };
+                match seen.get(&listed.name) {
+                    None => unread.push((listed, parsed)),
+                    Some(size) if *size == listed.size => {}
+                    // Read elsewhere; this region's own copy is judged by its size at least (HEAL-2).
+                    Some(size) => {
+                        let detail = format!("it is {} bytes long there, and {size} where it is whole", listed.size);
+                        let error = region.object_error(&listed.name, DecodeError::new("OBJ-8", detail));
+                        note(error, region, &listed.name, issues)?;
+                    }
+                }
+            }
+            let read = at_once(&unread, |(Listed { name, .. }, (_, _, digest))| {
                 let mut issues = Vec::new();
                 let read = read_numbered(repository, region, name, kind, *digest);
                 Ok((noted(read, region, name, &mut issues)?, issues))
             })?;
-            for ((name, (id, number, _)), (read, noted)) in unread.into_iter().zip(read) {
+            for ((Listed { name, size }, (id, number, _)), (read, noted)) in unread.into_iter().zip(read) {
                 issues.extend(noted);
                 // The same name in another region holds the same bytes: what is damaged here may be whole there.
                 let Some((payload, signer)) = read else { continue };
@@ -290,7 +362,7 @@ pub(super) fn read_decisions(
                 if let Err(source) = outcome {
                     note(region.object_error(&name, source), region, &name, issues)?;
                 }
-                seen.insert(name);
+                seen.insert(name, size);
             }
         }
     }

@@ -16,16 +16,17 @@ use crate::index::{Arrival, Detached, Index, IndexError};
 use crate::limits::SEGMENT_BYTES_MAX;
 use crate::pack::reader::parse_pack_name;
 use crate::report::{Issue, IssueKind, Monitor, Phase};
-use crate::store::{StoreErrorKind, list_sorted};
-use std::collections::{BTreeMap, HashSet};
+use crate::store::{Listed, StoreErrorKind, list_sorted};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
-/// The segments that a region lists.
+/// The segments that a region lists, with their sizes in bytes there.
 ///
 /// # Errors
 /// When it can't be listed.
-pub fn list_segments(region: &RegionHandle) -> Result<HashSet<SegmentId>, RepoError> {
+pub fn list_segments(region: &RegionHandle) -> Result<HashMap<SegmentId, u64>, RepoError> {
     let listed = list_sorted(&*region.store, "index/").map_err(|e| region.error(e))?;
-    Ok(listed.iter().filter_map(|object| SegmentId::from_hex(object.name.strip_prefix("index/")?)).collect())
+    let segment = |object: &Listed| Some((SegmentId::from_hex(object.name.strip_prefix("index/")?)?, object.size));
+    Ok(listed.iter().filter_map(segment).collect())
 }
 
 /// The packs that are there; names that are no pack's are none of ours and stay.
@@ -165,19 +166,21 @@ impl Syncing<'_> {
     /// Takes in what is new, then takes out what is gone. At the `last` look what can't be read is damage.
     fn look(&mut self, last: bool) -> Result<Look, RepoError> {
         let regions = &self.repository.regions;
-        let mut listed: BTreeMap<SegmentId, Vec<usize>> = BTreeMap::new();
+        let mut listed: BTreeMap<SegmentId, Vec<(usize, u64)>> = BTreeMap::new();
         let (mut known, mut vanished) = (Vec::new(), Vec::new());
         for (at, region) in regions.iter().enumerate() {
             // The index first: what another process takes in meanwhile is not missed in an older listing.
             let before = self.index.segments(region.info.region)?;
             let segments = list_segments(region)?;
-            vanished.push(before.difference(&segments).copied().collect::<HashSet<SegmentId>>());
+            // One of another size is damaged, and lists nothing either.
+            let gone = before.iter().filter(|(id, size)| segments.get(*id) != Some(*size));
+            vanished.push(gone.map(|(id, _)| *id).collect::<HashSet<SegmentId>>());
             known.push(before);
-            for id in segments {
-                listed.entry(id).or_default().push(at);
+            for (id, size) in segments {
+                listed.entry(id).or_default().push((at, size));
             }
         }
-        listed.retain(|id, regions| regions.iter().any(|at| !known[*at].contains(id)));
+        listed.retain(|id, regions| regions.iter().any(|(at, size)| known[*at].get(id) != Some(size)));
         self.monitor.phase(Phase::Index, Some(listed.len() as u64), None);
         let (mut moving, mut arrivals, mut chunks) = (false, Vec::new(), 0);
         for (id, regions) in &listed {
@@ -200,15 +203,12 @@ impl Syncing<'_> {
         let mut lost = Vec::new();
         for (region, vanished) in regions.iter().zip(&vanished) {
             // After the listing: what explains that a segment is gone is written before it goes.
-            let dead = match gclog::read(self.repository, region) {
-                Ok(log) => log.dead,
-                Err(error @ RepoError::Store { .. }) => return Err(error),
-                // Then nothing explains anything; whoever relies on the log stops at it (GC-4).
-                Err(error) => {
-                    tracing::warn!(%error, "a region's collection log can't be used");
-                    HashSet::new()
-                }
-            };
+            let (log, damage) = gclog::read_what_is_whole(self.repository, region)?;
+            // What a damaged entry explains isn't known; whoever relies on the log stops at it (GC-4).
+            if let Some(error) = damage {
+                tracing::warn!(%error, "a region's collection log can't be used");
+            }
+            let dead = log.dead;
             match self.index.detach(region.info.region, vanished, &dead)? {
                 Detached::Taken(0) => {}
                 // The collection may have ended after the segments were listed: what it moved shows in the next look.
@@ -229,10 +229,15 @@ impl Syncing<'_> {
     }
 
     /// Reads one segment for the regions that list it. True when one of them has it no longer.
-    fn read(&mut self, id: SegmentId, regions: &[usize], last: bool) -> Result<(Option<Arrival>, bool), RepoError> {
+    fn read(
+        &mut self,
+        id: SegmentId,
+        regions: &[(usize, u64)],
+        last: bool,
+    ) -> Result<(Option<Arrival>, bool), RepoError> {
         let mut opened = None;
         let (mut damaged, mut gone) = (HashSet::new(), false);
-        for at in regions {
+        for (at, _) in regions {
             let region = &self.repository.regions[*at];
             match read_segment(self.repository, region, id) {
                 Ok(read) => {
@@ -254,11 +259,19 @@ impl Syncing<'_> {
             }
         }
         if let Some(opened) = opened {
+            for (at, size) in regions.iter().filter(|(_, size)| *size != opened.size) {
+                if damaged.insert(*at) {
+                    let detail = format!("it is {size} bytes long there, and {} where it is whole", opened.size);
+                    let region = &self.repository.regions[*at];
+                    let error = region.object_error(&segment_name(&id), DecodeError::new("OBJ-8", detail));
+                    self.note(region, id, &error);
+                }
+            }
             // Nothing can be restored from a region alone by a segment that is damaged there: what is
             // listed by it alone counts as absent from that region, and is told again until it is whole.
-            let whole = regions.iter().filter(|at| !damaged.contains(*at));
-            let ids: Vec<RegionId> = whole.map(|at| self.repository.regions[*at].info.region).collect();
-            return Ok((Some(Arrival { id, segment: opened.segment, regions: ids }), gone));
+            let whole = regions.iter().filter(|(at, _)| !damaged.contains(at));
+            let ids: Vec<RegionId> = whole.map(|(at, _)| self.repository.regions[*at].info.region).collect();
+            return Ok((Some(Arrival { id, size: opened.size, segment: opened.segment, regions: ids }), gone));
         }
         Ok((None, gone))
     }
@@ -293,7 +306,7 @@ impl Syncing<'_> {
         self.monitor.notice("most of what the local index knows was collected: it is made anew");
         let doubted = self.catch_up()?;
         let after = reached.iter().map(|region| self.index.segments(*region)).collect::<Result<Vec<_>, _>>()?;
-        if !doubted && before.iter().zip(&after).all(|(before, after)| before.is_subset(after)) {
+        if !doubted && before.iter().zip(&after).all(|(before, after)| before.keys().all(|id| after.contains_key(id))) {
             self.index.resume(&incarnation)?;
         }
         Ok(())
@@ -328,7 +341,7 @@ pub fn status(repository: &Repository, index: &dyn Index) -> Result<Vec<IndexSta
     let one = |region: &RegionHandle| {
         let listed = list_segments(region)?;
         let known = index.segments(region.info.region)?;
-        let both = known.intersection(&listed).count() as u64;
+        let both = known.iter().filter(|(id, size)| listed.get(*id) == Some(*size)).count() as u64;
         let (listed, stale) = (listed.len() as u64, known.len() as u64 - both);
         Ok(IndexStatus { region: region.name.clone(), listed, known: both, stale })
     };

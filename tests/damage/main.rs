@@ -386,8 +386,8 @@ fn an_index_that_says_other_things_is_noticed() {
     // One that takes a segment for known without knowing its packs.
     let wrong = MemoryIndex::new();
     let region = repository.regions[0].info.region;
-    for id in index.segments(region).expect("segments") {
-        wrong.ingest(id, &Default::default(), &[region]).expect("ingested");
+    for id in index.segments(region).expect("segments").into_keys() {
+        wrong.ingest(id, 100, &Default::default(), &[region]).expect("ingested");
     }
     let report = check(&repository, Some(&wrong), &options, &Silent).expect("checked");
     assert!(report.index_stale && report.is_sound());

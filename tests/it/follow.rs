@@ -115,7 +115,7 @@ fn said(index: &dyn Index, chunks: &BTreeSet<ChunkId>, regions: &[RegionId]) -> 
     let places = asked.iter().zip(&places).map(|(id, places)| (*id, places.iter().map(place).collect())).collect();
     let packs = (0..index.pack_count()).map(|ordinal| index.pack(ordinal).unwrap());
     let packs = packs.filter(|pack| !pack.regions.is_empty());
-    let segments = |region: &RegionId| (*region, index.segments(*region).unwrap().into_iter().collect());
+    let segments = |region: &RegionId| (*region, index.segments(*region).unwrap().into_keys().collect());
     Said {
         places,
         packs: packs.map(|pack| (pack.id, pack.listing, pack.regions.clone())).collect(),
@@ -128,7 +128,7 @@ fn said(index: &dyn Index, chunks: &BTreeSet<ChunkId>, regions: &[RegionId]) -> 
 fn assert_as_anew(world: &World, client: &Client, chunks: &mut BTreeSet<ChunkId>) {
     let repository = world.open(&world.all()).unwrap();
     for region in &repository.regions {
-        for id in list_segments(region).unwrap() {
+        for id in list_segments(region).unwrap().into_keys() {
             chunks.extend(read_segment(&repository, region, id).unwrap().segment.chunks().map(|chunk| chunk.id));
         }
     }
@@ -218,7 +218,7 @@ fn what_no_final_explains_is_a_loss_and_every_file_is_read_again() {
                 assert_eq!(client.index.incarnation(), incarnation);
             }
             let repository = world.open(&[0]).unwrap();
-            for id in list_segments(&repository.regions[0]).unwrap() {
+            for id in list_segments(&repository.regions[0]).unwrap().into_keys() {
                 world.stores[0].inner().memory.delete(&segment_name(&id)).unwrap();
             }
             let summary = client.backup(&world, &[0], source.path());

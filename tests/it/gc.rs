@@ -149,7 +149,7 @@ pub fn listed(world: &World) -> BTreeMap<SessionId, BTreeSet<PackId>> {
     let repository = world.open(&[0]).unwrap();
     let region = &repository.regions[0];
     let mut listed: BTreeMap<SessionId, BTreeSet<PackId>> = BTreeMap::new();
-    for id in list_segments(region).unwrap() {
+    for id in list_segments(region).unwrap().into_keys() {
         for pack in read_segment(&repository, region, id).unwrap().segment.packs {
             listed.entry(pack.session).or_default().insert(pack.pack);
         }
@@ -651,7 +651,7 @@ fn what_is_gone_or_unlisted_and_needed_stops_a_collection() {
         let error = refused(&world, &at_once()).to_string();
         assert!(error.contains("COLLECT-1") && error.contains(&pack.to_string()), "{error}");
     }
-    for id in list_segments(&repository.regions[0]).unwrap() {
+    for id in list_segments(&repository.regions[0]).unwrap().into_keys() {
         let opened = read_segment(&repository, &repository.regions[0], id).unwrap();
         if opened.segment.packs.iter().any(|pack| needed.contains(&pack.pack)) {
             let world = world.fork();
@@ -882,7 +882,7 @@ fn what_is_pinned_is_told_with_the_reason() {
     let dead = {
         let repository = world.open(&[0]).unwrap();
         let mut raw = 0;
-        for id in list_segments(&repository.regions[0]).unwrap() {
+        for id in list_segments(&repository.regions[0]).unwrap().into_keys() {
             let opened = read_segment(&repository, &repository.regions[0], id).unwrap();
             let frames = opened.segment.packs.iter().flat_map(|pack| &pack.frames);
             raw += frames.flat_map(|frame| &frame.chunks).map(|chunk| u64::from(chunk.length)).sum::<u64>();
@@ -914,7 +914,7 @@ fn segments_that_list_dead_packs_are_replaced_by_such_as_list_the_rest() {
     assert!(names(&world, "index/").iter().any(|name| !segments.contains(name)), "COLLECT-5");
     let repository = world.open(&[0]).unwrap();
     let mut superseding = 0;
-    for id in list_segments(&repository.regions[0]).unwrap() {
+    for id in list_segments(&repository.regions[0]).unwrap().into_keys() {
         let opened = read_segment(&repository, &repository.regions[0], id).unwrap();
         superseding += usize::from(!opened.segment.supersedes.is_empty());
     }
@@ -1055,7 +1055,7 @@ fn a_maintainer_moves_live_frames_out_of_mostly_dead_packs() {
     assert_clean(&world, &[second]);
     // The frames keep the slot that wrote them first, so that it still trusts them: nothing is stored again.
     let owner = world.open(&[0]).unwrap();
-    for id in list_segments(&owner.regions[0]).unwrap() {
+    for id in list_segments(&owner.regions[0]).unwrap().into_keys() {
         let opened = read_segment(&owner, &owner.regions[0], id).unwrap();
         assert!(opened.segment.packs.iter().all(|pack| pack.origin == owner.secrets.slot), "SEG-9");
     }
@@ -1159,7 +1159,7 @@ fn a_liar_makes_nothing_of_anothers_go() {
     let liar = liar.open(&[0]).unwrap();
     let region = &liar.regions[0];
     let (mut theirs, mut ours) = (Vec::new(), Vec::new());
-    for id in list_segments(region).unwrap() {
+    for id in list_segments(region).unwrap().into_keys() {
         let opened = read_segment(&liar, region, id).unwrap();
         match opened.signer == slot {
             true => theirs.extend(opened.segment.packs),

@@ -98,7 +98,7 @@ fn cut(world: &World, at: usize, pack: &PackId) {
 }
 
 fn lose_segments(world: &World, at: usize) {
-    for id in list_segments(&world.open(&world.all()).unwrap().regions[at]).unwrap() {
+    for id in list_segments(&world.open(&world.all()).unwrap().regions[at]).unwrap().into_keys() {
         memory(world, at).delete(&segment_name(&id)).unwrap();
     }
 }

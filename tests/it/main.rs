@@ -8,6 +8,7 @@ mod changes;
 mod cli;
 mod clouds;
 mod collecting;
+mod copies;
 mod diverged;
 mod facts;
 mod faults;

@@ -72,7 +72,7 @@ impl Scene {
         let known = list_segments(&stolen.regions[0]).unwrap();
         let (bytes, id) = loop {
             let made = seal(segment, &stolen.keyring, &stolen.signer(), &SystemRandom).unwrap();
-            if known.iter().all(|other| made.1 < *other) {
+            if known.keys().all(|other| made.1 < *other) {
                 break made;
             }
         };
@@ -85,7 +85,7 @@ impl Scene {
         let owner = self.owner();
         let ids = list_segments(&owner.regions[0]).unwrap();
         let open = |id| read_segment(&owner, &owner.regions[0], id).unwrap().segment.packs;
-        ids.into_iter().flat_map(open).collect()
+        ids.into_keys().flat_map(open).collect()
     }
 
     fn segment_issue(&self, id: SegmentId) -> String {
@@ -180,7 +180,7 @@ fn a_writers_collection_stops_by_name_and_deletes_nothing() {
 fn a_writers_segment_supersedes_nothing() {
     let scene = Scene::new(Role::Writer);
     let honest = list_segments(&scene.owner().regions[0]).unwrap();
-    let mut supersedes: Vec<SegmentId> = honest.into_iter().collect();
+    let mut supersedes: Vec<SegmentId> = honest.into_keys().collect();
     supersedes.sort_unstable();
     let id = scene.put_segment(&Segment { supersedes, packs: Vec::new() });
     let why = scene.segment_issue(id);
@@ -230,7 +230,7 @@ fn a_lying_segment_hides_nothing_and_is_found() {
     let truth: Vec<Digest> = {
         let owner = scene.owner();
         let ids = list_segments(&owner.regions[0]).unwrap();
-        let opened = ids.into_iter().map(|id| read_segment(&owner, &owner.regions[0], id).unwrap());
+        let opened = ids.into_keys().map(|id| read_segment(&owner, &owner.regions[0], id).unwrap());
         let honest = opened.filter(|opened| opened.signer == owner.secrets.slot);
         honest.flat_map(|opened| keepstone::crypto::listing::listings(&opened.segment)).collect()
     };
@@ -253,7 +253,7 @@ fn a_chunk_that_is_not_there_is_relied_on_by_nobody() {
         let owner = probe.open(&[0]).unwrap();
         let ids = list_segments(&owner.regions[0]).unwrap();
         let open = |id| read_segment(&owner, &owner.regions[0], id).unwrap();
-        let opened: Vec<_> = ids.into_iter().map(open).filter(|opened| opened.signer != owner.secrets.slot).collect();
+        let opened: Vec<_> = ids.into_keys().map(open).filter(|opened| opened.signer != owner.secrets.slot).collect();
         opened.into_iter().flat_map(|opened| opened.segment.packs).collect::<Vec<_>>()
     };
     // Packs of garbage under the names of what the victim would write, and a segment that vouches for them.

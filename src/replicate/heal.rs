@@ -1,0 +1,224 @@
+//! Puts back what a region lost and another one has whole, under the name that proves its bytes.
+
+use super::{Depth, Pending, Relied, Replicated, note_issue, read_manifest, read_pack, stop_if_asked, watch};
+use crate::format::ids::{PackId, RegionId, SessionId};
+use crate::index::Index;
+use crate::pack::reader::pack_name;
+use crate::repo::at_once::at_once;
+use crate::repo::open::RegionHandle;
+use crate::repo::presence::Lacking;
+use crate::repo::snapshots::{SnapshotInfo, read_snapshot, snapshot_name};
+use crate::repo::{RepoError, Repository, Session};
+use crate::report::{Issue, IssueKind, Monitor};
+use crate::ship::put_with_retries;
+use crate::store::{Payload, StoreErrorKind};
+use std::collections::{BTreeMap, BTreeSet};
+
+/// What was put back where it was lost.
+#[derive(Debug, Default)]
+pub struct Healed {
+    /// Packs put back.
+    pub packs: u64,
+    /// Their bytes.
+    pub bytes: u64,
+    /// What stays lost though another region lists it, and why.
+    pub issues: Vec<Issue>,
+}
+
+/// Puts packs back that regions lost and that others have whole, under their own names: what a region's segments
+/// list is there again, for every snapshot that needs it. A name that was condemned or deleted there stays
+/// free; an object of that name that is cut short is given its own bytes. What comes back is taken out of `lacking`.
+///
+/// # Errors
+/// [`RepoError::Cancelled`] when the user stops it, [`RepoError::Index`] when the index can't be read. What single
+/// packs and regions say becomes an issue.
+pub fn heal(
+    repository: &Repository,
+    index: &dyn Index,
+    lacking: &mut Lacking,
+    monitor: &dyn Monitor,
+) -> Result<Healed, RepoError> {
+    let mut healed = Healed::default();
+    for (at, to) in repository.regions.iter().enumerate() {
+        let mut wanted: BTreeMap<(PackId, u64), LostPack> = BTreeMap::new();
+        for (ordinal, pack) in lacking.lost(&to.info.region) {
+            let entry = index.pack(ordinal)?;
+            let has = |region: &RegionId| entry.regions.contains(region) && !lacking.is_lacking(region, ordinal);
+            let holders = (0..repository.regions.len()).filter(|other| has(&repository.regions[*other].info.region));
+            let lost = wanted.entry((pack.id, entry.size)).or_default();
+            lost.holders.extend(holders);
+            lost.ordinals.push(ordinal);
+            lost.sessions.insert(entry.session);
+        }
+        wanted.retain(|_, lost| !lost.holders.is_empty());
+        if wanted.is_empty() {
+            continue;
+        }
+        let count = wanted.len();
+        let notice =
+            format!("region '{}' lost packs that other regions have, {count} in number: they are put back", to.name);
+        monitor.notice(&notice);
+        match heal_region(repository, at, &wanted, lacking, &mut healed, monitor) {
+            Ok(()) => {}
+            Err(Pending::Repo(RepoError::Cancelled)) => return Err(RepoError::Cancelled),
+            Err(error) => {
+                let subject = format!("{}:packs/", to.name).into_bytes();
+                note_issue(&mut healed.issues, monitor, subject, &error);
+            }
+        }
+    }
+    Ok(healed)
+}
+
+/// A pack to be put back where it was lost.
+#[derive(Default)]
+struct LostPack {
+    /// Its listings in the index.
+    ordinals: Vec<u32>,
+    /// The regions that have it, by index.
+    holders: BTreeSet<usize>,
+    /// The sessions that the listings state.
+    sessions: BTreeSet<SessionId>,
+}
+
+/// As an ordinary writer there: a session that adopts those in the packs' headers keeps a collection from deleting
+/// their names meanwhile (`HEAL-1`).
+fn heal_region(
+    repository: &Repository,
+    at: usize,
+    wanted: &BTreeMap<(PackId, u64), LostPack>,
+    lacking: &mut Lacking,
+    healed: &mut Healed,
+    monitor: &dyn Monitor,
+) -> Result<(), Pending> {
+    let to = &repository.regions[at];
+    let mut session = Session::open_in(repository, at)?;
+    let outcome = (|| {
+        session.adopt(repository, wanted.values().flat_map(|lost| lost.sessions.iter().copied()))?;
+        let relied = Relied::default();
+        watch(repository, &mut session, &relied)?;
+        let missing = session.missing();
+        for ((pack, size), lost) in wanted {
+            stop_if_asked(monitor)?;
+            let name = pack_name(pack);
+            let subject = || format!("{}:{name}", to.name).into_bytes();
+            if missing.contains(pack) {
+                // Nothing needs it there, or what does has another copy (`NAME-3`).
+                continue;
+            }
+            let holders: Vec<usize> = lost.holders.iter().copied().collect();
+            let bytes = match read_pack(repository, &holders, *pack) {
+                Ok(bytes) if bytes.len() as u64 == *size => bytes,
+                Ok(_) => {
+                    note_issue(&mut healed.issues, monitor, subject(), &"a segment states another size of it");
+                    continue;
+                }
+                Err(RepoError::Store { source, .. }) if source.kind == StoreErrorKind::Denied => {
+                    return Err(Pending::Unreadable);
+                }
+                Err(error) => {
+                    note_issue(&mut healed.issues, monitor, subject(), &error);
+                    continue;
+                }
+            };
+            relied.add(*pack);
+            if !put_back(to, &name, &bytes.into())? {
+                note_issue(&mut healed.issues, monitor, subject(), &IRREPLACEABLE);
+                continue;
+            }
+            lost.ordinals.iter().for_each(|ordinal| lacking.found(&to.info.region, *ordinal));
+            healed.packs += 1;
+            healed.bytes += size;
+        }
+        watch(repository, &mut session, &relied)
+    })();
+    // What a segment lists and a snapshot needs stays without it.
+    session.end(repository);
+    outcome
+}
+
+const IRREPLACEABLE: &str = "what has this name is cut short or another object, and may not be replaced with this \
+                             access: what is needed of it goes into another pack";
+
+/// Puts an object under a name that states its digest. Where another object has that name it is cut short or otherwise
+/// not what the name says, and gets its own bytes: the one case in which bytes are replaced (`NAME-2`). False where
+/// that is denied.
+pub(super) fn put_back(to: &RegionHandle, name: &str, payload: &Payload) -> Result<bool, RepoError> {
+    match put_with_retries(&*to.store, name, payload) {
+        Err(error) if error.kind == StoreErrorKind::AlreadyExists => replace(to, name, payload),
+        put => put.map(|()| true).map_err(|error| to.error(error)),
+    }
+}
+
+/// Gives a damaged object its right bytes, which its name states; false where that is denied.
+pub(super) fn replace(to: &RegionHandle, name: &str, payload: &Payload) -> Result<bool, RepoError> {
+    match to.store.heal(name, payload) {
+        Err(denied) if denied.kind == StoreErrorKind::Denied => Ok(false),
+        healed => healed.map(|()| true).map_err(|error| to.error(error)),
+    }
+}
+
+/// Puts snapshots back where a commit names them and they are gone or damaged: absent or of another size, or, where
+/// content is looked at, of other bytes. No collection deletes them (`COLLECT-3`), so nothing needs to be kept from it
+/// meanwhile (`HEAL-2`).
+pub(super) fn put_manifests_back(
+    repository: &Repository,
+    counted: &[SnapshotInfo],
+    depth: Depth,
+    done: &mut Replicated,
+    monitor: &dyn Monitor,
+) -> Result<(), RepoError> {
+    let mut wanted: Vec<(usize, &SnapshotInfo)> = Vec::new();
+    for info in counted {
+        // What a region's server doesn't take is for others to put back.
+        let takes = |at: &usize| {
+            let only = repository.regions[*at].store.only_dataset();
+            only.is_none_or(|only| only == info.snapshot.dataset)
+        };
+        wanted.extend(info.lost.iter().filter(|at| takes(at)).map(|at| (*at, info)));
+    }
+    if depth == Depth::Content {
+        let mut unread: Vec<(usize, &SnapshotInfo)> = Vec::new();
+        for info in counted {
+            // The first one's was read.
+            unread.extend(info.regions.iter().skip(1).map(|at| (*at, info)));
+        }
+        let damage =
+            at_once(&unread, |(at, info)| match read_snapshot(repository, &repository.regions[*at], info.id) {
+                Ok(_) => Ok(None),
+                Err(RepoError::Store { region, source }) if source.kind == StoreErrorKind::Unavailable => {
+                    Err(RepoError::Store { region, source })
+                }
+                Err(error) => Ok(Some(error.to_string())),
+            })?;
+        for ((at, info), detail) in unread.iter().zip(damage) {
+            let Some(detail) = detail else { continue };
+            let subject = format!("{}:{}", repository.regions[*at].name, snapshot_name(&info.id)).into_bytes();
+            monitor.issue(&Issue { kind: IssueKind::Damaged, subject, detail });
+            wanted.push((*at, info));
+        }
+    }
+    let before = done.healed;
+    for (at, info) in wanted {
+        stop_if_asked(monitor)?;
+        let to = &repository.regions[at];
+        let name = snapshot_name(&info.id);
+        let put = read_manifest(repository, info).and_then(|bytes| put_back(to, &name, &bytes.into()));
+        let detail = match put {
+            Ok(true) => {
+                done.healed += 1;
+                continue;
+            }
+            Ok(false) => Pending::Irreplaceable.to_string(),
+            Err(error) => error.to_string(),
+        };
+        let subject = format!("{}:{name}", to.name).into_bytes();
+        let issue = Issue { kind: IssueKind::Damaged, subject, detail };
+        monitor.issue(&issue);
+        done.issues.push(issue);
+    }
+    if done.healed > before {
+        monitor.notice(&format!("lost or damaged snapshots were put back, {} in number", done.healed - before));
+    }
+    Ok(())
+}
