@@ -13,6 +13,7 @@ use crate::repo::open::DECIDERS;
 use crate::repo::snapshots::{self, SnapshotInfo};
 use crate::repo::verdicts::{Decree, put};
 use crate::repo::{RepoError, retention};
+use crate::report::Monitor;
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::io::{IsTerminal, Write};
