@@ -61,6 +61,7 @@ const FILE_SYSTEM: &[(&str, &str)] = &[
     ("src/store/object/aws.rs", "reads the profile files of AWS's own tools"),
     ("src/pack/spool.rs", "open packs, and what exceeds memory of a graph of chunks, live in unlinked files"),
     ("src/index/rocks.rs", "the index's directory, its marker and its lock"),
+    ("src/index/rocks/holder.rs", "the file that says who writes the index"),
     ("src/cli/", "configuration, passphrase and identity files, the cache directory"),
 ];
 

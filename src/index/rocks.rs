@@ -24,6 +24,10 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
 
+mod holder;
+
+use holder::{HOLDER_FILE, HoldProblem, Holder, OPEN_ATTEMPTS};
+
 const LAYOUT: &[u8] = b"keepstone index 5";
 const KEY_STAMP: &[u8] = b"stamp";
 const KEY_INCARNATION: &[u8] = b"incarnation";
@@ -864,7 +868,6 @@ impl RocksIndex {
     }
 }
 
-const HOLDER_FILE: &str = "holder";
 const INGEST_MARKER: &str = "ingesting";
 /// Says that damage was met while the index was in use; goes when it is made anew.
 const DAMAGE_MARKER: &str = "damaged";
@@ -876,49 +879,8 @@ const DOUBT_PREFIX: &str = "doubt-";
 /// What stays when the index is made anew.
 const KEPT_FILES: [&str; 3] = [HOLDER_FILE, INGEST_MARKER, USERS_FILE];
 const PAUSE: Duration = Duration::from_millis(100);
-/// A minute, within which whoever makes an index anew or takes something in is done.
-const OPEN_ATTEMPTS: u32 = 600;
 /// How long others are waited for before the index is made anew below them.
 const CLAIM_ATTEMPTS: u32 = 50;
-
-/// Exclusive use of the database for writing, by an advisory lock that dies with its process.
-struct Holder {
-    _file: std::fs::File,
-}
-
-enum HoldProblem {
-    Held(String),
-    Failed(std::io::Error),
-}
-
-impl Holder {
-    fn acquire(directory: &Path) -> Result<Self, HoldProblem> {
-        use std::io::{Read, Seek, Write};
-        let path = directory.join(HOLDER_FILE);
-        let mut options = std::fs::OpenOptions::new();
-        let mut file =
-            options.read(true).write(true).create(true).truncate(false).open(path).map_err(HoldProblem::Failed)?;
-        // Ingests take moments: wait for them, and say for whom only when it takes too long.
-        for attempt in 1..=OPEN_ATTEMPTS {
-            match flock(&file, FlockOperation::NonBlockingLockExclusive) {
-                Ok(()) => {
-                    let written = file
-                        .set_len(0)
-                        .and_then(|()| file.rewind())
-                        .and_then(|()| file.write_all(format!("process {}", std::process::id()).as_bytes()));
-                    written.map_err(HoldProblem::Failed)?;
-                    return Ok(Holder { _file: file });
-                }
-                Err(Errno::WOULDBLOCK) if attempt < OPEN_ATTEMPTS => std::thread::sleep(PAUSE),
-                Err(Errno::WOULDBLOCK) => break,
-                Err(error) => return Err(HoldProblem::Failed(error.into())),
-            }
-        }
-        let mut holder = String::new();
-        let _ = file.rewind().and_then(|()| file.read_to_string(&mut holder));
-        Err(HoldProblem::Held(if holder.is_empty() { "another process".to_owned() } else { holder }))
-    }
-}
 
 #[cfg(test)]
 mod tests;
