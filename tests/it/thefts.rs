@@ -169,7 +169,7 @@ fn a_writers_collection_stops_by_name_and_deletes_nothing() {
         assert!(refused.contains("SIGN-2") && refused.contains("gc/0000000000000001/"), "{refused}");
         // GC-4: it isn't skipped; an owner takes the forged object away and all is as before.
         // Who writes stops; a listing goes on without it, and tells.
-        assert!(scene.world.backup(&[0], scene.source.path(), 0).is_err());
+        assert!(keepstone::repo::Session::rehearse(&owner, &Default::default()).is_err());
         let listing = list(&owner).unwrap();
         assert_eq!((listing.snapshots.len(), listing.issues.len(), listing.damaged_logs.len()), (1, 1, 1));
         for part in parts {
