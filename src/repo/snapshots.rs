@@ -61,7 +61,8 @@ pub struct Listing {
 /// What helps a region whose collection log is damaged.
 pub const LOG_REMEDY: &str = "nothing can be stored or collected in this region any more, and all can be read: make another \
                               region with `keepstone region add` and fill it with `keepstone replicate`, then take this one \
-                              out of the configuration, or empty its storage and add it again";
+                              out of the configuration, or empty its storage and add it again. \
+                              An object that breaks SIGN-2 is forged: an owner deletes it, and all is as before";
 
 /// The object's name of a snapshot.
 pub fn snapshot_name(id: &SnapshotId) -> String {

@@ -107,8 +107,15 @@ fn a_segment_damaged_in_one_region_does_not_count_there() {
     program.backup(&[]);
     spoil(&program, "one", "index");
     std::fs::remove_dir_all(program.path("cache")).unwrap();
-    // Told each time, not only while the index is made.
     program.write("more", b"more");
+    let healed = program.run(["backup", &program.source().display().to_string()]).expect(0).stderr;
+    assert!(healed.contains("one:index/") && healed.contains("OBJ-8"), "it is told: {healed}");
+    program.run(["scrub", "one"]).expect(0);
+    program.backup(&[]);
+    // In both regions nobody has the right bytes: told each time, not only while the index is made.
+    spoil(&program, "one", "index");
+    spoil(&program, "two", "index");
+    std::fs::remove_dir_all(program.path("cache")).unwrap();
     program.backup_ending(11, &[]);
     program.backup_ending(11, &[]);
     // What was committed since is whole in that region alone.
