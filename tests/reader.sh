@@ -5,19 +5,8 @@ set -eu
 
 reader=$(cd "$(dirname "$0")/../format-spec/reader" && pwd)
 wanted=$(sha256sum "$reader/requirements.txt" | cut -c1-16)
-cache=${XDG_CACHE_HOME:-$HOME/.cache}/keepstone
-environment=$cache/reader-$wanted
-if [ ! -f "$environment/complete" ]; then
-    mkdir -p "$cache"
-    # Tests start side by side: one makes it, the others wait. The mark tells a whole one.
-    exec 9>"$cache/reader.lock"
-    flock 9
-    if [ ! -f "$environment/complete" ]; then
-        rm -rf "$environment"
-        python3 -m venv "$environment" >&2
-        "$environment/bin/pip" install --quiet --disable-pip-version-check -r "$reader/requirements.txt" >&2
-        touch "$environment/complete"
-    fi
-    exec 9>&-
-fi
+environment=${XDG_CACHE_HOME:-$HOME/.cache}/keepstone/reader-$wanted
+
+. "$(dirname "$0")/make_once.sh"
+make_once "$environment" make_python "$environment" -r "$reader/requirements.txt" >&2
 echo "$environment/bin/python"

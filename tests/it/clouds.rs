@@ -9,12 +9,12 @@ use std::net::TcpStream;
 
 use crate::fixture::{assert_same, noise};
 use crate::program::Program;
-use crate::service::Service;
+use crate::service::{Service, check_large_and_many};
 use keepstone::env::SystemRandom;
 use keepstone::store::contract::check_contract;
 use keepstone::store::open::open_store;
 use keepstone::store::probe::probe;
-use keepstone::store::{Payload, Put, StoreErrorKind, list_sorted};
+use keepstone::store::{StoreErrorKind, list_sorted};
 
 /// The account and key that Azurite documents.
 const ACCOUNT: &str = "devstoreaccount1";
@@ -72,20 +72,7 @@ impl Cloud {
 
     fn large_and_many(&self) {
         let store = open_store(&self.url("test/region"), &self.options, false).expect("open");
-        let pack = noise(3, 33 << 20);
-        let payload = Payload::from(pack.clone());
-        assert_eq!(store.put_new("packs/00/a", &payload).expect("put"), Put::Created);
-        assert_eq!(store.put_new("packs/00/a", &payload).expect("put again"), Put::Identical);
-        let taken = store.put_new("packs/00/a", &vec![1].into()).expect_err("other bytes");
-        assert_eq!(taken.kind, StoreErrorKind::AlreadyExists, "{taken}");
-        assert_eq!(store.get("packs/00/a", pack.len() as u64).expect("get"), pack);
-        assert_eq!(store.get_range("packs/00/a", 5_000_000, 77).expect("range"), pack[5_000_000..5_000_077]);
-        for number in 0..1100 {
-            store.put_new(&format!("index/{number:04}"), &vec![1].into()).expect("put");
-        }
-        let listed = list_sorted(&*store, "index/").expect("list");
-        assert_eq!(listed.len(), 1100);
-        assert!(listed.windows(2).all(|pair| pair[0].name < pair[1].name), "each once");
+        check_large_and_many(&*store);
     }
 
     /// Backs up, restores from the cloud alone, forgets and collects, all with the program.

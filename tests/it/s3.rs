@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use crate::fixture::{assert_same, noise};
 use crate::program::{Program, id};
-use crate::service::Service;
+use crate::service::{Service, check_large_and_many};
 use keepstone::crypto::slot::Unlock;
 use keepstone::env::{StepClock, SystemRandom};
 use keepstone::repo::designation::designate;
@@ -20,7 +20,7 @@ use keepstone::repo::{Located, RegionSpec};
 use keepstone::store::contract::check_contract;
 use keepstone::store::open::open_store;
 use keepstone::store::probe::probe;
-use keepstone::store::{Payload, Put, Store, StoreError, StoreErrorKind, list_sorted};
+use keepstone::store::{Store, StoreError, StoreErrorKind, list_sorted};
 
 struct Server {
     service: Service,
@@ -128,21 +128,7 @@ fn the_contract_holds_over_http() {
 fn packs_and_long_listings_pass_whole() {
     let Some(server) = Server::start() else { return };
     let store = server.open("s3://test/region").expect("open");
-
-    let pack: Vec<u8> = (0..33u32 << 18).flat_map(|n| n.wrapping_mul(2_654_435_761).to_le_bytes()).collect();
-    let payload = Payload::from(pack.clone());
-    assert_eq!(store.put_new("packs/00/a", &payload).expect("put"), Put::Created);
-    assert_eq!(store.put_new("packs/00/a", &payload).expect("put again"), Put::Identical);
-    assert_eq!(store.get("packs/00/a", pack.len() as u64).expect("get"), pack);
-    assert_eq!(store.get_range("packs/00/a", 5_000_000, 77).expect("range"), pack[5_000_000..5_000_077]);
-
-    // More than one page of a thousand.
-    for number in 0..1100 {
-        store.put_new(&format!("index/{number:04}"), &vec![1].into()).expect("put");
-    }
-    let listed = list_sorted(&*store, "index/").expect("list");
-    assert_eq!(listed.len(), 1100);
-    assert!(listed.windows(2).all(|pair| pair[0].name < pair[1].name), "each once");
+    check_large_and_many(&*store);
 }
 
 #[test]

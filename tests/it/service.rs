@@ -1,5 +1,7 @@
 //! Servers that tests start themselves, on a free port of the loopback device, and stop again.
 
+use crate::fixture::noise;
+use keepstone::store::{Payload, Put, Store, StoreErrorKind, list_sorted};
 use std::net::{TcpListener, TcpStream};
 use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, Stdio};
@@ -62,4 +64,23 @@ impl Drop for Service {
         }
         let _ = self.child.wait();
     }
+}
+
+/// A pack goes in and comes out whole, whatever else is put under its name, and so does a listing of more than one page
+/// of a thousand.
+pub fn check_large_and_many(store: &dyn Store) {
+    let pack = noise(3, 33 << 20);
+    let payload = Payload::from(pack.clone());
+    assert_eq!(store.put_new("packs/00/a", &payload).expect("put"), Put::Created);
+    assert_eq!(store.put_new("packs/00/a", &payload).expect("put again"), Put::Identical);
+    let taken = store.put_new("packs/00/a", &vec![1].into()).expect_err("other bytes");
+    assert_eq!(taken.kind, StoreErrorKind::AlreadyExists, "{taken}");
+    assert_eq!(store.get("packs/00/a", pack.len() as u64).expect("get"), pack);
+    assert_eq!(store.get_range("packs/00/a", 5_000_000, 77).expect("range"), pack[5_000_000..5_000_077]);
+    for number in 0..1100 {
+        store.put_new(&format!("index/{number:04}"), &vec![1].into()).expect("put");
+    }
+    let listed = list_sorted(store, "index/").expect("list");
+    assert_eq!(listed.len(), 1100);
+    assert!(listed.windows(2).all(|pair| pair[0].name < pair[1].name), "each once");
 }

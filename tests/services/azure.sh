@@ -18,20 +18,13 @@ port=${1:?"usage: $0 PORT [CACHE_DIRECTORY]"}
 cache=${2:-${XDG_CACHE_HOME:-$HOME/.cache}/keepstone/azurite}
 environment=$cache/azurite-$AZURITE
 
-if [ ! -f "$environment/complete" ]; then
-    mkdir -p "$cache"
-    # Completed by a mark, so that an interrupted run isn't taken for a whole one.
-    # Descriptor 9 holds the lock until this script has what it needs.
-    exec 9>"$cache/lock"
-    flock 9
-    if [ ! -f "$environment/complete" ]; then
-        rm -rf "$environment"
-        mkdir "$environment"
-        npm install --silent --no-audit --no-fund --ignore-scripts --prefix "$environment" "azurite@$AZURITE"
-        touch "$environment/complete"
-    fi
-    exec 9>&-
-fi
+install() {
+    mkdir "$environment"
+    npm install --silent --no-audit --no-fund --ignore-scripts --prefix "$environment" "azurite@$AZURITE"
+}
+
+. "$(dirname "$0")/../make_once.sh"
+make_once "$environment" install
 
 node "$environment/node_modules/.bin/azurite-blob" --silent --inMemoryPersistence --disableTelemetry \
     --skipApiVersionCheck --blobHost 127.0.0.1 --blobPort "$port" &

@@ -22,21 +22,8 @@ port=${1:?"usage: $0 PORT [CACHE_DIRECTORY]"}
 cache=${2:-${XDG_CACHE_HOME:-$HOME/.cache}/keepstone/moto}
 environment=$cache/moto-$MOTO
 
-if [ ! -f "$environment/complete" ]; then
-    mkdir -p "$cache"
-    # Made under a name of its own and completed by a mark, so that an interrupted run isn't taken for a
-    # whole one; scripts in an environment hold its path, so it can't be renamed into place.
-    # Descriptor 9 holds the lock until this script ends or becomes the server.
-    exec 9>"$cache/lock"
-    flock 9
-    if [ ! -f "$environment/complete" ]; then
-        rm -rf "$environment"
-        python3 -m venv "$environment"
-        "$environment/bin/pip" install --quiet --disable-pip-version-check "moto[server]==$MOTO"
-        touch "$environment/complete"
-    fi
-    exec 9>&-
-fi
+. "$(dirname "$0")/../make_once.sh"
+make_once "$environment" make_python "$environment" "moto[server]==$MOTO"
 
 # moto looks whether a key exists and then puts it, in as many threads as there are requests: two creates at once
 # could both succeed. One request at a time, a condition on a put holds, as it does with S3.
