@@ -139,20 +139,29 @@ impl Shared<'_> {
     }
 }
 
-/// Where the walk hands its blocks.
+/// Where the walk hands its blocks. What the tree has done with comes back here, since memory is freed fastest by
+/// the thread that took it: with glibc another one waits for its lock.
 pub(super) struct Blocks<'a, 'b> {
     pub(super) number: u64,
-    pub(super) send: &'b mut (dyn FnMut(Block) + 'a),
+    /// Gives room for the next block's items.
+    pub(super) send: &'b mut (dyn FnMut(Block) -> Vec<Item> + 'a),
     /// Files that are taken over unread.
     pub(super) unmodified: u64,
 }
 
 impl Blocks<'_, '_> {
-    pub(super) fn send(&mut self, mut block: Block) {
-        block.number = self.number;
+    /// Hands on what is in `items`, which is empty then.
+    pub(super) fn send(&mut self, items: &mut Vec<Item>) {
+        let block = Block { number: self.number, items: std::mem::take(items) };
         self.number += 1;
-        (self.send)(block);
+        *items = (self.send)(block);
     }
+}
+
+/// The room that a block's items took.
+fn emptied(mut block: Block) -> Vec<Item> {
+    block.items.clear();
+    block.items
 }
 
 impl Run<'_> {
@@ -262,11 +271,12 @@ impl Run<'_> {
             shared.engine.watch.poll();
             let result = shared
                 .work(&mut worker, &mut block)
-                .and_then(|()| gather.take(block, shared, seen))
+                .and_then(|()| gather.take(&mut block, shared, seen))
                 .and_then(|()| packs.try_iter().try_for_each(|pack| finisher.accept(pack)));
             if let Err(error) = result {
                 shared.fail(error);
             }
+            emptied(block)
         };
         let mut blocks = Blocks { number: 0, send: &mut step, unmodified: 0 };
         let produced = produce(shared, &mut blocks);
@@ -304,6 +314,7 @@ impl Run<'_> {
         let (to_tree, done) = unbounded::<Block>();
         // One permit for each block under way, given back once the tree has it.
         let (permits, permitted) = bounded::<()>(under_way);
+        let (to_producer, spent) = unbounded::<Block>();
         std::thread::scope(|scope| {
             let (running, ended) = bounded::<()>(0);
             scope.spawn(move || shared.engine.watch.keep_watch(&ended));
@@ -339,6 +350,7 @@ impl Run<'_> {
                         let _ = permits.send(());
                         let _ = to_workers.send(block);
                     });
+                    spent.try_iter().map(emptied).last().unwrap_or_default()
                 };
                 let mut blocks = Blocks { number: 0, send: &mut send, unmodified: 0 };
                 if let Err(error) = produce(shared, &mut blocks) {
@@ -352,13 +364,15 @@ impl Run<'_> {
             let timer = &shared.engine.timer;
             while let Ok(block) = timer.wait(Stage::Tree, || done.recv()) {
                 early.insert(block.number, block);
-                while let Some(block) = early.remove(&next) {
+                while let Some(mut block) = early.remove(&next) {
                     next += 1;
                     if !shared.stopped()
-                        && let Err(error) = timer.run(Stage::Tree, || gather.take(block, shared, seen))
+                        && let Err(error) = timer.run(Stage::Tree, || gather.take(&mut block, shared, seen))
                     {
                         shared.fail(error);
                     }
+                    // Its end fails once the walk is over: then it is dropped here.
+                    let _ = to_producer.send(block);
                     let _ = permitted.recv();
                 }
             }

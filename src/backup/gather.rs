@@ -47,47 +47,48 @@ impl<'a> Gatherer<'a> {
         }
     }
 
+    /// Leaves in the block what it need not keep, for the thread that made it.
     pub(super) fn take(
         &mut self,
-        block: Block,
+        block: &mut Block,
         shared: &Shared<'_>,
         seen: &mut Option<&mut Option<SeenWriter>>,
     ) -> Result<(), BackupError> {
-        let entries = block.items.len() as u64;
-        for item in block.items {
+        for item in &mut block.items {
             match item {
-                Item::Enter(entry) => self.tree.enter(entry.node),
+                Item::Known(entry, identity) => {
+                    self.tree.leaf(&entry.node, &shared.engine)?;
+                    if let (Some(identity), Some(Some(writer))) =
+                        (identity, seen.as_deref_mut().map(|seen| seen.as_mut()))
+                        && let NodeKind::File { content, .. } = &entry.node.kind
+                    {
+                        let plain = entry.xattrs == XattrsRead::All && entry.node.xattrs.is_empty();
+                        let record = SeenRecord { path: &entry.path, identity, content, plain };
+                        remember(writer, &record, shared)?;
+                    }
+                }
                 Item::Leave(path, seen_tree) => {
-                    let sink = Unless { engine: &shared.engine, known: seen_tree };
+                    let sink = Unless { engine: &shared.engine, known: *seen_tree };
                     let tree = self.tree.leave(&sink)?;
                     if let (Some(tree), Some(Some(writer))) = (tree, seen.as_deref_mut().map(|seen| seen.as_mut())) {
-                        let (path, content) = (seen_end(&path), Content::List(tree));
+                        let (path, content) = (seen_end(path), Content::List(tree));
                         let identity = Identity::default();
                         let record = SeenRecord { path: &path, identity: &identity, content: &content, plain: false };
                         remember(writer, &record, shared)?;
                     }
                 }
-                Item::Known(entry, identity) => {
-                    self.tree.leaf(&entry.node, &shared.engine)?;
-                    if let (Some(identity), Some(Some(writer))) =
-                        (identity, seen.as_deref_mut().map(|seen| seen.as_mut()))
-                        && let NodeKind::File { content, .. } = entry.node.kind
-                    {
-                        let plain = entry.xattrs == XattrsRead::All && entry.node.xattrs.is_empty();
-                        let record = SeenRecord { path: &entry.path, identity: &identity, content: &content, plain };
-                        remember(writer, &record, shared)?;
-                    }
-                }
+                Item::Enter(entry) => self.tree.enter(entry.node.clone()),
                 Item::Omitted(path, why) => {
                     self.omitted_count += 1;
-                    self.omitted.push(NotCaptured { path, why: why.to_owned(), detail: String::new() });
+                    let (path, why) = (std::mem::take(path), (*why).to_owned());
+                    self.omitted.push(NotCaptured { path, why, detail: String::new() });
                 }
-                Item::Failed(issue) => self.issues.push(issue),
+                Item::Failed(issue) => self.issues.push(issue.clone()),
                 // Only a stopped run leaves something unread, and its blocks are not taken.
                 Item::Read(..) => return Err(BackupError::WalkEndedEarly),
             }
         }
-        shared.monitor.advance(entries, 0);
+        shared.monitor.advance(block.items.len() as u64, 0);
         Ok(())
     }
 

@@ -2,7 +2,7 @@
 //! not opened again.
 
 use super::BackupError;
-use super::drive::{Block, Blocks, Item, Shared, blocks_under_way};
+use super::drive::{Blocks, Item, Shared, blocks_under_way};
 use super::run::{Backup, Basis, Run};
 use crate::format::ids::ChunkId;
 use crate::format::node::{Content, Extent, NodeKind};
@@ -247,10 +247,10 @@ pub(super) fn produce(
         };
         items.push(item);
         if items.len() >= BLOCK_ENTRIES_MAX || bytes >= BLOCK_BYTES_TARGET || directories >= directories_max {
-            blocks.send(Block { number: 0, items: std::mem::take(&mut items) });
+            blocks.send(&mut items);
             (bytes, directories, last_directory) = (0, 0, None);
         }
     }
-    blocks.send(Block { number: 0, items });
+    blocks.send(&mut items);
     Ok(())
 }

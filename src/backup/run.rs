@@ -3,7 +3,7 @@
 //! `drive` runs the pipeline, `produce` feeds it from a walk, `gather` builds the trees, `conclude` writes
 //! snapshot and commits.
 
-use super::drive::{Block, Item};
+use super::drive::Item;
 use super::engine::DedupTrust;
 use super::file::Worker;
 use super::produce::{Remembered, produce};
@@ -301,8 +301,9 @@ pub fn backup_stream<S: std::io::Read + Send>(
                     let path = node.name.clone();
                     let file =
                         Entry { path, node: node.clone(), identity: Identity::default(), xattrs: XattrsRead::All };
-                    let items = vec![Item::Enter(directory), Item::Known(file, None), Item::Leave(Vec::new(), None)];
-                    blocks.send(Block { number: 0, items });
+                    let mut items =
+                        vec![Item::Enter(directory), Item::Known(file, None), Item::Leave(Vec::new(), None)];
+                    blocks.send(&mut items);
                 }
                 Err(error) => {
                     // What was cut so far is stored: the next run of the same stream is quicker by it.

@@ -25,6 +25,8 @@ pub struct SequenceWriter<'a> {
     kind: ChunkKind,
     hasher: &'a ChunkHasher,
     levels: Vec<Level>,
+    /// Room for one record.
+    record: Vec<u8>,
 }
 
 #[derive(Default)]
@@ -41,7 +43,7 @@ impl<'a> SequenceWriter<'a> {
     /// A tree or list with no records yet.
     pub fn new(kind: ChunkKind, hasher: &'a ChunkHasher) -> Self {
         debug_assert!(kind.is_structural());
-        SequenceWriter { kind, hasher, levels: vec![Level::default()] }
+        SequenceWriter { kind, hasher, levels: vec![Level::default()], record: Vec::new() }
     }
 
     /// Appends an entry; names come in ascending raw-byte order.
@@ -49,18 +51,25 @@ impl<'a> SequenceWriter<'a> {
     /// # Errors
     /// [`PackError::TooLarge`] for a record past the format's bound; what `sink` reports.
     pub fn push_node(&mut self, node: &Node, sink: &dyn ChunkSink) -> Result<(), PackError> {
-        let mut record = Vec::with_capacity(160);
+        let mut record = std::mem::take(&mut self.record);
+        record.clear();
         encode_node(node, &mut record);
-        let mut references = Vec::new();
-        match &node.kind {
-            NodeKind::File { content: Content::Inline(extents), .. } => {
-                references.extend(extents.iter().filter_map(chunk_of))
-            }
-            NodeKind::File { content: Content::List(id), .. } => references.push(*id),
-            NodeKind::Directory { tree } => references.push(*tree),
-            _ => {}
-        }
-        self.push(0, &record, &node.name, &node.name, 1, &references, sink)
+        let many: Vec<ChunkId>;
+        let references = match &node.kind {
+            NodeKind::File { content: Content::Inline(extents), .. } => match &extents[..] {
+                [Extent::Chunk { id, .. }] => std::slice::from_ref(id),
+                extents => {
+                    many = extents.iter().filter_map(chunk_of).collect();
+                    &many
+                }
+            },
+            NodeKind::File { content: Content::List(id), .. } => std::slice::from_ref(id),
+            NodeKind::Directory { tree } => std::slice::from_ref(tree),
+            _ => &[],
+        };
+        let pushed = self.push(0, &record, &node.name, &node.name, 1, references, sink);
+        self.record = record;
+        pushed
     }
 
     /// Appends an extent of a file, in file order.
