@@ -2,14 +2,14 @@
 //! several threads, each file completed by whoever writes its last byte.
 //!
 //! The window bounds memory and open files: how much is asked for before it is fetched. While the workers
-//! fetch one window the walk fills the next. A frame whose chunks two windows ask for is opened for each, so the
-//! windows are large.
+//! fetch one window the walk fills the next. A frame whose chunks two windows ask for may be opened for each, so
+//! the windows are large, and frames of which much is left are kept for a while.
 
 use super::target::{DirHandle, FileHandle, Restored, Room, Target, TargetError};
 use crate::format::ids::{ChunkId, ChunkKind};
 use crate::format::node::{Node, NodeKind};
 use crate::index::{PackEntry, Place};
-use crate::repo::fetch::{FetchError, Fetcher};
+use crate::repo::fetch::{FetchError, Fetcher, WantedFrame};
 use crate::report::{Issue, IssueKind};
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -20,6 +20,8 @@ const STRETCH_GAP_BYTES_MAX: u64 = 128 << 10;
 /// Files up to this size are put together in memory where that needs one frame only.
 pub const GATHER_BYTES_MAX: u64 = 1 << 20;
 const LARGE_WEIGHT: u64 = 8;
+/// A frame is kept if more than one part in so many is wanted now, and more than one is not.
+const KEPT_PART: u64 = 16;
 
 /// A file under way.
 pub struct OpenFile {
@@ -417,17 +419,18 @@ impl Drop for Busy<'_, '_> {
 
 /// Neighbouring frames of one pack, read in one go.
 struct Stretch {
+    ordinal: u32,
     pack: Arc<PackEntry>,
     frames: BTreeMap<u32, Vec<Want>>,
 }
 
 fn stretches(wants: Vec<Want>, queue: &Queue<'_>) -> Vec<Stretch> {
     let Queue { target, fetcher, outcome, .. } = queue;
-    let mut all: Vec<(u32, Stretch, u64, u64)> = Vec::new();
+    let mut all: Vec<(Stretch, u64, u64)> = Vec::new();
     for want in wants {
         let ordinal = want.place.pack;
-        if let Some((last, stretch, start, end)) = all.last_mut()
-            && *last == ordinal
+        if let Some((stretch, start, end)) = all.last_mut()
+            && stretch.ordinal == ordinal
             && let Some(frame) = stretch.pack.frames.get(want.place.frame as usize)
         {
             let frame_end = frame.offset + u64::from(frame.sealed_length);
@@ -447,7 +450,7 @@ fn stretches(wants: Vec<Want>, queue: &Queue<'_>) -> Vec<Stretch> {
                 };
                 let frames = BTreeMap::from([(want.place.frame, vec![want])]);
                 let end = frame.offset + u64::from(frame.sealed_length);
-                all.push((ordinal, Stretch { pack, frames }, frame.offset, end));
+                all.push((Stretch { ordinal, pack, frames }, frame.offset, end));
             }
             Err(error) => {
                 fail(&want.wish.file, outcome, IssueKind::Missing, &error.to_string());
@@ -455,7 +458,7 @@ fn stretches(wants: Vec<Want>, queue: &Queue<'_>) -> Vec<Stretch> {
             }
         }
     }
-    all.into_iter().map(|(_, stretch, ..)| stretch).collect()
+    all.into_iter().map(|(stretch, ..)| stretch).collect()
 }
 
 fn fail(file: &OpenFile, outcome: &Outcome, kind: IssueKind, detail: &str) {
@@ -466,13 +469,25 @@ fn fail(file: &OpenFile, outcome: &Outcome, kind: IssueKind, detail: &str) {
 }
 
 impl Stretch {
+    /// Whether a frame is likely to be wanted again: the walk has come to it, and isn't through. Where it's about one
+    /// chunk, that is a copy of something elsewhere in the tree; where little is left, files have changed since.
+    fn is_under_way(&self, position: u32, wants: &[Want]) -> bool {
+        let now: u64 = wants.iter().map(|want| u64::from(want.place.length)).sum();
+        let all = self.pack.frames.get(position as usize).map_or(0, |frame| u64::from(frame.raw_length));
+        (all / KEPT_PART..all - all / KEPT_PART).contains(&now)
+    }
+
     fn run(mut self, queue: &Queue<'_>) {
         let Queue { target, fetcher, outcome, .. } = queue;
         if outcome.stopped() {
             return;
         }
-        let positions: Vec<u32> = self.frames.keys().copied().collect();
-        let read = fetcher.frames(&self.pack, &positions, &mut |position, epoch, frame| {
+        let wanted: Vec<WantedFrame> = self
+            .frames
+            .iter()
+            .map(|(at, wants)| WantedFrame { position: *at, again: self.is_under_way(*at, wants) })
+            .collect();
+        let read = fetcher.frames(self.ordinal, &self.pack, &wanted, &mut |position, epoch, frame| {
             let Ok(hasher) = fetcher.repository.keyring.ids(epoch) else { return };
             let wants = self.frames.remove(&position).unwrap_or_default();
             for want in wants {
