@@ -116,8 +116,7 @@ pub fn run(args: &RestoreArgs, global: &Global) -> Result<Class, CliError> {
         memory_bytes: workspace.settings.memory_bytes / 16,
     };
     let monitor: &dyn Monitor = &workspace.progress;
-    let memory_bytes = workspace.settings.memory_bytes;
-    let fetcher = Fetcher::new(&workspace.repository, &index, monitor, memory_bytes / 16).keeping(memory_bytes / 20);
+    let fetcher = Fetcher::new(&workspace.repository, &index, monitor, workspace.settings.memory_bytes / 16);
     let counts = &info.snapshot.counts;
     let totals = (counts.files + counts.directories + counts.others, counts.bytes);
     let summary = restore(&fetcher, info.snapshot.root, &target, &options, monitor, totals)?;

@@ -58,21 +58,9 @@ pub struct Fetcher<'a> {
     monitor: &'a dyn Monitor,
     /// By region and pack: a header that is another one in one region must not spoil the others.
     packs: Mutex<HashMap<(usize, PackId), Arc<PackReader>>>,
-    /// Those out of which single chunks were taken.
     frames: Mutex<FrameCache>,
-    /// Those of stretches of which more will be wanted.
-    kept: Mutex<FrameCache>,
     /// Copies that could not be used, each once.
     issues: Mutex<Vec<Issue>>,
-}
-
-/// A frame of a stretch.
-#[derive(Clone, Copy, Debug)]
-pub struct WantedFrame {
-    /// Which of its pack's.
-    pub position: u32,
-    /// It is likely to be wanted again.
-    pub again: bool,
 }
 
 /// A frame's plaintext and the epoch of its section.
@@ -113,9 +101,6 @@ impl FrameCache {
     }
 
     fn insert(&mut self, key: (u32, u32), frame: OpenedFrame) {
-        if self.bytes_max == 0 {
-            return;
-        }
         self.bytes += frame.bytes.len();
         self.frames.push_back((key, frame));
         while self.bytes > self.bytes_max && self.frames.len() > 1 {
@@ -134,16 +119,9 @@ impl<'a> Fetcher<'a> {
             index,
             monitor,
             packs: Mutex::new(HashMap::new()),
-            frames: Mutex::new(FrameCache { bytes_max: cache_bytes.max(1), ..FrameCache::default() }),
-            kept: Mutex::default(),
+            frames: Mutex::new(FrameCache { bytes_max: cache_bytes, ..FrameCache::default() }),
             issues: Mutex::new(Vec::new()),
         }
-    }
-
-    /// With a second cache, for [`Fetcher::frames`], of at most so many bytes.
-    #[must_use]
-    pub fn keeping(self, cache_bytes: usize) -> Self {
-        Fetcher { kept: Mutex::new(FrameCache { bytes_max: cache_bytes, ..FrameCache::default() }), ..self }
     }
 
     /// The copies that could not be used so far.
@@ -334,42 +312,31 @@ impl<'a> Fetcher<'a> {
     }
 
     /// Reads a stretch of neighbouring frames of a pack in one go and hands each frame's plaintext to
-    /// `each`, with its position and epoch. What fails there is tried one by one, in every region, by the caller.
+    /// `each`, with its position. What fails there is tried one by one, in every region, by the caller.
     ///
     /// # Errors
     /// What the first region's copy says.
     pub fn frames(
         &self,
-        ordinal: u32,
         pack: &PackEntry,
-        wanted: &[WantedFrame],
+        positions: &[u32],
         each: &mut dyn FnMut(u32, u64, &[u8]),
     ) -> Result<(), PackError> {
-        let kept = || self.kept.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut unread = Vec::with_capacity(wanted.len());
-        for wanted in wanted {
-            let known = kept().get((ordinal, wanted.position));
-            match known {
-                Some(frame) => each(wanted.position, frame.epoch, &frame.bytes),
-                None => unread.extend(pack.frames.get(wanted.position as usize).map(|frame| (wanted, frame))),
-            }
-        }
-        let (Some((_, first)), Some((_, last))) = (unread.first(), unread.last()) else { return Ok(()) };
+        let regions = self.regions_of(pack);
+        let (Some(first), Some(last)) = (positions.first(), positions.last()) else { return Ok(()) };
+        let (Some(first), Some(last)) = (pack.frames.get(*first as usize), pack.frames.get(*last as usize)) else {
+            return Ok(());
+        };
         let length = last.offset + u64::from(last.sealed_length) - first.offset;
-        let Some(region) = self.regions_of(pack).first().copied() else { return Ok(()) };
-        let mut bytes = self.read_range(region, pack.id, first.offset, length)?;
-        let first = first.offset;
+        let Some(region) = regions.first() else { return Ok(()) };
+        let mut bytes = self.read_range(*region, pack.id, first.offset, length)?;
         let mut plain = Vec::new();
-        for (wanted, frame) in unread {
-            let start = (frame.offset - first) as usize;
+        for position in positions {
+            let Some(frame) = pack.frames.get(*position as usize) else { continue };
+            let start = (frame.offset - first.offset) as usize;
             let sealed = &mut bytes[start..start + frame.sealed_length as usize];
-            self.open_frame(region, pack, wanted.position as usize, sealed, &mut plain)?;
-            let epoch = self.epoch_of(region, pack, frame)?;
-            each(wanted.position, epoch, &plain);
-            if wanted.again {
-                let bytes = Arc::new(std::mem::take(&mut plain));
-                kept().insert((ordinal, wanted.position), OpenedFrame { bytes, epoch });
-            }
+            self.open_frame(*region, pack, *position as usize, sealed, &mut plain)?;
+            each(*position, self.epoch_of(*region, pack, frame)?, &plain);
         }
         Ok(())
     }

@@ -2,14 +2,14 @@
 //! several threads, each file completed by whoever writes its last byte.
 //!
 //! The window bounds memory and open files: how much is asked for before it is fetched. While the workers
-//! fetch one window the walk fills the next. A frame whose chunks two windows ask for may be opened for each, so
-//! the windows are large, and frames of which much is left are kept for a while.
+//! fetch one window the walk fills the next. A frame whose chunks two windows ask for is opened for each, so the
+//! windows are large.
 
 use super::target::{DirHandle, FileHandle, Restored, Room, Target, TargetError};
 use crate::format::ids::{ChunkId, ChunkKind};
 use crate::format::node::{Node, NodeKind};
 use crate::index::{PackEntry, Place};
-use crate::repo::fetch::{FetchError, Fetcher, WantedFrame};
+use crate::repo::fetch::{FetchError, Fetcher};
 use crate::report::{Issue, IssueKind};
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -20,8 +20,6 @@ const STRETCH_GAP_BYTES_MAX: u64 = 128 << 10;
 /// Files up to this size are put together in memory where that needs one frame only.
 pub const GATHER_BYTES_MAX: u64 = 1 << 20;
 const LARGE_WEIGHT: u64 = 8;
-/// A frame is kept if more than one part in so many is wanted now, and more than one is not.
-const KEPT_PART: u64 = 16;
 
 /// A file under way.
 pub struct OpenFile {
@@ -41,8 +39,8 @@ enum State {
     Unmade,
     /// Several chunks of one frame, one after the other: what came of them so far. Written in one go.
     Gathered(Vec<u8>),
-    /// Written in pieces.
-    Made(FileHandle),
+    /// Written in pieces, by several threads at a time.
+    Made(Arc<FileHandle>),
     /// Completed.
     Done,
 }
@@ -60,7 +58,7 @@ impl OpenFile {
         room: Room,
     ) -> Result<Arc<Self>, TargetError> {
         let state = match room {
-            Room::Sparse => State::Made(target.create_file(parent, node, room)?),
+            Room::Sparse => State::Made(Arc::new(target.create_file(parent, node, room)?)),
             Room::Dense => State::Unmade,
         };
         Ok(Self::new(parent, node, path, state))
@@ -120,10 +118,15 @@ impl OpenFile {
             return Ok(());
         }
         if let State::Unmade = *state {
-            *state = State::Made(target.create_file(&self.parent, &self.node, Room::Dense)?);
+            *state = State::Made(Arc::new(target.create_file(&self.parent, &self.node, Room::Dense)?));
         }
         match &mut *state {
-            State::Made(handle) => handle.write_at(bytes, offset),
+            State::Made(handle) => {
+                let handle = Arc::clone(handle);
+                // The others needn't wait until it is written.
+                drop(state);
+                handle.write_at(bytes, offset)
+            }
             State::Gathered(before) if before.len() as u64 == offset => {
                 before.extend_from_slice(bytes);
                 Ok(())
@@ -419,18 +422,17 @@ impl Drop for Busy<'_, '_> {
 
 /// Neighbouring frames of one pack, read in one go.
 struct Stretch {
-    ordinal: u32,
     pack: Arc<PackEntry>,
     frames: BTreeMap<u32, Vec<Want>>,
 }
 
 fn stretches(wants: Vec<Want>, queue: &Queue<'_>) -> Vec<Stretch> {
     let Queue { target, fetcher, outcome, .. } = queue;
-    let mut all: Vec<(Stretch, u64, u64)> = Vec::new();
+    let mut all: Vec<(u32, Stretch, u64, u64)> = Vec::new();
     for want in wants {
         let ordinal = want.place.pack;
-        if let Some((stretch, start, end)) = all.last_mut()
-            && stretch.ordinal == ordinal
+        if let Some((last, stretch, start, end)) = all.last_mut()
+            && *last == ordinal
             && let Some(frame) = stretch.pack.frames.get(want.place.frame as usize)
         {
             let frame_end = frame.offset + u64::from(frame.sealed_length);
@@ -450,7 +452,7 @@ fn stretches(wants: Vec<Want>, queue: &Queue<'_>) -> Vec<Stretch> {
                 };
                 let frames = BTreeMap::from([(want.place.frame, vec![want])]);
                 let end = frame.offset + u64::from(frame.sealed_length);
-                all.push((Stretch { ordinal, pack, frames }, frame.offset, end));
+                all.push((ordinal, Stretch { pack, frames }, frame.offset, end));
             }
             Err(error) => {
                 fail(&want.wish.file, outcome, IssueKind::Missing, &error.to_string());
@@ -458,7 +460,7 @@ fn stretches(wants: Vec<Want>, queue: &Queue<'_>) -> Vec<Stretch> {
             }
         }
     }
-    all.into_iter().map(|(stretch, ..)| stretch).collect()
+    all.into_iter().map(|(_, stretch, ..)| stretch).collect()
 }
 
 fn fail(file: &OpenFile, outcome: &Outcome, kind: IssueKind, detail: &str) {
@@ -469,25 +471,13 @@ fn fail(file: &OpenFile, outcome: &Outcome, kind: IssueKind, detail: &str) {
 }
 
 impl Stretch {
-    /// Whether a frame is likely to be wanted again: the walk has come to it, and isn't through. Where it's about one
-    /// chunk, that is a copy of something elsewhere in the tree; where little is left, files have changed since.
-    fn is_under_way(&self, position: u32, wants: &[Want]) -> bool {
-        let now: u64 = wants.iter().map(|want| u64::from(want.place.length)).sum();
-        let all = self.pack.frames.get(position as usize).map_or(0, |frame| u64::from(frame.raw_length));
-        (all / KEPT_PART..all - all / KEPT_PART).contains(&now)
-    }
-
     fn run(mut self, queue: &Queue<'_>) {
         let Queue { target, fetcher, outcome, .. } = queue;
         if outcome.stopped() {
             return;
         }
-        let wanted: Vec<WantedFrame> = self
-            .frames
-            .iter()
-            .map(|(at, wants)| WantedFrame { position: *at, again: self.is_under_way(*at, wants) })
-            .collect();
-        let read = fetcher.frames(self.ordinal, &self.pack, &wanted, &mut |position, epoch, frame| {
+        let positions: Vec<u32> = self.frames.keys().copied().collect();
+        let read = fetcher.frames(&self.pack, &positions, &mut |position, epoch, frame| {
             let Ok(hasher) = fetcher.repository.keyring.ids(epoch) else { return };
             let wants = self.frames.remove(&position).unwrap_or_default();
             for want in wants {
@@ -544,7 +534,14 @@ pub fn release(target: &Target, file: &Arc<OpenFile>, outcome: &Outcome) {
         return;
     }
     let finished = match state {
-        State::Made(handle) => target.finish_file(handle, &file.node),
+        State::Made(handle) => match Arc::into_inner(handle) {
+            Some(handle) => target.finish_file(handle, &file.node),
+            // Whoever writes gives it back before it counts as written.
+            None => Err(TargetError::Invalid {
+                path: file.parent.path_of(&file.node.name),
+                detail: "it is still being written",
+            }),
+        },
         // Every byte of it would have made it: its node says more than its extents hold.
         State::Unmade => target
             .create_file(&file.parent, &file.node, Room::Dense)

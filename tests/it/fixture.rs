@@ -317,7 +317,7 @@ impl World {
         assert_eq!(sync(&repository, &index, &Silent).unwrap(), []);
         let listing = list(&repository).unwrap();
         let info = listing.snapshots.iter().find(|info| info.id == id).expect("the snapshot counts here");
-        let fetcher = Fetcher::new(&repository, &index, &Silent, 16 << 20).keeping(16 << 20);
+        let fetcher = Fetcher::new(&repository, &index, &Silent, 16 << 20);
         let target = Target::open(to, target)?;
         restore(&fetcher, info.snapshot.root, &target, options, &Silent, (0, 0))
     }

@@ -1,9 +1,7 @@
 //! What a restore does to what is already there, and what it never does.
 
-use crate::fixture::{World, assert_same, noise, quick_target};
+use crate::fixture::{assert_same, noise};
 use crate::program::Program;
-use keepstone::restore::Restore;
-use keepstone::store::faults::Operation;
 use std::fs::{create_dir_all, read, read_to_string, remove_file, set_permissions, write};
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::path::Path;
@@ -335,27 +333,4 @@ fn reading_back_looks_into_holes_and_at_files_that_were_there() {
     }
     restore("always").expect(0);
     assert_same(&program.source(), &program.path("out"));
-}
-
-#[test]
-fn a_frame_that_many_windows_ask_for_is_read_once() {
-    let (world, source, out) = (World::new(1), tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
-    for at in 0..640 {
-        crate::fixture::write(source.path(), &format!("{}/{at}", at / 64), &noise(at, 4096));
-    }
-    let id = world.backup(&[0], source.path(), 0).unwrap().snapshot.unwrap();
-    for threads in [1, 2] {
-        let to = out.path().join(threads.to_string());
-        world.forget_history();
-        // Without room, a window is as small as windows get: of 64 chunks.
-        let options = Restore { threads, memory_bytes: 0, ..Restore::default() };
-        let summary = world.restore_as(&[0], id, &to, &options, quick_target()).unwrap();
-        assert_eq!(summary.issues, []);
-        assert_same(source.path(), &to);
-        let mut reads = std::collections::BTreeMap::new();
-        for call in world.stores[0].log().into_iter().filter(|call| call.operation == Operation::GetRange) {
-            *reads.entry(call.name).or_insert(0) += 1;
-        }
-        assert!(reads.len() == 2 && reads.values().all(|count| *count <= 4), "{reads:?}");
-    }
 }
