@@ -464,6 +464,33 @@ fn nothing_new_is_no_success_while_a_region_is_away() {
     program.backup_ending(0, &["--skip-if-unchanged"]);
 }
 
+/// A part is the same at each run: whoever reads one part each day must be told that the others weren't.
+#[test]
+fn a_check_says_which_part_of_the_data_it_read() {
+    let program = Program::new();
+    program.write("file", &noise(1, 300_000));
+    program.backup(&[]);
+    let check = |subset: &str| program.run(["check", subset]).expect(0).stdout;
+    let read = |subset: &str| program.run(["--json", "check", subset]).expect(0).json()["read_subset"].clone();
+    let part = check("--read-data=2/7");
+    assert!(part.contains("Part 2 of 7 was read; the other 6 parts were NOT"), "{part}");
+    assert!(check("--read-data=2/2").contains("the other part was NOT: --read-data=1/2 reads it"));
+    assert!(check("--read-data=12.5%").contains("A random 12.50% of the packs was read; the others were NOT"));
+    for whole in ["--read-data", "--read-data=1/1", "--read-data=100%"] {
+        assert!(!check(whole).contains("NOT"), "{whole}");
+    }
+    assert_eq!((read("--read-data=2/7"), read("--read-data=5%")), ("2/7".into(), "5%".into()));
+    assert_eq!(read("--read-data"), "all");
+    let structure = program.run(["--json", "check"]).expect(0).json();
+    assert_eq!((&structure["read_data"], &structure["read_subset"]), (&false.into(), &serde_json::Value::Null));
+    let days: Vec<u64> = (1..=7)
+        .map(|day| program.run(["--json", "check", &format!("--read-data={day}/7")]).expect(0).json())
+        .map(|day| day["regions"][0]["packs_read"].as_u64().unwrap())
+        .collect();
+    let all = program.run(["--json", "check", "--read-data"]).expect(0).json();
+    assert_eq!(days.iter().sum::<u64>(), all["regions"][0]["packs_read"].as_u64().unwrap(), "{days:?}");
+}
+
 /// Many files of several chunks each must not all be open at once.
 #[test]
 fn a_low_limit_of_open_files_is_enough() {
