@@ -221,8 +221,9 @@ impl Workspace {
         let mut repository = located.unlock(&unlock, Arc::new(SystemClock), Arc::new(SystemRandom))?;
         repository.host = settings.host();
         remember_roster(&cache_directory, seen, &repository);
+        let left_out = format!("left out by {}", settings.left_out_by);
         let mut absent: Vec<(String, String)> =
-            settings.regions_left_out.iter().map(|name| (name.clone(), "left out by --region".to_owned())).collect();
+            settings.regions_left_out.iter().map(|name| (name.clone(), left_out.clone())).collect();
         absent.extend(failed.into_iter().map(|(name, error)| (name, error.message)));
         for (name, error) in &repository.unreachable {
             absent.push((name.clone(), error.to_string()));
@@ -319,7 +320,7 @@ impl Workspace {
         self.settings.cache_dir.join(self.repository.config.repository.to_string())
     }
 
-    /// The local directories that a run writes to: regions, those that `--region` left out too, and the cache.
+    /// The local directories that a run writes to: regions, those that were left out of it too, and the cache.
     pub fn own_directories(&self) -> Vec<PathBuf> {
         let addresses = self.settings.regions.iter().map(|region| &region.url);
         let addresses = addresses.chain(&self.settings.addresses_left_out);

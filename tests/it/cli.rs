@@ -464,6 +464,31 @@ fn nothing_new_is_no_success_while_a_region_is_away() {
     program.backup_ending(0, &["--skip-if-unchanged"]);
 }
 
+/// What the file lists is the repository; a variable that was exported once must not take a region out of every run in
+/// silence.
+#[test]
+fn what_the_environment_leaves_out_is_left_out_and_told() {
+    let program = Program::new();
+    program.write("a", b"x");
+    let with = |regions: &str, arguments: &[&str]| {
+        Ended::new(program.command(arguments).env("KEEPSTONE_REGIONS", regions).output().unwrap())
+    };
+    let address = program.region("one");
+    for regions in ["one", &address] {
+        let told = with(regions, &["backup", "source"]).expect(3).stderr;
+        assert!(told.contains("region 'two' takes no part: left out by KEEPSTONE_REGIONS"), "{told}");
+        with(regions, &["key", "add", "--recipient", &crate::fixture::identity().1]).expect(14);
+    }
+    let by_option = program.run(["--region", "one", "key", "add", "--recipient", &crate::fixture::identity().1]);
+    by_option.expect(14);
+    assert_eq!(program.run(["--json", "key", "list"]).expect(0).json()["slots"].as_array().unwrap().len(), 1);
+    // All of them, one at an address of its own: nothing is left out.
+    std::fs::rename(program.path("two"), program.path("moved")).unwrap();
+    let moved = format!("one two={}", program.path("moved").display());
+    let told = with(&moved, &["backup", "source"]).expect(0).stderr;
+    assert!(!told.contains("takes no part"), "{told}");
+}
+
 /// A part is the same at each run: whoever reads one part each day must be told that the others weren't.
 #[test]
 fn a_check_says_which_part_of_the_data_it_read() {

@@ -200,7 +200,20 @@ fn regions_are_configured_chosen_or_replaced() {
     let home = home.set("KEEPSTONE_REGIONS", "a=/a, b=/b far");
     let settings = home.load("keepstone stats").unwrap();
     assert_eq!(region_pairs(&settings), [("a", "/a"), ("b", "/b"), ("far", "s3://bucket/prefix")]);
-    assert_eq!(region_pairs(&home.load("keepstone stats --region b").unwrap()), [("b", "/b")]);
+    // What the file lists and the variable doesn't is left out, as by --region, not forgotten.
+    assert_eq!((&settings.regions_left_out[..], settings.left_out_by), (&["here".to_owned()][..], "KEEPSTONE_REGIONS"));
+    assert_eq!(settings.addresses_left_out, ["/mnt/here"]);
+    let settings = home.load("keepstone stats --region b").unwrap();
+    assert_eq!(region_pairs(&settings), [("b", "/b")]);
+    assert_eq!((settings.regions_left_out.join(" "), settings.left_out_by), ("a far here".to_owned(), "--region"));
+    assert_eq!(region_pairs(&home.load("keepstone stats --region here").unwrap()), [("here", "/mnt/here")]);
+    // Another address for a configured name stands in its place.
+    let home = Home::new(Some(TWO_REGIONS)).set("KEEPSTONE_REGIONS", "far=/moved");
+    let settings = home.load("keepstone stats").unwrap();
+    assert_eq!(region_pairs(&settings), [("far", "/moved")]);
+    assert_eq!(settings.regions_left_out, ["here"]);
+    let home = Home::new(Some(TWO_REGIONS)).set("KEEPSTONE_REGIONS", "here far");
+    assert!(home.load("keepstone stats").unwrap().regions_left_out.is_empty());
 }
 
 #[test]
