@@ -42,7 +42,7 @@ pub fn run(args: &BackupArgs, global: &Global) -> Result<Class, CliError> {
         _ => None,
     };
     drop(early);
-    let mut workspace = timer.run(Stage::Open, || Workspace::open(global))?;
+    let mut workspace = timer.run(Stage::Open, || Workspace::open_as_author(global))?;
     workspace.progress.set_timer(timer.clone());
     workspace.repository.require(&AUTHORS, "back up")?;
     // Before anything is copied into a region that takes other snapshots only.

@@ -11,6 +11,7 @@ use super::{output, parse, render, seen_roster};
 use crate::crypto::slot::Unlock;
 use crate::env::{SystemClock, SystemRandom, can_begin_threads};
 use crate::format::ids::{Digest, RegionId};
+use crate::format::roster::Role;
 use crate::index::{Index, IndexError, RocksIndex};
 use crate::replicate::Replicated;
 use crate::repo::RepoError;
@@ -192,6 +193,24 @@ impl Workspace {
     /// Whatever stands in the way, with what to do about it.
     pub fn open(global: &Global) -> Result<Self, CliError> {
         Self::open_with(settings(global, false)?, global)
+    }
+
+    /// As [`Workspace::open`], for what an owner or a writer may and a maintainer may not: where the secret opens slots
+    /// of both, the writer's is meant.
+    ///
+    /// # Errors
+    /// As [`Workspace::open`].
+    pub fn open_as_author(global: &Global) -> Result<Self, CliError> {
+        let locate = |specs: &[RegionSpec], pin| Ok(Located { preferred: Role::Writer, ..Located::open(specs, pin)? });
+        Self::open_by(settings(global, false)?, global, &locate)
+    }
+
+    /// Whether a secret that this run was given opens what is wrapped for a recipient; asks for nothing.
+    ///
+    /// # Errors
+    /// When an identity file can't be read any more.
+    pub fn opens(&self, recipient: &str) -> Result<bool, CliError> {
+        Ok(!self.settings.identities.is_empty() && secret(&self.settings, true)?.opens(recipient))
     }
 
     /// As [`Workspace::open`], with settings that a command has changed.
