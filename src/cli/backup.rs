@@ -36,7 +36,7 @@ pub fn run(args: &BackupArgs, global: &Global) -> Result<Class, CliError> {
     let walk = match &wanted.source {
         BackupSource::Paths(paths) => {
             // What no snapshot could name isn't even looked at.
-            crate::backup::check_sources(paths)?;
+            crate::backup::check_sources(&[&paths[..], &wanted.listed].concat())?;
             Some(Walk::new(paths, walk_options(&wanted)).map_err(BackupError::Source)?)
         }
         _ => None,
@@ -162,6 +162,7 @@ fn walk_options(wanted: &BackupSettings) -> WalkOptions {
             .collect(),
         exclude_caches: wanted.exclude_caches,
         one_file_system: wanted.one_file_system,
+        listed: wanted.listed.clone(),
         ..WalkOptions::default()
     }
 }

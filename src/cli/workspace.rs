@@ -171,6 +171,17 @@ fn trust(settings: &Settings, found: Digest) -> Result<(), CliError> {
     }
 }
 
+/// Tells of a run, and lets the user stop it.
+///
+/// # Errors
+/// When there can't be a thread for it.
+pub fn progress(global: &Global) -> Result<Progress, CliError> {
+    Progress::start(global).map_err(|error| {
+        CliError::new(Class::Limit, format!("a thread for signals and progress can't be begun: {error}"))
+            .hint(FEWER_THREADS)
+    })
+}
+
 type Locate<'a> = dyn Fn(&[RegionSpec], Option<[u8; 32]>) -> Result<Located, RepoError> + 'a;
 
 /// A cache that can't be written stops nothing: the next run knows less, and says so itself if it must.
@@ -251,7 +262,7 @@ impl Workspace {
         can_begin_threads(count).map_err(|error| {
             CliError::new(Class::Limit, format!("{count} threads can't be begun: {error}")).hint(FEWER_THREADS)
         })?;
-        let progress = Progress::start(global).map_err(|error| CliError::new(Class::Failed, error.to_string()))?;
+        let progress = progress(global)?;
         for (name, why) in &absent {
             progress.notice(&format!("region '{name}' takes no part: {why}"));
         }

@@ -155,7 +155,10 @@ pub fn restore(
         included: false,
         verify: Vec::new(),
     };
-    let (mut summary, nothing) = queue.beside(|| run.all(root, totals))?;
+    let (mut summary, nothing) = queue
+        .beside(|| run.all(root, totals))
+        .map_err(|error| RestoreError::Threads { count: options.threads, error })??;
+    summary.removed += target.counts().displaced.get();
     summary.files += outcome.files.get();
     summary.bytes = outcome.bytes.get();
     summary.issues.extend(outcome.issues.into_inner().unwrap_or_else(PoisonError::into_inner));

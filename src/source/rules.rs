@@ -49,6 +49,8 @@ pub struct WalkOptions {
     pub one_file_system: bool,
     /// Whether extended attributes, ACLs among them, are recorded. On by default.
     pub xattrs: bool,
+    /// Further sources, of which one that isn't there is told as not captured: who listed them did so some time before.
+    pub listed: Vec<PathBuf>,
 }
 
 impl Default for WalkOptions {
@@ -62,6 +64,7 @@ impl Default for WalkOptions {
             exclude_caches: false,
             one_file_system: false,
             xattrs: true,
+            listed: Vec::new(),
         }
     }
 }

@@ -120,7 +120,7 @@ impl Walk {
     /// When a source is missing, unreadable or ambiguous, or an exclude pattern can't be used. No snapshot may be
     /// saved then.
     pub fn new(paths: &[PathBuf], options: WalkOptions) -> Result<Walk, SourceError> {
-        let sources = Sources::resolve(paths)?;
+        let sources = Sources::resolve(paths, &options.listed)?;
         let rules = Rules::new(&options, &sources.root)?;
         let access = if sources.is_source(ROOT) { OFlags::RDONLY } else { OFlags::PATH };
         let root_fd = open_directory_path(&sources.root, access)
@@ -219,6 +219,10 @@ impl Walk {
         let cover = if self.sources.is_source(ROOT) { Cover::Whole } else { Cover::Above };
         let opened = Opened { fd, stat, names: None, xattrs: None, stats: Vec::new() };
         self.enter(opened, 0, cover, Some(ROOT), None, true);
+        for subject in std::mem::take(&mut self.sources.missing) {
+            let detail = "it was listed, and isn't there".to_owned();
+            self.pending.push_back(Event::Failed(Issue { kind: IssueKind::Vanished, subject, detail }));
+        }
     }
 
     /// Deals with the next name of the innermost directory; false once nothing is left.

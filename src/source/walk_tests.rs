@@ -553,6 +553,36 @@ fn a_directory_that_the_backup_writes_to_is_kept_empty_unless_it_is_named() {
 }
 
 #[test]
+fn listed_sources_that_are_gone_are_told_and_the_others_captured() {
+    let base = tempfile::tempdir().unwrap();
+    let at = |path: &str| base.path().join(path);
+    for path in ["a/f", "a/g", "b/h"] {
+        touch(at(path));
+    }
+    let listed = |paths: &[&str], listed: &[&str]| {
+        let all = |paths: &[&str]| paths.iter().map(|path| at(path)).collect::<Vec<_>>();
+        Walk::new(&all(paths), WalkOptions { listed: all(listed), ..WalkOptions::default() })
+    };
+    let walk = listed(&[], &["a/f", "a/gone", "a/g", "c/elsewhere"]).unwrap();
+    let failed = |walk: Walk| -> Vec<_> {
+        let issue = |event| match event {
+            Event::Failed(issue) => Some((issue.kind, issue.subject)),
+            _ => None,
+        };
+        walk.filter_map(issue).collect()
+    };
+    let elsewhere = at("c/elsewhere").into_os_string().into_encoded_bytes();
+    let wanted = vec![(IssueKind::Vanished, b"gone".to_vec()), (IssueKind::Vanished, elsewhere)];
+    assert_eq!(failed(walk.again().unwrap()), wanted);
+    assert_eq!(failed(walk), wanted);
+    let walk = listed(&["b"], &["a/f", "a/gone"]).unwrap();
+    assert_eq!(failed(walk), [(IssueKind::Vanished, b"a/gone".to_vec())]);
+    // Named ones must be there, and any at all.
+    assert!(matches!(listed(&["b", "gone"], &["a/f"]), Err(SourceError::Missing { .. })));
+    assert!(matches!(listed(&[], &["gone", "gone too"]), Err(SourceError::Missing { path }) if path == at("gone")));
+}
+
+#[test]
 fn another_file_system_is_kept_as_its_empty_mount_point() {
     let base = tempfile::tempdir().unwrap();
     let mount = base.path().join("mount");

@@ -673,6 +673,79 @@ fn threads_that_the_system_refuses_are_told() {
     assert!(error.contains("threads can't be begun") && error.contains("ulimit -v"), "{error}");
 }
 
+/// With however few threads, a command does its work or says what stands in its way: it never breaks off.
+#[test]
+fn no_command_breaks_off_for_want_of_threads() {
+    let program = Program::nobody();
+    for number in 0..6 {
+        program.write(&format!("file{number}"), &noise(number, 60_000));
+        program.backup(&[]);
+    }
+    let mut refused = 0;
+    for threads in 1..=16 {
+        for command in
+            [&["scrub", "two"][..], &["check", "--read-data"], &["gc", "--dry-run"], &["restore", "latest", "--to"]]
+        {
+            let to = format!("out{threads}");
+            let more = if command[0] == "restore" { &[&to[..]][..] } else { &[] };
+            let arguments = [&["--json", "--threads", "4"], command, more].concat();
+            let ended = program.run_with_threads(threads, &arguments);
+            assert!(matches!(ended.code, Some(0 | 15)), "{threads} {command:?}: {:?}: {}", ended.code, ended.stderr);
+            if ended.code == Some(15) {
+                let error = ended.error();
+                let text = error["message"].as_str().unwrap();
+                assert!(text.contains("be begun") && error["hint"].is_string(), "{threads} {command:?}: {error}");
+                refused += 1;
+            }
+        }
+    }
+    assert!(refused > 0, "some of these limits are too low for anything");
+}
+
+/// What listed the paths did so some time before: one that has gone since is told, and the others are saved.
+#[test]
+fn a_listed_path_that_is_gone_makes_the_snapshot_partial() {
+    let program = Program::new();
+    program.write("a/one", b"one");
+    program.write("b/two", b"two");
+    for (option, end) in [("--files-from0", "\0"), ("--files-from", "\n")] {
+        let list = |paths: &[&str]| {
+            let list: String = paths.iter().map(|path| format!("{path}{end}")).collect();
+            std::fs::write(program.path("list"), list).unwrap();
+        };
+        list(&["source/a/one", "source/a/gone", "source/b"]);
+        let saved = program.run(["--json", "backup", option, "list"]).expect(4).json();
+        assert_eq!((&saved["partial"], &saved["issues"]), (&true.into(), &1.into()), "{saved}");
+        let listed = program.run(["--json", "snapshots", "--details"]).expect(0).json();
+        let newest = listed.as_array().unwrap().last().unwrap().to_string();
+        assert!(newest.contains("a/gone") && newest.contains("vanished"), "{newest}");
+        program.restore("out", &["latest", "--overwrite", "always"]).expect(0);
+        assert_same(&program.source().join("b"), &program.path("out/b"));
+        list(&["source/nope", "source/nor/this"]);
+        let none = program.run(["--json", "backup", option, "list"]).expect(12).error();
+        assert!(none["message"].as_str().unwrap().contains("source/nope"), "{none}");
+        // What is named on the command line must be there.
+        list(&["source/a/one"]);
+        program.run(["backup", option, "list", "source/gone"]).expect(12);
+    }
+}
+
+#[test]
+fn what_cannot_be_used_of_the_surroundings_is_told() {
+    let program = Program::new();
+    let refused = program.run(["--config", ".", "snapshots"]).expect(2);
+    assert!(refused.stderr.contains("can't read the configuration file"), "{}", refused.stderr);
+    let told = |log: &str| {
+        Ended::new(program.command(["snapshots"]).env("KEEPSTONE_LOG", log).output().unwrap()).expect(0).stderr
+    };
+    assert!(told("garbage=[").contains("KEEPSTONE_LOG='garbage=[' is not used"), "{}", told("garbage=["));
+    assert_eq!((told(""), told("keepstone=warn")), (String::new(), String::new()));
+    program.write("file", b"x");
+    program.backup(&[]);
+    let kept = program.run(["forget", "--keep-tag", "typo", "--dry-run"]).expect(0).stderr;
+    assert!(kept.contains("no snapshot has the tag 'typo'"), "{kept}");
+}
+
 /// A file that could not be opened is neither new nor changed.
 #[test]
 fn what_could_not_be_read_counts_as_failed_alone() {

@@ -334,3 +334,27 @@ fn reading_back_looks_into_holes_and_at_files_that_were_there() {
     restore("always").expect(0);
     assert_same(&program.source(), &program.path("out"));
 }
+
+/// Nothing is restored into a region or the cache, whether anything is to be deleted or not.
+#[test]
+fn nothing_is_restored_into_a_region_or_the_cache() {
+    let program = filled();
+    program.write("config", b"not a region's");
+    program.backup(&[]);
+    symlink(program.path("one"), program.path("link")).unwrap();
+    let before = (program.listing("one"), program.listing("two"));
+    for to in ["one", "one/new/deep", "one/packs", "link", "link/new", "cache/x", "two/../one/x"] {
+        for overwrite in ["never", "if-different", "always"] {
+            let refused = program.run(["restore", "latest", "--to", to, "--overwrite", overwrite]).expect(2).stderr;
+            assert!(refused.contains("where keepstone's own"), "{to} {overwrite}: {refused}");
+        }
+    }
+    // What is around one: only where all that is there is replaced, or what the snapshot lacks goes.
+    for extra in [&["--overwrite", "always"][..], &["--delete"]] {
+        program.run([&["restore", "latest", "--to", "."], extra].concat()).expect(2);
+    }
+    program.run(["restore", "latest", "config", "--to", "one", "--overwrite", "always"]).expect(2);
+    assert_eq!((program.listing("one"), program.listing("two")), before);
+    program.run(["restore", "latest", "home", "--to", ".", "--overwrite", "always"]).expect(0);
+    program.run(["restore", "latest", "--to", "."]).expect(0);
+}

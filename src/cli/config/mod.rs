@@ -126,6 +126,7 @@ impl From<ConfigError> for CliError {
                 let class = match error.kind() {
                     io::ErrorKind::NotFound => Class::Missing,
                     io::ErrorKind::PermissionDenied => Class::Access,
+                    io::ErrorKind::IsADirectory => Class::Usage,
                     _ => Class::Failed,
                 };
                 CliError::new(class, message).hint(

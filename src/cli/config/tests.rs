@@ -163,7 +163,8 @@ fn the_named_file_must_exist_and_the_users_comes_first() {
 
     fs::create_dir(home.path("directory")).unwrap();
     let line = format!("keepstone stats --config {}", home.path("directory").display());
-    assert!(home.load(&line).unwrap_err().message.contains("can't read"));
+    let error = home.load(&line).unwrap_err();
+    assert!(error.class == Class::Usage && error.message.contains("can't read"), "{error}");
 }
 
 #[test]
@@ -347,8 +348,11 @@ fn backups_know_their_source() {
 
     fs::write(home.path("list"), "/b\n/c\n").unwrap();
     let line = format!("keepstone backup /a --files-from {}", home.path("list").display());
-    let all = ["/a", "/b", "/c"].map(PathBuf::from).to_vec();
-    assert_eq!(backup(&home, &line).unwrap().source, BackupSource::Paths(all));
+    let merged = backup(&home, &line).unwrap();
+    assert_eq!(
+        (merged.source, merged.listed),
+        (BackupSource::Paths(vec!["/a".into()]), vec!["/b".into(), "/c".into()])
+    );
 }
 
 #[test]
