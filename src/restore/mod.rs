@@ -2,6 +2,7 @@
 //!
 //! [`target`] is the only part that touches a file system; [`run`] drives it.
 
+mod patterns;
 pub mod run;
 pub mod scope;
 pub mod target;
