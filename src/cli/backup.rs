@@ -9,6 +9,7 @@ use super::timings::Timings;
 use super::workspace::Workspace;
 use crate::backup::{Backup, BackupError, BackupSummary, backup_stream, backup_tree};
 use crate::env::Clock;
+use crate::format::config::{CONFIG_NAME, config_beginning};
 use crate::format::node::Timestamp;
 use crate::index::Index;
 use crate::pack::SpoolSpace;
@@ -110,6 +111,7 @@ pub fn run(args: &BackupArgs, global: &Global) -> Result<Class, CliError> {
     let summary = match (&wanted.source, walk) {
         (BackupSource::Paths(_), Some(mut walk)) => {
             walk.leave_out_own(workspace.own_directories());
+            walk.leave_out_regions(CONFIG_NAME.as_bytes(), &config_beginning(workspace.repository.config.repository));
             backup_tree(&workspace.repository, &index, &options, walk, &listing.snapshots, &workspace.progress)?
         }
         (BackupSource::Command { name, command }, _) => {

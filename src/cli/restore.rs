@@ -7,6 +7,7 @@ use super::exit::{Class, CliError};
 use super::output::Output;
 use super::render;
 use super::workspace::{Workspace, doubt};
+use crate::format::config::{CONFIG_NAME, config_beginning};
 use crate::repo::fetch::Fetcher;
 use crate::repo::snapshots::{SnapshotInfo, details};
 use crate::report::Monitor;
@@ -116,6 +117,7 @@ pub fn run(args: &RestoreArgs, global: &Global) -> Result<Class, CliError> {
     let scope = scope(args, &workspace, info)?;
     let mut target = Target::open(&args.to, target_options)?;
     target.spare_directories(&own)?;
+    target.spare_regions(CONFIG_NAME.as_bytes(), &config_beginning(workspace.repository.config.repository));
     let options = Restore {
         paths: selection.paths.iter().map(|path| path.as_encoded_bytes().to_vec()).collect(),
         include: args.include.clone(),

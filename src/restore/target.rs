@@ -144,6 +144,8 @@ pub struct Target {
     counts: TargetCounts,
     /// Directories that are never removed.
     spared: Vec<FileIdentity>,
+    /// A file's name and first bytes: a directory that holds such a one is never removed, nor what is in it.
+    region_marker: Option<(Vec<u8>, Vec<u8>)>,
     /// What they name is never removed.
     patterns: Mutex<Option<Arc<Patterns>>>,
     /// Random, so that names of partial entries differ from those of other runs.
@@ -207,6 +209,7 @@ impl Target {
             file_systems: Mutex::default(),
             counts: TargetCounts::default(),
             spared: Vec::new(),
+            region_marker: None,
             patterns: Mutex::default(),
             run: u64::from_le_bytes(random_bytes(&SystemRandom)),
             partials: AtomicU32::new(0),
@@ -234,6 +237,12 @@ impl Target {
             }
         }
         Ok(())
+    }
+
+    /// Has directories stay with all that they hold whose file `name` begins with these bytes: regions, by whichever way
+    /// they are reached.
+    pub fn spare_regions(&mut self, name: &[u8], beginning: &[u8]) {
+        self.region_marker = Some((name.to_vec(), beginning.to_vec()));
     }
 
     /// Has what the patterns name stay whatever is deleted, until the next call.

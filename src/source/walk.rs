@@ -95,6 +95,8 @@ pub struct Walk {
     given: (Vec<PathBuf>, WalkOptions),
     /// Directories that the backup writes to.
     own: Vec<PathBuf>,
+    /// How the file that marks a region begins.
+    region_marker: Option<(Vec<u8>, Vec<u8>)>,
     sources: Sources,
     rules: Rules,
     root_fd: Option<OwnedFd>,
@@ -132,6 +134,7 @@ impl Walk {
         Ok(Walk {
             given: (paths.to_vec(), options),
             own: Vec::new(),
+            region_marker: None,
             sources,
             rules,
             root_fd: Some(root_fd),
@@ -155,6 +158,9 @@ impl Walk {
     pub fn again(&self) -> Result<Walk, SourceError> {
         let mut again = Walk::new(&self.given.0, self.given.1.clone())?;
         again.leave_out_own(self.own.clone());
+        if let Some((name, beginning)) = &self.region_marker {
+            again.leave_out_regions(name, beginning);
+        }
         again.leaves_file_xattrs = self.leaves_file_xattrs;
         again.read_ahead(self.ahead_threads);
         Ok(again)
@@ -188,6 +194,13 @@ impl Walk {
     pub fn leave_out_own(&mut self, directories: Vec<PathBuf>) {
         self.rules.leave_out(&directories);
         self.own = directories;
+    }
+
+    /// The same for directories whose file `name` begins with these bytes: regions that are written to by another way
+    /// than their path, such as a server's on this machine.
+    pub fn leave_out_regions(&mut self, name: &[u8], beginning: &[u8]) {
+        self.rules.leave_out_marked(name, beginning);
+        self.region_marker = Some((name.to_vec(), beginning.to_vec()));
     }
 
     /// The snapshot's root: the deepest directory that contains every source, absolute.

@@ -552,6 +552,42 @@ fn a_directory_that_the_backup_writes_to_is_kept_empty_unless_it_is_named() {
     assert!(!inside.contains(&"disk/region/config".to_owned()));
 }
 
+/// A region that a server writes to is known by what it holds, not by where it is.
+#[test]
+fn a_directory_that_is_marked_as_a_region_is_kept_empty_unless_it_is_named() {
+    let base = tempfile::tempdir().unwrap();
+    let at = |path: &str| base.path().join(path);
+    for path in ["disk/region/packs/p", "other/config", "short/config", "z"] {
+        touch(at(path));
+    }
+    fs::write(at("disk/region/config"), b"KSTN ours and more").unwrap();
+    fs::write(at("other/config"), b"KSTN others").unwrap();
+    fs::create_dir(at("odd")).unwrap();
+    fs::create_dir(at("odd/config")).unwrap();
+    let walked = |sources: &[PathBuf]| {
+        let options = WalkOptions { exclude_if_present: vec![("config".into(), None)], ..WalkOptions::default() };
+        for options in [WalkOptions::default(), options] {
+            let mut walk = Walk::new(sources, options).unwrap();
+            walk.leave_out_regions(b"config", b"KSTN ours");
+            let again = walk.again().unwrap();
+            let events = script(walk);
+            assert_eq!(script(again), events, "a repeated walk leaves out the same");
+            if sources.len() == 1 {
+                assert_eq!(events[1..5], [">disk", ">disk/region", "-disk/region own-repository", "<"]);
+            }
+        }
+        let mut walk = Walk::new(sources, WalkOptions::default()).unwrap();
+        walk.leave_out_regions(b"config", b"KSTN ours");
+        script(walk)
+    };
+    let all = walked(&[base.path().to_path_buf()]);
+    let others =
+        [">odd", ">odd/config", "<", "<", ">other", "other/config", "<", ">short", "short/config", "<", "z", "<"];
+    assert_eq!(all[6..], others);
+    let named = walked(&[base.path().to_path_buf(), at("disk/region")]);
+    assert_eq!(named[2..5], [">disk/region", "disk/region/config", ">disk/region/packs"]);
+}
+
 #[test]
 fn listed_sources_that_are_gone_are_told_and_the_others_captured() {
     let base = tempfile::tempdir().unwrap();

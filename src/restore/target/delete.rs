@@ -83,6 +83,19 @@ impl Target {
         }
         let fd = self.fd(directory)?;
         let names = beneath::list(fd.as_fd()).map_err(|error| TargetError::io("list", directory.path(), error))?;
+        // Where all stays anyway, there is nothing to tell.
+        let is_region = if spare.is_some() { self.is_region(fd.as_fd(), &names) } else { Ok(false) };
+        match is_region {
+            Ok(false) => {}
+            Ok(true) => {
+                note(own(directory.path()), &mut removed)?;
+                return Ok(removed);
+            }
+            Err(error) => {
+                note(TargetError::io("look for a region in", directory.path(), error), &mut removed)?;
+                return Ok(removed);
+            }
+        }
         for (name, file_type) in names {
             let listed = keep.binary_search_by(|kept| kept.as_ref().cmp(&name)).is_ok();
             if listed || self.is_own_partial(&name) {
@@ -324,6 +337,32 @@ impl Target {
         Ok(())
     }
 
+    /// Whether a directory of these names is a region. What can't be read might be one.
+    fn is_region(&self, fd: BorrowedFd<'_>, names: &[(Vec<u8>, FileType)]) -> Result<bool, Errno> {
+        let Some((marker, beginning)) = &self.region_marker else { return Ok(false) };
+        if !names.iter().any(|(name, _)| name == marker) {
+            return Ok(false);
+        }
+        // Opening a device or fifo could wake it, and neither marks anything.
+        match stat_name(fd, marker)? {
+            Some(stat) if type_of(&stat) == FileType::RegularFile => {}
+            _ => return Ok(false),
+        }
+        let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
+        let file = self.opener.open(fd, marker, flags, Mode::empty())?;
+        let mut start = vec![0; beginning.len()];
+        let mut at = 0;
+        while at < start.len() {
+            match rustix::io::pread(&file, &mut start[at..], at as u64) {
+                Ok(0) => return Ok(false),
+                Ok(length) => at += length,
+                Err(Errno::INTR) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(start == *beginning)
+    }
+
     /// Opens a directory that is to go and removes all in it but directories. `None` if it can't be entered,
     /// which is noted.
     fn descend(
@@ -350,9 +389,20 @@ impl Target {
                 return Ok(None);
             }
         };
-        if self.spared.contains(&identity) {
-            note(own(path()), removed)?;
-            return Ok(None);
+        let is_own = match self.spared.contains(&identity) {
+            true => Ok(true),
+            false => self.is_region(fd.as_fd(), &names),
+        };
+        match is_own {
+            Ok(false) => {}
+            Ok(true) => {
+                note(own(path()), removed)?;
+                return Ok(None);
+            }
+            Err(error) => {
+                note(TargetError::io("look for a region in", path(), error), removed)?;
+                return Ok(None);
+            }
         }
         let mut level = Level { name: name.to_vec(), identity, pending: Vec::new(), stuck: false };
         for (name, file_type) in names {
