@@ -22,6 +22,7 @@ use crate::source::{Entry, Identity, SeenWriter};
 use crate::timing::Stage;
 use crossbeam_channel::{Receiver, RecvError, Sender, bounded, select, unbounded};
 use std::collections::BTreeMap;
+use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -317,8 +318,18 @@ impl Run<'_> {
         let (to_producer, spent) = unbounded::<Block>();
         std::thread::scope(|scope| {
             let (running, ended) = bounded::<()>(0);
-            scope.spawn(move || shared.engine.watch.keep_watch(&ended));
-            let finishing = scope.spawn(move || {
+            // Others took them since: nothing has begun yet, and what was begun ends with the channels.
+            let refused = |error| {
+                shared.fail(BackupError::Threads { count, error });
+                shared.engine.data.close();
+                shared.engine.metadata.close();
+                0
+            };
+            let begin = std::thread::Builder::new;
+            if let Err(error) = begin().spawn_scoped(scope, move || shared.engine.watch.keep_watch(&ended)) {
+                return refused(error);
+            }
+            let finishing = begin().spawn_scoped(scope, move || {
                 let mut failed = false;
                 let timer = shared.engine.timer.clone();
                 while let Ok(pack) = timer.wait(Stage::Segment, || packs.recv()) {
@@ -332,18 +343,26 @@ impl Run<'_> {
                     shared.fail(error);
                 }
             });
+            let finishing = match finishing {
+                Ok(finishing) => finishing,
+                Err(error) => return refused(error),
+            };
             // Held by each worker that may still fill frames.
             let (filling, filled) = bounded::<()>(0);
-            let workers: Vec<_> = (0..self.options.threads)
+            let workers: io::Result<Vec<_>> = (0..self.options.threads)
                 .map(|_| {
                     let (work, to_tree) = (work.clone(), to_tree.clone());
                     let (filling, filled) = (filling.clone(), filled.clone());
-                    scope.spawn(move || worker_thread(shared, work, to_tree, filling, &filled))
+                    begin().spawn_scoped(scope, move || worker_thread(shared, work, to_tree, filling, &filled))
                 })
                 .collect();
+            let workers = match workers {
+                Ok(workers) => workers,
+                Err(error) => return refused(error),
+            };
             drop(filling);
             drop((work, to_tree));
-            let producing = scope.spawn(move || {
+            let producing = begin().spawn_scoped(scope, move || {
                 let mut send = |block: Block| {
                     shared.engine.timer.wait(Stage::Walk, || {
                         // Both fail only when the other side is gone, after a panic there.
@@ -358,6 +377,10 @@ impl Run<'_> {
                 }
                 blocks.unmodified
             });
+            let producing = match producing {
+                Ok(producing) => producing,
+                Err(error) => return refused(error),
+            };
             // Blocks come back in any order and are taken in walk order.
             let mut early: BTreeMap<u64, Block> = BTreeMap::new();
             let mut next = 0;

@@ -129,7 +129,10 @@ impl<'a> Findings<'a> {
         };
         std::thread::scope(|scope| {
             for _ in 1..threads.min(count) {
-                scope.spawn(run);
+                // With fewer threads it takes longer; this one always works.
+                if std::thread::Builder::new().spawn_scoped(scope, run).is_err() {
+                    break;
+                }
             }
             run();
         });

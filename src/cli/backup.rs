@@ -9,6 +9,7 @@ use super::timings::Timings;
 use super::workspace::Workspace;
 use crate::backup::{Backup, BackupError, BackupSummary, backup_stream, backup_tree};
 use crate::env::Clock;
+use crate::format::config::{CONFIG_NAME, config_beginning};
 use crate::format::node::Timestamp;
 use crate::index::Index;
 use crate::pack::SpoolSpace;
@@ -36,13 +37,13 @@ pub fn run(args: &BackupArgs, global: &Global) -> Result<Class, CliError> {
     let walk = match &wanted.source {
         BackupSource::Paths(paths) => {
             // What no snapshot could name isn't even looked at.
-            crate::backup::check_sources(paths)?;
+            crate::backup::check_sources(&[&paths[..], &wanted.listed].concat())?;
             Some(Walk::new(paths, walk_options(&wanted)).map_err(BackupError::Source)?)
         }
         _ => None,
     };
     drop(early);
-    let mut workspace = timer.run(Stage::Open, || Workspace::open(global))?;
+    let mut workspace = timer.run(Stage::Open, || Workspace::open_as_author(global))?;
     workspace.progress.set_timer(timer.clone());
     workspace.repository.require(&AUTHORS, "back up")?;
     // Before anything is copied into a region that takes other snapshots only.
@@ -110,6 +111,7 @@ pub fn run(args: &BackupArgs, global: &Global) -> Result<Class, CliError> {
     let summary = match (&wanted.source, walk) {
         (BackupSource::Paths(_), Some(mut walk)) => {
             walk.leave_out_own(workspace.own_directories());
+            walk.leave_out_regions(CONFIG_NAME.as_bytes(), &config_beginning(workspace.repository.config.repository));
             backup_tree(&workspace.repository, &index, &options, walk, &listing.snapshots, &workspace.progress)?
         }
         (BackupSource::Command { name, command }, _) => {
@@ -162,6 +164,7 @@ fn walk_options(wanted: &BackupSettings) -> WalkOptions {
             .collect(),
         exclude_caches: wanted.exclude_caches,
         one_file_system: wanted.one_file_system,
+        listed: wanted.listed.clone(),
         ..WalkOptions::default()
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! Under `--json`:
 //! ```text
-//! {"sound":true,"read_data":false,
+//! {"sound":true,"read_data":false,"read_subset":null,
 //!  "regions":[{"name":"far","objects":9,"segments":2,"packs":3,"pack_bytes":4000,"packs_missing":0,
 //!    "packs_orphan":0,"orphan_bytes":0,"chunks":50,"snapshots":2,"snapshots_broken":["<id>",…],
 //!    "chunks_reached":48,"packs_read":0,"bytes_read":0,"chunks_verified":0}],
@@ -11,6 +11,7 @@
 //!  "pending":[{"snapshot":"<id>","regions":["near"]}],"differences":["…"],
 //!  "index_stale":false,"packs_attested":3,"notices":["…"]}
 //! ```
+//! `read_subset` says which packs were read: `all`, a share as `5%`, one part of several as `1/7`.
 //! Ends as `corrupt` when anything is damaged or missing, else as `storage` when a region of the run
 //! could not be reached, else as `pending` when the regions differ, else as `success`.
 
@@ -60,7 +61,7 @@ pub fn run(args: &CheckArgs, global: &Global) -> Result<Class, CliError> {
         () if report.is_pending() => Class::Pending,
         () => Class::Success,
     };
-    class.printed(show(&report, &unchecked, options.read_data.is_some(), attested, global.json))
+    class.printed(show(&report, &unchecked, options.read_data, attested, global.json))
 }
 
 /// An owner vouches for what was read and is as stated, so that writers may rely on one another's packs. What
@@ -113,10 +114,39 @@ pub(super) fn write_issues(out: &mut dyn Write, issues: &[Issue], total: u64) ->
     }
 }
 
+/// As `--read-data` takes it.
+fn subset_text(subset: Subset) -> String {
+    match subset {
+        Subset::All => "all".to_owned(),
+        Subset::Permyriad(share) if share % 100 == 0 => format!("{}%", share / 100),
+        Subset::Permyriad(share) => format!("{}.{:02}%", share / 100, share % 100),
+        Subset::Part { part, of } => format!("{part}/{of}"),
+    }
+}
+
+/// What a run that read some packs didn't read, in words: each day the same part would never read the others.
+fn not_read(subset: Subset) -> Option<String> {
+    match subset {
+        Subset::All | Subset::Part { of: 1, .. } | Subset::Permyriad(10_000) => None,
+        Subset::Permyriad(_) => {
+            Some(format!("A random {} of the packs was read; the others were NOT", subset_text(subset)))
+        }
+        Subset::Part { part, of: 2 } => {
+            Some(format!("Part {part} of 2 was read; the other part was NOT: --read-data={}/2 reads it", 3 - part))
+        }
+        Subset::Part { part, of } => {
+            let others = of - 1;
+            Some(format!(
+                "Part {part} of {of} was read; the other {others} parts were NOT: each of them needs a run of its own"
+            ))
+        }
+    }
+}
+
 fn show(
     report: &CheckReport,
     unchecked: &[&(String, String)],
-    read: bool,
+    read: Option<Subset>,
     attested: u64,
     json: bool,
 ) -> Result<(), CliError> {
@@ -143,7 +173,8 @@ fn show(
     let not_reached: Vec<Value> =
         unchecked.iter().map(|(name, reason)| json!({ "name": name, "reason": reason })).collect();
     let document = json!({
-        "sound": report.is_sound(), "read_data": read, "regions": regions, "unchecked": not_reached,
+        "sound": report.is_sound(), "read_data": read.is_some(), "read_subset": read.map(subset_text),
+        "regions": regions, "unchecked": not_reached,
         "issues_total": report.issues_total, "issues": issues_document(&report.issues),
         "pending": pending, "differences": report.differences,
         "index_stale": report.index_stale, "packs_attested": attested, "notices": report.notices,
@@ -170,7 +201,7 @@ fn show(
                 render::counted(region.segments, "segment"),
                 render::count(region.objects),
             )?;
-            if read {
+            if read.is_some() {
                 writeln!(
                     out,
                     "  read {} ({}), {} verified",
@@ -190,8 +221,11 @@ fn show(
         for (name, reason) in unchecked {
             writeln!(out, "Region '{name}' was NOT checked: {}", render::printable(reason))?;
         }
+        if let Some(others) = read.and_then(not_read) {
+            writeln!(out, "{others}")?;
+        }
         match report.issues_total {
-            0 if read => writeln!(out, "No damage was found in what was checked"),
+            0 if read.is_some() => writeln!(out, "No damage was found in what was checked"),
             0 => writeln!(out, "No damage was found; packs were not read, --read-data does"),
             total => writeln!(out, "{} objects or references are damaged or missing", render::count(total)),
         }

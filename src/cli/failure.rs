@@ -272,6 +272,7 @@ impl From<RestoreError> for CliError {
             RestoreError::Pattern { .. } => CliError::usage(text),
             RestoreError::NothingIncluded(_) => CliError::new(Class::Missing, text)
                 .hint("patterns are as in .gitignore, from the snapshot's root; `keepstone find` shows what one names"),
+            RestoreError::Threads { .. } => CliError::new(Class::Limit, text).hint(FEWER_THREADS),
             RestoreError::Cancelled => CliError::cancelled(),
         }
     }

@@ -216,6 +216,7 @@ fn by_policy(
 fn floor_error(broken: &Floors) -> CliError {
     let why = |floor: &Reason| match floor {
         Reason::TooYoung => "is younger than minimum_age, or not known to be older",
+        Reason::BeforeYoung => "is the newest that is older than minimum_age: the state when that span began",
         _ => "is one of the last good ones of its group (minimum_copies)",
     };
     let list: Vec<String> = broken.iter().take(5).map(|(id, floor)| format!("{} {}", short(id), why(floor))).collect();
@@ -285,9 +286,11 @@ fn reason_name(reason: &Reason) -> String {
         Reason::Last => "last".to_owned(),
         Reason::Newest(period) => period.name().to_owned(),
         Reason::Within => "within".to_owned(),
+        Reason::BeforeWithin => "before within".to_owned(),
         Reason::Tag(tag) => format!("tag {tag}"),
         Reason::SetAside => "set aside".to_owned(),
         Reason::TooYoung => "minimum_age".to_owned(),
+        Reason::BeforeYoung => "before minimum_age".to_owned(),
         Reason::Copies => "minimum_copies".to_owned(),
         Reason::Witness => "witness".to_owned(),
         Reason::NotAsked => "not asked".to_owned(),

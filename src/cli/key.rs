@@ -195,6 +195,12 @@ fn add(workspace: &mut Workspace, args: &KeyAddArgs, output: Output) -> Result<C
                 "an age X25519 recipient isn't post-quantum: whoever copies the storage now and has a quantum \
                  computer later could open this slot, and all that it opens; a passphrase slot stays safe",
             );
+            if workspace.opens(recipient)? {
+                workspace.progress.notice(
+                    "this recipient's identity is one that this run was given: it opens several slots then, of which each \
+                     command takes one whose role may do what it does, an owner's before all others",
+                );
+            }
             Wrapping::Recipient(recipient.clone())
         }
         None => new_passphrase(workspace, args.new_passphrase_file.as_deref())?,

@@ -164,8 +164,19 @@ fn start_log(verbose: u8, json: bool) {
         2 => "debug",
         _ => "trace",
     };
-    let filter =
-        EnvFilter::try_from_env("KEEPSTONE_LOG").unwrap_or_else(|_| EnvFilter::new(format!("warn,keepstone={level}")));
+    let default = || EnvFilter::new(format!("warn,keepstone={level}"));
+    let filter = match std::env::var("KEEPSTONE_LOG") {
+        Ok(wanted) if !wanted.is_empty() => EnvFilter::try_new(&wanted).unwrap_or_else(|error| {
+            let error = format!("KEEPSTONE_LOG='{}' is not used: {error}", render::printable(&wanted));
+            output::notice(json, &error);
+            default()
+        }),
+        Ok(_) | Err(std::env::VarError::NotPresent) => default(),
+        Err(error) => {
+            output::notice(json, &format!("KEEPSTONE_LOG is not used: {error}"));
+            default()
+        }
+    };
     // Fails only where a subscriber is set already, as in tests that call `run` twice.
     let log = tracing_subscriber::fmt().with_env_filter(filter);
     let _ = match json {

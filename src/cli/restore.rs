@@ -7,6 +7,7 @@ use super::exit::{Class, CliError};
 use super::output::Output;
 use super::render;
 use super::workspace::{Workspace, doubt};
+use crate::format::config::{CONFIG_NAME, config_beginning};
 use crate::repo::fetch::Fetcher;
 use crate::repo::snapshots::{SnapshotInfo, details};
 use crate::report::Monitor;
@@ -16,11 +17,9 @@ use crate::store::open::local_path;
 use serde_json::json;
 use std::path::{Path, PathBuf};
 
-/// Refuses what would delete a region or the cache: no snapshot holds them as they are now.
+/// Refuses what would write into a region or the cache, or replace or delete what is there: no snapshot holds them as
+/// they are now.
 fn spare_own_directories(args: &RestoreArgs, selection: &RestoreSelection, own: &[PathBuf]) -> Result<(), CliError> {
-    if !args.delete {
-        return Ok(());
-    }
     // What isn't there can't be deleted.
     let own: Vec<PathBuf> = own.iter().filter_map(|path| path.canonicalize().ok()).collect();
     let below = match &selection.paths[..] {
@@ -29,16 +28,28 @@ fn spare_own_directories(args: &RestoreArgs, selection: &RestoreSelection, own: 
             paths.iter().map(|path| args.to.join(Path::new(path).strip_prefix("/").unwrap_or(path.as_ref()))).collect()
         }
     };
-    for cleared in below.iter().filter_map(|path| path.canonicalize().ok()) {
-        if let Some(own) = own.iter().find(|own| own.starts_with(&cleared) || cleared.starts_with(own)) {
-            let (own, cleared) = (render::path(own), render::path(&cleared));
-            return Err(CliError::usage(format!(
-                "--delete would remove from {cleared}, where keepstone's own {own} is"
-            ))
-            .hint("restore to another directory, or only paths that hold neither a region nor the cache"));
+    for target in below.iter().filter_map(|path| led_to(path)) {
+        let does = match () {
+            () if args.delete => "--delete would remove from",
+            () if args.overwrite == Overwrite::Always => "--overwrite always would replace in",
+            () => "this would restore into",
+        };
+        let replaces = args.delete || args.overwrite == Overwrite::Always;
+        let taken = |own: &&PathBuf| target.starts_with(own) || replaces && own.starts_with(&target);
+        if let Some(own) = own.iter().find(taken) {
+            let (own, target) = (render::path(own), render::path(&target));
+            return Err(CliError::usage(format!("{does} {target}, where keepstone's own {own} is"))
+                .hint("restore to another directory, or only paths that hold neither a region nor the cache"));
         }
     }
     Ok(())
+}
+
+/// Where a path leads of which the end may not be there yet. `None` where that can't be told: then it can't be made, either.
+fn led_to(path: &Path) -> Option<PathBuf> {
+    let whole = std::path::absolute(path).ok()?;
+    let there = whole.ancestors().find_map(|above| Some((above, above.canonicalize().ok()?)));
+    there.and_then(|(above, led)| Some(led.join(whole.strip_prefix(above).ok()?)))
 }
 
 /// The regions' directories and the cache's.
@@ -106,6 +117,7 @@ pub fn run(args: &RestoreArgs, global: &Global) -> Result<Class, CliError> {
     let scope = scope(args, &workspace, info)?;
     let mut target = Target::open(&args.to, target_options)?;
     target.spare_directories(&own)?;
+    target.spare_regions(CONFIG_NAME.as_bytes(), &config_beginning(workspace.repository.config.repository));
     let options = Restore {
         paths: selection.paths.iter().map(|path| path.as_encoded_bytes().to_vec()).collect(),
         include: args.include.clone(),

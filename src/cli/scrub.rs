@@ -12,7 +12,6 @@ use super::args::{Global, ScrubArgs};
 use super::check::{issues_document, write_issues};
 use super::exit::{Class, CliError};
 use super::output::Output;
-use super::progress::Progress;
 use super::render;
 use crate::check::scrub;
 use crate::store::open::open_store;
@@ -31,7 +30,7 @@ pub fn run(args: &ScrubArgs, global: &Global) -> Result<Class, CliError> {
     })?;
     let store = open_store(&region.url, &settings.store_options(region), false)
         .map_err(|error| CliError::from(error).in_region(&region.name))?;
-    let progress = Progress::start(global).map_err(|error| CliError::new(Class::Failed, error.to_string()))?;
+    let progress = super::workspace::progress(global)?;
     let report = scrub(&region.name, &*store, settings.workers(crate::check::WORKER_BYTES), &progress)?;
     progress.finish();
     let document = json!({

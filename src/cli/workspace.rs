@@ -11,6 +11,7 @@ use super::{output, parse, render, seen_roster};
 use crate::crypto::slot::Unlock;
 use crate::env::{SystemClock, SystemRandom, can_begin_threads};
 use crate::format::ids::{Digest, RegionId};
+use crate::format::roster::Role;
 use crate::index::{Index, IndexError, RocksIndex};
 use crate::replicate::Replicated;
 use crate::repo::RepoError;
@@ -170,6 +171,17 @@ fn trust(settings: &Settings, found: Digest) -> Result<(), CliError> {
     }
 }
 
+/// Tells of a run, and lets the user stop it.
+///
+/// # Errors
+/// When there can't be a thread for it.
+pub fn progress(global: &Global) -> Result<Progress, CliError> {
+    Progress::start(global).map_err(|error| {
+        CliError::new(Class::Limit, format!("a thread for signals and progress can't be begun: {error}"))
+            .hint(FEWER_THREADS)
+    })
+}
+
 type Locate<'a> = dyn Fn(&[RegionSpec], Option<[u8; 32]>) -> Result<Located, RepoError> + 'a;
 
 /// A cache that can't be written stops nothing: the next run knows less, and says so itself if it must.
@@ -192,6 +204,24 @@ impl Workspace {
     /// Whatever stands in the way, with what to do about it.
     pub fn open(global: &Global) -> Result<Self, CliError> {
         Self::open_with(settings(global, false)?, global)
+    }
+
+    /// As [`Workspace::open`], for what an owner or a writer may and a maintainer may not: where the secret opens slots
+    /// of both, the writer's is meant.
+    ///
+    /// # Errors
+    /// As [`Workspace::open`].
+    pub fn open_as_author(global: &Global) -> Result<Self, CliError> {
+        let locate = |specs: &[RegionSpec], pin| Ok(Located { preferred: Role::Writer, ..Located::open(specs, pin)? });
+        Self::open_by(settings(global, false)?, global, &locate)
+    }
+
+    /// Whether a secret that this run was given opens what is wrapped for a recipient; asks for nothing.
+    ///
+    /// # Errors
+    /// When an identity file can't be read any more.
+    pub fn opens(&self, recipient: &str) -> Result<bool, CliError> {
+        Ok(!self.settings.identities.is_empty() && secret(&self.settings, true)?.opens(recipient))
     }
 
     /// As [`Workspace::open`], with settings that a command has changed.
@@ -221,8 +251,9 @@ impl Workspace {
         let mut repository = located.unlock(&unlock, Arc::new(SystemClock), Arc::new(SystemRandom))?;
         repository.host = settings.host();
         remember_roster(&cache_directory, seen, &repository);
+        let left_out = format!("left out by {}", settings.left_out_by);
         let mut absent: Vec<(String, String)> =
-            settings.regions_left_out.iter().map(|name| (name.clone(), "left out by --region".to_owned())).collect();
+            settings.regions_left_out.iter().map(|name| (name.clone(), left_out.clone())).collect();
         absent.extend(failed.into_iter().map(|(name, error)| (name, error.message)));
         for (name, error) in &repository.unreachable {
             absent.push((name.clone(), error.to_string()));
@@ -231,7 +262,7 @@ impl Workspace {
         can_begin_threads(count).map_err(|error| {
             CliError::new(Class::Limit, format!("{count} threads can't be begun: {error}")).hint(FEWER_THREADS)
         })?;
-        let progress = Progress::start(global).map_err(|error| CliError::new(Class::Failed, error.to_string()))?;
+        let progress = progress(global)?;
         for (name, why) in &absent {
             progress.notice(&format!("region '{name}' takes no part: {why}"));
         }
@@ -319,7 +350,7 @@ impl Workspace {
         self.settings.cache_dir.join(self.repository.config.repository.to_string())
     }
 
-    /// The local directories that a run writes to: regions, those that `--region` left out too, and the cache.
+    /// The local directories that a run writes to: regions, those that were left out of it too, and the cache.
     pub fn own_directories(&self) -> Vec<PathBuf> {
         let addresses = self.settings.regions.iter().map(|region| &region.url);
         let addresses = addresses.chain(&self.settings.addresses_left_out);

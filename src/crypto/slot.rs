@@ -33,6 +33,15 @@ pub enum Unlock {
     Identities(Zeroizing<String>),
 }
 
+impl Unlock {
+    /// True when it opens what is wrapped for this recipient.
+    pub fn opens(&self, recipient: &str) -> bool {
+        let Unlock::Identities(text) = self else { return false };
+        let identities = parse_identities(text).unwrap_or_default();
+        identities.iter().any(|identity| identity.to_public().to_string() == recipient)
+    }
+}
+
 /// Wraps a slot's secrets.
 ///
 /// # Errors

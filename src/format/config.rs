@@ -1,6 +1,7 @@
 //! `config` and `region`: what a repository is and which region this is. Both are signed by root.
 //! Page: `format-spec/config.md`.
 
+use super::envelope::{FORMAT_VERSION, MAGIC, ObjectKind};
 use super::ids::{RegionId, RepositoryId};
 use super::wire::{CborReader, CborWriter, DecodeError, canonical};
 use crate::limits::LABEL_BYTES_MAX;
@@ -35,6 +36,15 @@ impl Suite {
             Suite::Aes256Gcm => "aes-256-gcm",
         }
     }
+}
+
+/// The name of a region's `config` object.
+pub const CONFIG_NAME: &str = "config";
+
+/// How the `config` object of a repository begins: whoever finds these bytes in a file of that name has met a region.
+pub fn config_beginning(repository: RepositoryId) -> Vec<u8> {
+    let kind = [ObjectKind::Config as u8, FORMAT_VERSION, 0, 0];
+    [&MAGIC[..], &kind, &repository.0].concat()
 }
 
 /// What a repository is. The same bytes in every region.

@@ -324,13 +324,22 @@ fn read_group(
         return ids.iter().map(|id| read_segment(repository, region, *id)).collect();
     }
     std::thread::scope(|scope| {
-        let running: Vec<_> = ids.iter().map(|id| scope.spawn(move || read_segment(repository, region, *id))).collect();
+        let begun = |id: &SegmentId| {
+            let id = *id;
+            std::thread::Builder::new().spawn_scoped(scope, move || read_segment(repository, region, id))
+        };
+        let running: Vec<_> = ids.iter().map(begun).collect();
         let gone = |id: &SegmentId| {
             Err(GcError::Incomplete {
                 region: region.name.clone(),
                 detail: format!("the thread that read {} broke off", segment_name(id)),
             })
         };
-        running.into_iter().zip(ids).map(|(thread, id)| thread.join().unwrap_or_else(|_| gone(id))).collect()
+        let read = |(thread, id): (std::io::Result<std::thread::ScopedJoinHandle<'_, _>>, &SegmentId)| match thread {
+            Ok(thread) => thread.join().unwrap_or_else(|_| gone(id)),
+            // The system has no thread for it: this one reads it.
+            Err(_) => read_segment(repository, region, *id),
+        };
+        running.into_iter().zip(ids).map(read).collect()
     })
 }

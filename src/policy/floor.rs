@@ -1,7 +1,7 @@
 //! Floors: what no policy and no person forgets without saying so twice.
 
 use super::calendar::{cutoff, later};
-use super::{Candidate, Log, Policy, Reason, Standing, grouped, standing};
+use super::{Candidate, Log, Policy, Reason, Standing, grouped, newest_of, standing};
 use crate::format::ids::SnapshotId;
 use std::collections::BTreeSet;
 
@@ -10,7 +10,7 @@ use std::collections::BTreeSet;
 pub struct Broken {
     /// The snapshot.
     pub id: SnapshotId,
-    /// [`Reason::TooYoung`] or [`Reason::Copies`].
+    /// [`Reason::TooYoung`], [`Reason::BeforeYoung`] or [`Reason::Copies`].
     pub floor: Reason,
 }
 
@@ -44,12 +44,11 @@ pub(super) fn floors(
     let mut kept: Vec<(usize, Reason)> = Vec::new();
     if let Some(age) = &policy.minimum_age {
         let since = cutoff(now, age, &policy.time_zone);
-        for at in (0..group.len()).filter(goes) {
-            let aged = |from: i64| later(from, age, &policy.time_zone) <= now;
-            if group[at].started_at > since || !known_to_be_old(group[at], logs, &aged) {
-                kept.push((at, Reason::TooYoung));
-            }
-        }
+        let aged = |from: i64| later(from, age, &policy.time_zone) <= now;
+        let young = |at: usize| group[at].started_at > since || !known_to_be_old(group[at], logs, &aged);
+        kept.extend((0..group.len()).filter(|at| goes(at) && young(*at)).map(|at| (at, Reason::TooYoung)));
+        let before = newest_of(standings, |at| !young(*at)).filter(goes);
+        kept.extend(before.map(|at| (at, Reason::BeforeYoung)));
     }
     // Good ones first, the newest of them first; only where these don't suffice, others.
     let other = |at: &usize| !standings[*at].is_good() && !matches!(standings[*at], Standing::Suspect(_));

@@ -73,7 +73,7 @@ pub struct Keep {
     pub weekly: u32,
     pub monthly: u32,
     pub yearly: u32,
-    /// Everything that is younger than this.
+    /// Everything that is younger than this, and the newest that is older: the state when the span began.
     pub within: Option<Span>,
     /// Everything that has one of these tags.
     pub tags: BTreeSet<String>,
@@ -129,7 +129,7 @@ pub struct Policy {
     pub greatest_shrink_percent: Option<u8>,
     /// In how many regions a snapshot must count.
     pub regions: usize,
-    /// Nothing younger is forgotten.
+    /// Nothing younger is forgotten, nor the newest that is older.
     pub minimum_age: Option<Span>,
     /// A group never has fewer good snapshots left.
     pub minimum_copies: u32,
@@ -174,12 +174,16 @@ pub enum Reason {
     Newest(Period),
     /// Younger than `keep_within`.
     Within,
+    /// The newest that is older than `keep_within`: what stood when that span began.
+    BeforeWithin,
     /// It has this tag.
     Tag(String),
     /// It takes no keep slot, and nobody has judged it yet.
     SetAside,
     /// A floor: younger than `minimum_age`, or not known to be older.
     TooYoung,
+    /// A floor: the newest that is older than `minimum_age`, what stood when that span began.
+    BeforeYoung,
     /// A floor: its group would have fewer good snapshots than `minimum_copies`.
     Copies,
     /// It proves that another one's time is wrong, or that it has shrunk.
@@ -269,6 +273,12 @@ fn plan_group(policy: &Policy, key: GroupKey, group: &[&Candidate], logs: &[Log]
             decision.reasons.insert(Reason::SetAside);
         }
     }
+    if let Some(since) = within {
+        let older = |at: &usize| group[*at].considered && group[*at].started_at < since;
+        for at in newest_of(&judged.standings, older) {
+            decisions[at].reasons.insert(Reason::BeforeWithin);
+        }
+    }
     // Two lanes: what is incomplete competes with its like alone (RETAIN-2).
     for lane in [Standing::is_good, Standing::is_incomplete] {
         let places: Vec<usize> =
@@ -318,4 +328,13 @@ fn plan_group(policy: &Policy, key: GroupKey, group: &[&Candidate], logs: &[Log]
         }
     }
     Group { key, decisions }
+}
+
+/// The newest good one of those that `among` names, and the newest incomplete one where that is newer still: what a
+/// restore would give for the end of their time, and what it would give of what is whole (`RETAIN-2`).
+fn newest_of(standings: &[Standing], among: impl Fn(&usize) -> bool) -> impl Iterator<Item = usize> {
+    let newest = |lane: fn(&Standing) -> bool| (0..standings.len()).rev().find(|at| among(at) && lane(&standings[*at]));
+    let good = newest(Standing::is_good);
+    let incomplete = newest(Standing::is_incomplete).filter(|at| good.is_none_or(|good| *at > good));
+    good.into_iter().chain(incomplete)
 }

@@ -68,12 +68,57 @@ fn the_newest_stay() {
     assert_eq!(stays(&policy, &candidates, &[]).len(), 2);
     policy.keep.weekly = 0;
     policy.keep.within = Some(Span::new().days(4));
-    assert_eq!(stays(&policy, &candidates, &[]), ids(&[0, 1, 2, 3, 4]));
+    // 5 is what stood when the four days began.
+    assert_eq!(stays(&policy, &candidates, &[]), ids(&[0, 1, 2, 3, 4, 5]));
     let mut tagged = candidates.clone();
     tagged[9].tags.insert("keep".into());
     tagged[8].held = true;
     policy.keep.tags.insert("keep".into());
-    assert_eq!(stays(&policy, &tagged, &[]), ids(&[0, 1, 2, 3, 4, 8, 9]));
+    assert_eq!(stays(&policy, &tagged, &[]), ids(&[0, 1, 2, 3, 4, 5, 8, 9]));
+}
+
+/// Runs that find nothing changed save nothing: the present state is as old as its first run, and the first one that
+/// differs from it, perhaps by a disaster, mustn't make it go.
+#[test]
+fn what_stood_when_a_span_began_stays() {
+    let reasons = |policy: &Policy, all: &[Candidate], logs: &[Log], number: usize| {
+        let decisions = plan(policy, all, logs, NOW).remove(0).decisions;
+        let decision = decisions.into_iter().find(|decision| decision.id == id(number)).unwrap();
+        decision.reasons.union(&decision.broken).cloned().collect::<Vec<_>>()
+    };
+    // The last good state was saved 45 days ago and stood until an hour ago.
+    let mut all = vec![aged(1, 1), aged(2, 45 * 24), aged(3, 46 * 24)];
+    let mut policy = keep_last(0);
+    policy.keep.within = Some(Span::new().days(30));
+    assert_eq!(stays(&policy, &all, &[]), ids(&[1, 2]));
+    assert_eq!(reasons(&policy, &all, &[], 2), [Reason::BeforeWithin]);
+    // A partial one that is newer still is what a restore would give, and takes nothing from the good one.
+    all.extend([Candidate { partial: true, ..aged(4, 40 * 24) }, Candidate { partial: true, ..aged(5, 47 * 24) }]);
+    assert_eq!(stays(&policy, &all, &[]), ids(&[1, 2, 4]));
+    assert_eq!(reasons(&policy, &all, &[], 4), [Reason::BeforeWithin]);
+    // What wasn't asked about stands for nothing.
+    all[1].considered = false;
+    assert_eq!(reasons(&policy, &all, &[], 3), [Reason::BeforeWithin]);
+
+    // The floor does the same, against ids too.
+    let all = vec![aged(1, 1), aged(2, 45 * 24), aged(3, 46 * 24)];
+    let mut policy = Policy { minimum_age: Some(Span::new().days(7)), ..keep_last(1) };
+    assert_eq!(stays(&policy, &all, &[]), ids(&[1, 2]));
+    assert_eq!(reasons(&policy, &all, &[], 2), [Reason::BeforeYoung]);
+    let broken = |forgotten: &[usize]| {
+        let broken = broken_floors(&policy, &all, &ids(forgotten), &[], NOW);
+        broken.into_iter().map(|broken| (broken.id, broken.floor)).collect::<Vec<_>>()
+    };
+    assert_eq!((broken(&[3]), broken(&[2])), (vec![], vec![(id(2), Reason::BeforeYoung)]));
+    // What no collection is known to have seen that long ago is young, whatever it says: the one before it stays, too.
+    let dated: Vec<_> = [(1, None), (2, None), (3, Some(1))]
+        .into_iter()
+        .zip(&all)
+        .map(|((_, by), one)| seen(one.clone(), by))
+        .collect();
+    assert_eq!(reasons(&policy, &dated, &[log(1, &[(1, NOW - 8 * DAY)])], 3), [Reason::BeforeYoung]);
+    policy.break_floors = true;
+    assert_eq!(stays(&policy, &all, &[]), ids(&[1]));
 }
 
 #[test]
@@ -221,18 +266,19 @@ fn late_copies_are_not_suspect() {
 fn the_minimum_age_is_judged_by_collections_too() {
     let mut policy = Policy { minimum_age: Some(Span::new().days(7)), minimum_copies: 0, ..keep_last(1) };
     let all: Vec<_> = (1..=12).map(|at| aged(at, at as i64 * 24)).collect();
-    assert_eq!(stays(&policy, &all, &[]), ids(&[1, 2, 3, 4, 5, 6]));
+    // 7 is no younger than seven days: the newest of those that may go, and so what stood when the seven began.
+    assert_eq!(stays(&policy, &all, &[]), ids(&[1, 2, 3, 4, 5, 6, 7]));
     // Where there are collections, one must have seen it, and that long enough ago.
     let mut all = vec![seen(aged(1, 24), None)];
     all.extend((8..=12).map(|at| seen(aged(at, at as i64 * 24), if at == 12 { None } else { Some(at as u64 - 7) })));
     let logs = [log(5, &[(1, NOW - DAY), (2, NOW - 8 * DAY)])];
     policy.clock_slack = Span::new().days(100);
-    assert_eq!(stays(&policy, &all, &logs), ids(&[1, 8, 12]));
+    assert_eq!(stays(&policy, &all, &logs), ids(&[1, 8, 9, 12]));
     policy.break_floors = true;
     let decisions = plan(&policy, &all, &logs, NOW).remove(0).decisions;
     let broken: Vec<_> =
         decisions.iter().filter(|decision| !decision.broken.is_empty()).map(|decision| decision.id).collect();
-    assert_eq!(broken, [id(12), id(8)]);
+    assert_eq!(broken, [id(12), id(9), id(8)]);
     assert!(decisions.iter().filter(|decision| decision.stays()).count() == 1);
 }
 
@@ -244,8 +290,9 @@ fn the_minimum_of_copies_holds() {
     policy.minimum_copies = 3;
     let mut all: Vec<_> = (2..=9).map(|at| aged(at, at as i64 * 24)).collect();
     assert_eq!(stays(&policy, &all, &[]), ids(&[2, 3, 4]));
+    // What is partial counts for none of the copies; it stays for what it is the newest of.
     all[0].partial = true;
-    assert_eq!(stays(&policy, &all, &[]), ids(&[3, 4, 5]));
+    assert_eq!(stays(&policy, &all, &[]), ids(&[2, 3, 4, 5]));
     all.iter_mut().skip(2).for_each(|candidate| candidate.partial = true);
     assert_eq!(stays(&policy, &all, &[]), ids(&[2, 3, 4]));
 
@@ -401,6 +448,22 @@ proptest! {
             let held = candidate.held && !stay.contains(&candidate.id);
             let young = policy.minimum_age.is_some_and(|age| candidate.started_at > cutoff(NOW, &age, &TimeZone::UTC));
             prop_assert!(!held && (!young || stay.contains(&candidate.id)));
+        }
+    }
+
+    /// RETAIN-4: for each moment of the spans of `keep_within` and `minimum_age`, the good one that stood then stays.
+    #[test]
+    fn each_state_of_a_span_stays(drawn in drawn(), policy in policies(), dated in 0u8..=3, back in 0i64..40) {
+        let (all, logs) = (made(0, &drawn), logs(dated));
+        let longest = [policy.keep.within, policy.minimum_age].into_iter().flatten();
+        let since = longest.map(|span| cutoff(NOW, &span, &TimeZone::UTC)).min().unwrap_or(NOW);
+        let moment = (NOW - back * DAY).max(since);
+        let is_spanned = policy.keep.within.is_some() || policy.minimum_age.is_some();
+        for group in plan(&policy, &all, &logs, NOW) {
+            let begun = |wanted: SnapshotId| all.iter().find(|candidate| candidate.id == wanted).unwrap().started_at;
+            let mut decisions = group.decisions.iter();
+            let stood = decisions.rfind(|decision| decision.standing.is_good() && begun(decision.id) < moment);
+            prop_assert!(!is_spanned || stood.is_none_or(super::Decision::stays), "{stood:?}");
         }
     }
 

@@ -106,6 +106,8 @@ pub struct Located {
     pub forks: Vec<Fork>,
     /// What is damaged of keys and stood in nobody's way: older rosters.
     pub key_issues: Vec<Issue>,
+    /// Whose slot is taken where a secret opens several and none is an owner's; a maintainer's unless told otherwise.
+    pub preferred: Role,
 }
 
 /// One of several newest rosters.
@@ -415,6 +417,7 @@ impl Located {
             accepted,
             forks,
             key_issues,
+            preferred: Role::Maintainer,
         };
         Ok((located, rosters))
     }
@@ -444,8 +447,9 @@ impl Located {
                 opened => break opened?,
             }
         };
-        let Located { config, regions, unreachable, damaged, roster, roster_digest, accepted, forks, key_issues } =
-            self;
+        let Located {
+            config, regions, unreachable, damaged, roster, roster_digest, accepted, forks, key_issues, ..
+        } = self;
         let keyring = Arc::new(keyring);
         Ok(Repository {
             config,
@@ -547,13 +551,13 @@ impl Located {
 
     fn open_slot(&self, unlock: &Unlock) -> Result<(SlotSecrets, KeyFile), RepoError> {
         let mut files = self.key_files()?;
-        // One secret may open several slots: the one that may most is meant, or an owner who made a writer's slot for
-        // the own secret might be locked out by it.
+        // One secret may open several slots: an owner's may most, or an owner who made a writer's slot for the own secret
+        // might be locked out by it. Of the others none may all that another may.
         let role = |(slot, ..): &(SlotId, u64, Vec<u8>)| self.roster.slot(*slot).map(|entry| entry.role);
         files.sort_by_key(|file| match role(file) {
             Some(Role::Owner) => 0,
-            Some(Role::Maintainer) => 1,
-            Some(Role::Writer) | None => 2,
+            Some(role) if role == self.preferred => 1,
+            _ => 2,
         });
         if files.is_empty() {
             return Err(RepoError::NoKeyFiles);

@@ -2,6 +2,7 @@
 //!
 //! [`target`] is the only part that touches a file system; [`run`] drives it.
 
+mod patterns;
 pub mod run;
 pub mod scope;
 pub mod target;
@@ -35,6 +36,14 @@ pub enum RestoreError {
     /// No entry of what was asked for is named by an include pattern and by no exclude pattern.
     #[error("nothing is named by --include {0} and left by --exclude: no entry was restored")]
     NothingIncluded(String),
+    /// The system refuses threads.
+    #[error("{count} threads can't be begun: {error}")]
+    Threads {
+        /// How many were wanted.
+        count: usize,
+        /// Why.
+        error: std::io::Error,
+    },
     /// The user stopped it; run it again to go on.
     #[error("stopped; the same command goes on where this left off")]
     Cancelled,

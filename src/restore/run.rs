@@ -1,6 +1,7 @@
 //! Drives a restore: walks the trees, decides about each entry, and fills windows of content.
 
 use super::RestoreError;
+use super::patterns::Patterns;
 use super::scope::Scope;
 use super::target::{Decision, DirHandle, Linked, Room, Target, TargetError, TargetErrorKind, first_nonzero};
 use super::window::{GATHER_BYTES_MAX, OpenFile, Outcome, Queue, Window, attributes_bytes, release};
@@ -9,10 +10,7 @@ use crate::format::node::{Content, Extent, Node, NodeKind};
 use crate::repo::fetch::{FetchError, Fetcher};
 use crate::repo::walk::{Extents, Nodes, find_name, root_node};
 use crate::report::{Issue, IssueKind, Monitor, Phase};
-use ignore::gitignore::{Gitignore, GitignoreBuilder};
 use std::borrow::Cow;
-use std::os::unix::ffi::OsStrExt;
-use std::path::Path;
 use std::sync::PoisonError;
 
 /// Two windows are under way at a time: one being fetched, one being filled.
@@ -34,7 +32,7 @@ pub struct Restore {
     pub paths: Vec<Vec<u8>>,
     /// Only entries that one of these patterns names, `.gitignore` syntax; empty for all.
     pub include: Vec<String>,
-    /// No entry that one of these patterns names.
+    /// No entry that one of these patterns names; what they name in the target isn't removed either.
     pub exclude: Vec<String>,
     /// What of the target may be removed where [`TargetOptions::delete`](super::target::TargetOptions) is set.
     pub scope: Scope,
@@ -63,7 +61,7 @@ pub struct RestoreSummary {
     pub links: u64,
     /// Content bytes written.
     pub bytes: u64,
-    /// Entries removed.
+    /// Entries removed; in a dry run, that would be. Those that stood where one of another kind is now count, too.
     pub removed: u64,
     /// Entries that the snapshot doesn't have, and that stay because of [`Restore::scope`].
     pub spared: u64,
@@ -83,8 +81,8 @@ struct Run<'a> {
     queue: &'a Queue<'a>,
     monitor: &'a dyn Monitor,
     options: &'a Restore,
-    include: Option<Gitignore>,
-    exclude: Option<Gitignore>,
+    include: Option<Patterns>,
+    exclude: Option<Patterns>,
     window: Window,
     window_bytes: u64,
     outcome: &'a Outcome,
@@ -101,27 +99,6 @@ struct Run<'a> {
     verify: Vec<(DirHandle, Node, Vec<u8>)>,
 }
 
-fn patterns(list: &[String]) -> Result<Option<Gitignore>, RestoreError> {
-    if list.is_empty() {
-        return Ok(None);
-    }
-    let mut builder = GitignoreBuilder::new("/");
-    // Taken as it stands, a class that doesn't end would name nothing, and nobody would be told.
-    builder.allow_unclosed_class(false);
-    for pattern in list {
-        let bad = |error: ignore::Error| RestoreError::Pattern { pattern: pattern.clone(), detail: error.to_string() };
-        builder.add_line(None, pattern).map_err(bad)?;
-    }
-    let bad = |error: ignore::Error| RestoreError::Pattern { pattern: list.join(", "), detail: error.to_string() };
-    Ok(Some(builder.build().map_err(bad)?))
-}
-
-/// Whether a pattern names the entry or a directory above it.
-fn named(patterns: &Gitignore, path: &[u8], directory: bool) -> bool {
-    let absolute = Path::new("/").join(std::ffi::OsStr::from_bytes(path));
-    patterns.matched_path_or_any_parents(&absolute, directory).is_ignore()
-}
-
 /// Restores a snapshot, or some paths of it, into `target`. The root's entries land in the target
 /// directory itself; with paths, each lands under its path from the root.
 ///
@@ -135,6 +112,8 @@ pub fn restore(
     monitor: &dyn Monitor,
     totals: (u64, u64),
 ) -> Result<RestoreSummary, RestoreError> {
+    let exclude = Patterns::of(&options.exclude)?;
+    target.spare_named(exclude.clone());
     let outcome = Outcome::default();
     let queue = Queue::new(target, fetcher, &outcome, options.threads);
     let run = Run {
@@ -143,8 +122,8 @@ pub fn restore(
         queue: &queue,
         monitor,
         options,
-        include: patterns(&options.include)?,
-        exclude: patterns(&options.exclude)?,
+        include: Patterns::of(&options.include)?,
+        exclude,
         window: Window::default(),
         window_bytes: FIRST_WINDOW_BYTES,
         outcome: &outcome,
@@ -155,7 +134,10 @@ pub fn restore(
         included: false,
         verify: Vec::new(),
     };
-    let (mut summary, nothing) = queue.beside(|| run.all(root, totals))?;
+    let (mut summary, nothing) = queue
+        .beside(|| run.all(root, totals))
+        .map_err(|error| RestoreError::Threads { count: options.threads, error })??;
+    summary.removed += target.counts().displaced.get();
     summary.files += outcome.files.get();
     summary.bytes = outcome.bytes.get();
     summary.issues.extend(outcome.issues.into_inner().unwrap_or_else(PoisonError::into_inner));
@@ -224,7 +206,10 @@ impl Run<'_> {
                         if self.excluded(&path, true) {
                             continue;
                         }
-                        self.included |= self.include.as_ref().is_some_and(|patterns| named(patterns, &path, true));
+                        self.included |= self.include.as_ref().is_some_and(|patterns| patterns.name(&path, true));
+                        if !self.clears_the_way(&parent, &child, &path)? {
+                            continue;
+                        }
                         match self.target.enter_directory(&parent, &child) {
                             Ok(handle) => {
                                 let nodes = Nodes::of(fetcher, tree);
@@ -255,8 +240,28 @@ impl Run<'_> {
         Ok(())
     }
 
+    /// Whether an entry may be restored where something of another kind is, if it is: names and counts that. Nothing
+    /// of a directory goes of which something has to stay, by the scope or the patterns.
+    fn clears_the_way(&mut self, parent: &DirHandle, node: &Node, path: &[u8]) -> Result<bool, RestoreError> {
+        let found = match self.target.in_the_way(parent, node) {
+            Ok(None) => return Ok(true),
+            Ok(Some(found)) => found,
+            Err(error) => return self.target_error(error).map(|()| false),
+        };
+        // More than itself: a directory that isn't empty.
+        if found.entries > 1 && self.options.scope.spared(path).is_none_or(|names| !names.is_empty()) {
+            let occupied = TargetError::Occupied { path: parent.path_of(&node.name), found: "directory" };
+            return self.target_error(occupied).map(|()| false);
+        }
+        if self.target.options().dry_run {
+            self.summary.removed += found.entries;
+            self.summary.would_remove.extend(found.named);
+        }
+        Ok(true)
+    }
+
     fn leave(&mut self, done: Open<'_, '_>, delete: bool) -> Result<(), RestoreError> {
-        if delete && self.include.is_none() && self.exclude.is_none() {
+        if delete && self.include.is_none() {
             let spared = self.options.scope.spared(&done.path);
             let removed = self.target.remove_unlisted(&done.handle, &done.names, spared.as_deref())?;
             self.summary.removed += removed.entries;
@@ -297,13 +302,21 @@ impl Run<'_> {
             // Nothing is made before the whole path is found. The first parent is the target itself.
             let mut handle = self.target.root();
             let mut above: Vec<(DirHandle, Node)> = Vec::new();
-            for parent in parents.into_iter().skip(1) {
+            let mut taken = false;
+            for (depth, parent) in parents.into_iter().skip(1).enumerate() {
+                if !self.clears_the_way(&handle, &parent, &names[..=depth].join(&b'/'))? {
+                    taken = true;
+                    break;
+                }
                 handle = self.target.enter_directory(&handle, &parent)?;
                 above.push((handle.clone(), parent));
             }
             let path = names.join(&b'/');
             match node.kind {
+                // Told already; what is above is as it was.
+                _ if taken => {}
                 NodeKind::Directory { tree } if names.is_empty() => self.directory(handle, node, tree, path)?,
+                NodeKind::Directory { .. } if !self.clears_the_way(&handle, &node, &path)? => {}
                 NodeKind::Directory { tree } => {
                     let handle = self.target.enter_directory(&handle, &node)?;
                     self.directory(handle, node, tree, path)?;
@@ -321,11 +334,11 @@ impl Run<'_> {
     }
 
     fn excluded(&self, path: &[u8], directory: bool) -> bool {
-        if self.exclude.as_ref().is_some_and(|patterns| named(patterns, path, directory)) {
+        if self.exclude.as_ref().is_some_and(|patterns| patterns.name(path, directory)) {
             return true;
         }
         // A directory may hold something that an include pattern names.
-        !directory && self.include.as_ref().is_some_and(|patterns| !named(patterns, path, false))
+        !directory && self.include.as_ref().is_some_and(|patterns| !patterns.name(path, false))
     }
 
     /// Restores one entry that is no directory.
@@ -339,6 +352,9 @@ impl Run<'_> {
             Err(error) => return self.target_error(error),
         };
         self.monitor.advance(1, 0);
+        if decision == Decision::Replace && !self.clears_the_way(parent, node, &path)? {
+            return Ok(());
+        }
         let NodeKind::File { content, .. } = &node.kind else {
             match decision {
                 Decision::Keep => self.summary.kept += 1,

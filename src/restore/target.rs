@@ -29,8 +29,8 @@ use std::ffi::OsStr;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Component, Path};
-use std::sync::Mutex;
 use std::sync::atomic::AtomicU32;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use rustix::fs::{FileType, FlockOperation, Mode, OFlags, StatVfsMountFlags};
 use rustix::io::Errno;
@@ -45,6 +45,7 @@ use self::beneath::{FileIdentity, Opener, check_name, identity_of, modified_at, 
 use self::directory::{OpenDirectories, UNFINISHED_MODE, unless_unfinished};
 use self::metadata::{Current, Owners, Privileges, Subject};
 use self::special::{Links, is_same_special};
+use super::patterns::Patterns;
 use crate::env::{SystemRandom, random_bytes};
 use crate::format::node::{Node, NodeKind};
 use crate::report::Counter;
@@ -112,6 +113,8 @@ pub struct Restored {
 pub struct TargetCounts {
     /// Entries removed because the snapshot doesn't have them; in a dry run, that would be.
     pub removed: Counter,
+    /// Of these, entries that stood where one of another kind is now, when deletion was asked for.
+    pub displaced: Counter,
     /// Partial entries of interrupted restores that were removed.
     pub swept: Counter,
     /// Partial entries of interrupted restores that could not be removed.
@@ -141,6 +144,10 @@ pub struct Target {
     counts: TargetCounts,
     /// Directories that are never removed.
     spared: Vec<FileIdentity>,
+    /// A file's name and first bytes: a directory that holds such a one is never removed, nor what is in it.
+    region_marker: Option<(Vec<u8>, Vec<u8>)>,
+    /// What they name is never removed.
+    patterns: Mutex<Option<Arc<Patterns>>>,
     /// Random, so that names of partial entries differ from those of other runs.
     run: u64,
     /// Partial entries named so far.
@@ -202,6 +209,8 @@ impl Target {
             file_systems: Mutex::default(),
             counts: TargetCounts::default(),
             spared: Vec::new(),
+            region_marker: None,
+            patterns: Mutex::default(),
             run: u64::from_le_bytes(random_bytes(&SystemRandom)),
             partials: AtomicU32::new(0),
         };
@@ -228,6 +237,21 @@ impl Target {
             }
         }
         Ok(())
+    }
+
+    /// Has directories stay with all that they hold whose file `name` begins with these bytes: regions, by whichever way
+    /// they are reached.
+    pub fn spare_regions(&mut self, name: &[u8], beginning: &[u8]) {
+        self.region_marker = Some((name.to_vec(), beginning.to_vec()));
+    }
+
+    /// Has what the patterns name stay whatever is deleted, until the next call.
+    pub(super) fn spare_named(&self, patterns: Option<Patterns>) {
+        *self.patterns.lock().unwrap_or_else(PoisonError::into_inner) = patterns.map(Arc::new);
+    }
+
+    fn patterns(&self) -> Option<Arc<Patterns>> {
+        self.patterns.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// The target directory itself.

@@ -12,6 +12,7 @@ use crate::index::{PackEntry, Place};
 use crate::repo::fetch::{FetchError, Fetcher};
 use crate::report::{Issue, IssueKind};
 use std::collections::{BTreeMap, VecDeque};
+use std::io;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
@@ -344,14 +345,19 @@ impl<'a> Queue<'a> {
     }
 
     /// Runs `walk` here and the workers beside it; returns when both have ended.
-    pub fn beside<T>(&self, walk: impl FnOnce() -> T) -> T {
+    ///
+    /// # Errors
+    /// When the system refuses one of the threads: then `walk` doesn't run.
+    pub fn beside<T>(&self, walk: impl FnOnce() -> T) -> io::Result<T> {
         std::thread::scope(|scope| {
             // Closed whatever happens, else the workers would wait for ever.
             let _closing = Closing(self);
             if self.threads > 1 {
-                (0..self.threads).for_each(|_| drop(scope.spawn(|| self.work())));
+                for _ in 0..self.threads {
+                    std::thread::Builder::new().name("restore".into()).spawn_scoped(scope, || self.work())?;
+                }
             }
-            walk()
+            Ok(walk())
         })
     }
 

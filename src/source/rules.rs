@@ -49,6 +49,8 @@ pub struct WalkOptions {
     pub one_file_system: bool,
     /// Whether extended attributes, ACLs among them, are recorded. On by default.
     pub xattrs: bool,
+    /// Further sources, of which one that isn't there is told as not captured: who listed them did so some time before.
+    pub listed: Vec<PathBuf>,
 }
 
 impl Default for WalkOptions {
@@ -62,6 +64,7 @@ impl Default for WalkOptions {
             exclude_caches: false,
             one_file_system: false,
             xattrs: true,
+            listed: Vec::new(),
         }
     }
 }
@@ -149,6 +152,13 @@ impl Rules {
         self.own = stats.map(|stat| (stat.identity.device, stat.identity.inode)).collect();
     }
 
+    /// Has the contents of directories left out whose file of this name begins so: regions, by whichever way they are
+    /// reached. Before all other markers: theirs would have that file captured.
+    pub(super) fn leave_out_marked(&mut self, name: &[u8], beginning: &[u8]) {
+        let marker = Marker { name: name.to_vec(), header: beginning.to_vec(), why: Omission::OwnRepository };
+        self.markers.insert(0, marker);
+    }
+
     /// Whether this is one of the directories that the backup writes to.
     pub(super) fn is_own(&self, identity: &Identity) -> bool {
         self.own.contains(&(identity.device, identity.inode))
@@ -184,6 +194,9 @@ impl Rules {
             .filter(|marker| names.contains(&marker.name))
             .filter(|marker| marker.header.is_empty() || begins_with(&directory, &marker.name, &marker.header));
         let first = present.next()?;
+        if first.why == Omission::OwnRepository {
+            return Some((first.why, Vec::new()));
+        }
         Some((first.why, std::iter::once(first).chain(present).map(|marker| &marker.name[..]).collect()))
     }
 

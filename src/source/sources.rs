@@ -118,22 +118,34 @@ pub(super) struct Sources {
     pub(super) paths: Vec<PathBuf>,
     branches: Vec<Branch>,
     pub(super) empty: Vec<PathBuf>,
+    /// Listed ones that aren't there: from the root where they would be below it, else absolute.
+    pub(super) missing: Vec<Vec<u8>>,
 }
 
 impl Sources {
-    /// Resolves `paths` and makes sure that each can be read.
+    /// Resolves `paths` and makes sure that each can be read. Of `listed` ones some may be missing, as long as there is
+    /// any source at all.
     ///
     /// # Errors
     /// Names the first path that is missing, unreadable or ambiguous.
-    pub(super) fn resolve(paths: &[PathBuf]) -> Result<Sources, SourceError> {
+    pub(super) fn resolve(paths: &[PathBuf], listed: &[PathBuf]) -> Result<Sources, SourceError> {
         let mut found = BTreeMap::new();
-        for path in paths {
-            let names = absolute(path)?;
-            let stat = stat(&names).map_err(|error| SourceError::from_errno(path, error))?;
-            found.insert(names, (path, stat.kind));
+        let mut gone = Vec::new();
+        let all = paths.iter().map(|path| (path, false)).chain(listed.iter().map(|path| (path, true)));
+        for (path, may_be_missing) in all {
+            let looked = absolute(path).and_then(|names| match stat(&names) {
+                Ok(stat) => Ok((names, stat.kind)),
+                Err(error) => Err(SourceError::from_errno(path, error)),
+            });
+            match looked {
+                Ok((names, kind)) => drop(found.insert(names, (path, kind))),
+                Err(SourceError::Missing { .. }) if may_be_missing => gone.push(path),
+                Err(error) => return Err(error),
+            }
         }
         if found.is_empty() {
-            return Err(SourceError::NoSources);
+            let missing = |path: &&PathBuf| SourceError::Missing { path: path.to_path_buf() };
+            return Err(gone.first().map_or(SourceError::NoSources, missing));
         }
         if found.len() == 1
             && let Some((names, (_, kind))) = found.iter_mut().next()
@@ -159,7 +171,8 @@ impl Sources {
             root = &root[..common];
         }
         let paths = found.keys().map(|names| to_path(names)).collect();
-        let mut sources = Sources { root: to_path(root), paths, branches: vec![Branch::default()], empty };
+        let missing = gone.into_iter().map(|path| place_of(path, root)).collect();
+        let mut sources = Sources { root: to_path(root), paths, branches: vec![Branch::default()], empty, missing };
         for (names, (path, _)) in &found {
             sources.add(root, names, path)?;
         }
@@ -235,6 +248,17 @@ fn absolute(path: &Path) -> Result<Vec<Vec<u8>>, SourceError> {
         }
     }
     Ok(names)
+}
+
+/// A path below `root` from there, another one as it is.
+fn place_of(path: &Path, root: &[Vec<u8>]) -> Vec<u8> {
+    let given = path.as_os_str().as_bytes().to_vec();
+    // With `..` in it nobody can say any more where it led.
+    let Ok(names) = absolute(path) else { return given };
+    match names.strip_prefix(root) {
+        Some(below) if !below.is_empty() => below.join(&b'/'),
+        _ => to_path(&names).into_os_string().into_vec(),
+    }
 }
 
 fn to_path(names: &[Vec<u8>]) -> PathBuf {

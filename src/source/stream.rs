@@ -206,7 +206,8 @@ impl<'a> Interruptible<'a> {
     /// Begins to read. The thread ends with the stream, or with the first piece that nobody wants any more.
     pub fn new(mut stream: impl Read + Send + 'static, monitor: &'a dyn Monitor) -> Self {
         let (sender, pieces) = bounded(PIECES_WAITING);
-        std::thread::spawn(move || {
+        let refused = sender.clone();
+        let reading = std::thread::Builder::new().name("stream".into()).spawn(move || {
             loop {
                 let mut piece = vec![0; PIECE_BYTES];
                 let read = match stream.read(&mut piece) {
@@ -223,6 +224,10 @@ impl<'a> Interruptible<'a> {
                 }
             }
         });
+        if let Err(error) = reading {
+            // There is room for it, and whoever reads gets it.
+            let _ = refused.send(Err(io::Error::new(error.kind(), format!("no thread can be begun for it: {error}"))));
+        }
         Interruptible { pieces, piece: Vec::new(), at: 0, monitor }
     }
 }

@@ -95,6 +95,8 @@ pub struct Walk {
     given: (Vec<PathBuf>, WalkOptions),
     /// Directories that the backup writes to.
     own: Vec<PathBuf>,
+    /// How the file that marks a region begins.
+    region_marker: Option<(Vec<u8>, Vec<u8>)>,
     sources: Sources,
     rules: Rules,
     root_fd: Option<OwnedFd>,
@@ -120,7 +122,7 @@ impl Walk {
     /// When a source is missing, unreadable or ambiguous, or an exclude pattern can't be used. No snapshot may be
     /// saved then.
     pub fn new(paths: &[PathBuf], options: WalkOptions) -> Result<Walk, SourceError> {
-        let sources = Sources::resolve(paths)?;
+        let sources = Sources::resolve(paths, &options.listed)?;
         let rules = Rules::new(&options, &sources.root)?;
         let access = if sources.is_source(ROOT) { OFlags::RDONLY } else { OFlags::PATH };
         let root_fd = open_directory_path(&sources.root, access)
@@ -132,6 +134,7 @@ impl Walk {
         Ok(Walk {
             given: (paths.to_vec(), options),
             own: Vec::new(),
+            region_marker: None,
             sources,
             rules,
             root_fd: Some(root_fd),
@@ -155,6 +158,9 @@ impl Walk {
     pub fn again(&self) -> Result<Walk, SourceError> {
         let mut again = Walk::new(&self.given.0, self.given.1.clone())?;
         again.leave_out_own(self.own.clone());
+        if let Some((name, beginning)) = &self.region_marker {
+            again.leave_out_regions(name, beginning);
+        }
         again.leaves_file_xattrs = self.leaves_file_xattrs;
         again.read_ahead(self.ahead_threads);
         Ok(again)
@@ -190,6 +196,13 @@ impl Walk {
         self.own = directories;
     }
 
+    /// The same for directories whose file `name` begins with these bytes: regions that are written to by another way
+    /// than their path, such as a server's on this machine.
+    pub fn leave_out_regions(&mut self, name: &[u8], beginning: &[u8]) {
+        self.rules.leave_out_marked(name, beginning);
+        self.region_marker = Some((name.to_vec(), beginning.to_vec()));
+    }
+
     /// The snapshot's root: the deepest directory that contains every source, absolute.
     pub fn root(&self) -> &Path {
         &self.sources.root
@@ -219,6 +232,10 @@ impl Walk {
         let cover = if self.sources.is_source(ROOT) { Cover::Whole } else { Cover::Above };
         let opened = Opened { fd, stat, names: None, xattrs: None, stats: Vec::new() };
         self.enter(opened, 0, cover, Some(ROOT), None, true);
+        for subject in std::mem::take(&mut self.sources.missing) {
+            let detail = "it was listed, and isn't there".to_owned();
+            self.pending.push_back(Event::Failed(Issue { kind: IssueKind::Vanished, subject, detail }));
+        }
     }
 
     /// Deals with the next name of the innermost directory; false once nothing is left.

@@ -552,6 +552,72 @@ fn a_directory_that_the_backup_writes_to_is_kept_empty_unless_it_is_named() {
     assert!(!inside.contains(&"disk/region/config".to_owned()));
 }
 
+/// A region that a server writes to is known by what it holds, not by where it is.
+#[test]
+fn a_directory_that_is_marked_as_a_region_is_kept_empty_unless_it_is_named() {
+    let base = tempfile::tempdir().unwrap();
+    let at = |path: &str| base.path().join(path);
+    for path in ["disk/region/packs/p", "other/config", "short/config", "z"] {
+        touch(at(path));
+    }
+    fs::write(at("disk/region/config"), b"KSTN ours and more").unwrap();
+    fs::write(at("other/config"), b"KSTN others").unwrap();
+    fs::create_dir(at("odd")).unwrap();
+    fs::create_dir(at("odd/config")).unwrap();
+    let walked = |sources: &[PathBuf]| {
+        let options = WalkOptions { exclude_if_present: vec![("config".into(), None)], ..WalkOptions::default() };
+        for options in [WalkOptions::default(), options] {
+            let mut walk = Walk::new(sources, options).unwrap();
+            walk.leave_out_regions(b"config", b"KSTN ours");
+            let again = walk.again().unwrap();
+            let events = script(walk);
+            assert_eq!(script(again), events, "a repeated walk leaves out the same");
+            if sources.len() == 1 {
+                assert_eq!(events[1..5], [">disk", ">disk/region", "-disk/region own-repository", "<"]);
+            }
+        }
+        let mut walk = Walk::new(sources, WalkOptions::default()).unwrap();
+        walk.leave_out_regions(b"config", b"KSTN ours");
+        script(walk)
+    };
+    let all = walked(&[base.path().to_path_buf()]);
+    let others =
+        [">odd", ">odd/config", "<", "<", ">other", "other/config", "<", ">short", "short/config", "<", "z", "<"];
+    assert_eq!(all[6..], others);
+    let named = walked(&[base.path().to_path_buf(), at("disk/region")]);
+    assert_eq!(named[2..5], [">disk/region", "disk/region/config", ">disk/region/packs"]);
+}
+
+#[test]
+fn listed_sources_that_are_gone_are_told_and_the_others_captured() {
+    let base = tempfile::tempdir().unwrap();
+    let at = |path: &str| base.path().join(path);
+    for path in ["a/f", "a/g", "b/h"] {
+        touch(at(path));
+    }
+    let listed = |paths: &[&str], listed: &[&str]| {
+        let all = |paths: &[&str]| paths.iter().map(|path| at(path)).collect::<Vec<_>>();
+        Walk::new(&all(paths), WalkOptions { listed: all(listed), ..WalkOptions::default() })
+    };
+    let walk = listed(&[], &["a/f", "a/gone", "a/g", "c/elsewhere"]).unwrap();
+    let failed = |walk: Walk| -> Vec<_> {
+        let issue = |event| match event {
+            Event::Failed(issue) => Some((issue.kind, issue.subject)),
+            _ => None,
+        };
+        walk.filter_map(issue).collect()
+    };
+    let elsewhere = at("c/elsewhere").into_os_string().into_encoded_bytes();
+    let wanted = vec![(IssueKind::Vanished, b"gone".to_vec()), (IssueKind::Vanished, elsewhere)];
+    assert_eq!(failed(walk.again().unwrap()), wanted);
+    assert_eq!(failed(walk), wanted);
+    let walk = listed(&["b"], &["a/f", "a/gone"]).unwrap();
+    assert_eq!(failed(walk), [(IssueKind::Vanished, b"a/gone".to_vec())]);
+    // Named ones must be there, and any at all.
+    assert!(matches!(listed(&["b", "gone"], &["a/f"]), Err(SourceError::Missing { .. })));
+    assert!(matches!(listed(&[], &["gone", "gone too"]), Err(SourceError::Missing { path }) if path == at("gone")));
+}
+
 #[test]
 fn another_file_system_is_kept_as_its_empty_mount_point() {
     let base = tempfile::tempdir().unwrap();

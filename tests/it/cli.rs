@@ -464,6 +464,58 @@ fn nothing_new_is_no_success_while_a_region_is_away() {
     program.backup_ending(0, &["--skip-if-unchanged"]);
 }
 
+/// What the file lists is the repository; a variable that was exported once must not take a region out of every run in
+/// silence.
+#[test]
+fn what_the_environment_leaves_out_is_left_out_and_told() {
+    let program = Program::new();
+    program.write("a", b"x");
+    let with = |regions: &str, arguments: &[&str]| {
+        Ended::new(program.command(arguments).env("KEEPSTONE_REGIONS", regions).output().unwrap())
+    };
+    let address = program.region("one");
+    for regions in ["one", &address] {
+        let told = with(regions, &["backup", "source"]).expect(3).stderr;
+        assert!(told.contains("region 'two' takes no part: left out by KEEPSTONE_REGIONS"), "{told}");
+        with(regions, &["key", "add", "--recipient", &crate::fixture::identity().1]).expect(14);
+    }
+    let by_option = program.run(["--region", "one", "key", "add", "--recipient", &crate::fixture::identity().1]);
+    by_option.expect(14);
+    assert_eq!(program.run(["--json", "key", "list"]).expect(0).json()["slots"].as_array().unwrap().len(), 1);
+    // All of them, one at an address of its own: nothing is left out.
+    std::fs::rename(program.path("two"), program.path("moved")).unwrap();
+    let moved = format!("one two={}", program.path("moved").display());
+    let told = with(&moved, &["backup", "source"]).expect(0).stderr;
+    assert!(!told.contains("takes no part"), "{told}");
+}
+
+/// A part is the same at each run: whoever reads one part each day must be told that the others weren't.
+#[test]
+fn a_check_says_which_part_of_the_data_it_read() {
+    let program = Program::new();
+    program.write("file", &noise(1, 300_000));
+    program.backup(&[]);
+    let check = |subset: &str| program.run(["check", subset]).expect(0).stdout;
+    let read = |subset: &str| program.run(["--json", "check", subset]).expect(0).json()["read_subset"].clone();
+    let part = check("--read-data=2/7");
+    assert!(part.contains("Part 2 of 7 was read; the other 6 parts were NOT"), "{part}");
+    assert!(check("--read-data=2/2").contains("the other part was NOT: --read-data=1/2 reads it"));
+    assert!(check("--read-data=12.5%").contains("A random 12.50% of the packs was read; the others were NOT"));
+    for whole in ["--read-data", "--read-data=1/1", "--read-data=100%"] {
+        assert!(!check(whole).contains("NOT"), "{whole}");
+    }
+    assert_eq!((read("--read-data=2/7"), read("--read-data=5%")), ("2/7".into(), "5%".into()));
+    assert_eq!(read("--read-data"), "all");
+    let structure = program.run(["--json", "check"]).expect(0).json();
+    assert_eq!((&structure["read_data"], &structure["read_subset"]), (&false.into(), &serde_json::Value::Null));
+    let days: Vec<u64> = (1..=7)
+        .map(|day| program.run(["--json", "check", &format!("--read-data={day}/7")]).expect(0).json())
+        .map(|day| day["regions"][0]["packs_read"].as_u64().unwrap())
+        .collect();
+    let all = program.run(["--json", "check", "--read-data"]).expect(0).json();
+    assert_eq!(days.iter().sum::<u64>(), all["regions"][0]["packs_read"].as_u64().unwrap(), "{days:?}");
+}
+
 /// Many files of several chunks each must not all be open at once.
 #[test]
 fn a_low_limit_of_open_files_is_enough() {
@@ -619,6 +671,79 @@ fn threads_that_the_system_refuses_are_told() {
     let ended = program.run_limited("-v 400000", &["--json", "--threads", "250", "backup", &source]).expect(15);
     let error = ended.error().to_string();
     assert!(error.contains("threads can't be begun") && error.contains("ulimit -v"), "{error}");
+}
+
+/// With however few threads, a command does its work or says what stands in its way: it never breaks off.
+#[test]
+fn no_command_breaks_off_for_want_of_threads() {
+    let program = Program::nobody();
+    for number in 0..6 {
+        program.write(&format!("file{number}"), &noise(number, 60_000));
+        program.backup(&[]);
+    }
+    let mut refused = 0;
+    for threads in 1..=16 {
+        for command in
+            [&["scrub", "two"][..], &["check", "--read-data"], &["gc", "--dry-run"], &["restore", "latest", "--to"]]
+        {
+            let to = format!("out{threads}");
+            let more = if command[0] == "restore" { &[&to[..]][..] } else { &[] };
+            let arguments = [&["--json", "--threads", "4"], command, more].concat();
+            let ended = program.run_with_threads(threads, &arguments);
+            assert!(matches!(ended.code, Some(0 | 15)), "{threads} {command:?}: {:?}: {}", ended.code, ended.stderr);
+            if ended.code == Some(15) {
+                let error = ended.error();
+                let text = error["message"].as_str().unwrap();
+                assert!(text.contains("be begun") && error["hint"].is_string(), "{threads} {command:?}: {error}");
+                refused += 1;
+            }
+        }
+    }
+    assert!(refused > 0, "some of these limits are too low for anything");
+}
+
+/// What listed the paths did so some time before: one that has gone since is told, and the others are saved.
+#[test]
+fn a_listed_path_that_is_gone_makes_the_snapshot_partial() {
+    let program = Program::new();
+    program.write("a/one", b"one");
+    program.write("b/two", b"two");
+    for (option, end) in [("--files-from0", "\0"), ("--files-from", "\n")] {
+        let list = |paths: &[&str]| {
+            let list: String = paths.iter().map(|path| format!("{path}{end}")).collect();
+            std::fs::write(program.path("list"), list).unwrap();
+        };
+        list(&["source/a/one", "source/a/gone", "source/b"]);
+        let saved = program.run(["--json", "backup", option, "list"]).expect(4).json();
+        assert_eq!((&saved["partial"], &saved["issues"]), (&true.into(), &1.into()), "{saved}");
+        let listed = program.run(["--json", "snapshots", "--details"]).expect(0).json();
+        let newest = listed.as_array().unwrap().last().unwrap().to_string();
+        assert!(newest.contains("a/gone") && newest.contains("vanished"), "{newest}");
+        program.restore("out", &["latest", "--overwrite", "always"]).expect(0);
+        assert_same(&program.source().join("b"), &program.path("out/b"));
+        list(&["source/nope", "source/nor/this"]);
+        let none = program.run(["--json", "backup", option, "list"]).expect(12).error();
+        assert!(none["message"].as_str().unwrap().contains("source/nope"), "{none}");
+        // What is named on the command line must be there.
+        list(&["source/a/one"]);
+        program.run(["backup", option, "list", "source/gone"]).expect(12);
+    }
+}
+
+#[test]
+fn what_cannot_be_used_of_the_surroundings_is_told() {
+    let program = Program::new();
+    let refused = program.run(["--config", ".", "snapshots"]).expect(2);
+    assert!(refused.stderr.contains("can't read the configuration file"), "{}", refused.stderr);
+    let told = |log: &str| {
+        Ended::new(program.command(["snapshots"]).env("KEEPSTONE_LOG", log).output().unwrap()).expect(0).stderr
+    };
+    assert!(told("garbage=[").contains("KEEPSTONE_LOG='garbage=[' is not used"), "{}", told("garbage=["));
+    assert_eq!((told(""), told("keepstone=warn")), (String::new(), String::new()));
+    program.write("file", b"x");
+    program.backup(&[]);
+    let kept = program.run(["forget", "--keep-tag", "typo", "--dry-run"]).expect(0).stderr;
+    assert!(kept.contains("no snapshot has the tag 'typo'"), "{kept}");
 }
 
 /// A file that could not be opened is neither new nor changed.

@@ -135,6 +135,78 @@ fn what_a_backup_lacks_is_not_deleted() {
     assert_eq!(names(&source), ["kept", "locked/in", "unreadable"]);
 }
 
+/// What the own patterns name stays, at any depth, and what leads to it; the rest that is newer than the snapshot goes.
+#[test]
+fn what_the_own_patterns_name_is_not_deleted() {
+    let program = Program::new();
+    program.write("dir/kept", b"kept");
+    program.backup(&["--exclude", "*.tmp"]);
+    for name in
+        ["dir/new.tmp", "dir/new", "build/deep/x.tmp", "build/deep/y", "build/z", "cache/CACHEDIR.TAG", "gone/x"]
+    {
+        program.write(name, b"newer");
+    }
+    let arguments = ["latest", "--overwrite", "if-different", "--delete", "--exclude", "*.tmp", "--exclude", "/cache"];
+    let dry = program.restore("source", &[&arguments[..], &["--dry-run"]].concat()).expect(0).json();
+    let mut named: Vec<_> =
+        dry["would_remove"].as_array().unwrap().iter().map(|path| path["path"].as_str().unwrap()).collect();
+    named.sort_unstable();
+    assert_eq!(named, ["source/build/deep/y", "source/build/z", "source/dir/new", "source/gone/"], "{dry}");
+    let done = program.restore("source", &arguments).expect(0).json();
+    assert_eq!((&done["removed"], &done["removed"]), (&dry["removed"], &5.into()), "{done}");
+    assert_eq!(done["spared"], 3, "{done}");
+    assert_eq!(names(&program.source()), ["build/deep/x.tmp", "cache/CACHEDIR.TAG", "dir/kept", "dir/new.tmp"]);
+    // Without them all of it goes that the backup didn't see: said in the help.
+    let done = program.restore("source", &arguments[..4]).expect(0).json();
+    assert_eq!(done["removed"], 6, "{done}");
+    assert_eq!(names(&program.source()), ["dir/kept"]);
+    program.run(["restore", "latest", "--to", "source", "--delete", "--include", "x"]).expect(2);
+}
+
+/// A directory that stands where the snapshot has something else goes with all that it holds: named, counted, and only
+/// where nothing in it has to stay.
+#[test]
+fn what_stands_in_the_way_is_named_and_counted() {
+    let program = Program::new();
+    program.write("dir/file", b"x");
+    program.write("data", b"a file");
+    symlink("/elsewhere", program.source().join("photos")).unwrap();
+    program.backup(&[]);
+    let turn = || {
+        for name in ["photos", "data"] {
+            let _ = remove_file(program.source().join(name));
+        }
+        for name in ["photos/a/1.jpg", "photos/a/2.jpg", "photos/3.jpg", "data/inner"] {
+            program.write(name, b"precious");
+        }
+        let _ = std::fs::remove_dir_all(program.source().join("dir"));
+        program.write("dir", b"a file now");
+    };
+    turn();
+    let arguments = ["latest", "--overwrite", "if-different", "--delete"];
+    let dry = program.restore("source", &[&arguments[..], &["--dry-run"]].concat()).expect(0).json();
+    let mut named: Vec<_> =
+        dry["would_remove"].as_array().unwrap().iter().map(|path| path["path"].as_str().unwrap()).collect();
+    named.sort_unstable();
+    assert_eq!((named, &dry["removed"]), (vec!["source/data/", "source/dir", "source/photos/"], &8.into()), "{dry}");
+    assert_eq!(read(program.source().join("photos/a/1.jpg")).unwrap(), b"precious");
+
+    // Where something in it is to stay, nothing of it goes, and the entry isn't restored.
+    for extra in [&[][..], &["--dry-run"]] {
+        let spared = [&arguments[..], &["--exclude", "2.jpg"], extra].concat();
+        let done = program.restore("source", &spared).expect(4).json();
+        assert_eq!(done["issues"].as_array().unwrap().len(), 1, "{done}");
+        assert!(done["issues"][0]["detail"].as_str().unwrap().contains("photos"), "{done}");
+        assert_eq!(names(&program.source().join("photos")), ["3.jpg", "a/1.jpg", "a/2.jpg"]);
+        turn();
+    }
+    let done = program.restore("source", &arguments).expect(0).json();
+    assert_eq!((&done["removed"], &done["issues"]), (&8.into(), &serde_json::json!([])), "{done}");
+    assert_eq!(read(program.source().join("data")).unwrap(), b"a file");
+    assert_eq!(std::fs::read_link(program.source().join("photos")).unwrap(), Path::new("/elsewhere"));
+    assert_eq!(read(program.source().join("dir/file")).unwrap(), b"x");
+}
+
 #[test]
 fn nothing_beside_the_sources_is_deleted() {
     let program = filled();
@@ -333,4 +405,28 @@ fn reading_back_looks_into_holes_and_at_files_that_were_there() {
     }
     restore("always").expect(0);
     assert_same(&program.source(), &program.path("out"));
+}
+
+/// Nothing is restored into a region or the cache, whether anything is to be deleted or not.
+#[test]
+fn nothing_is_restored_into_a_region_or_the_cache() {
+    let program = filled();
+    program.write("config", b"not a region's");
+    program.backup(&[]);
+    symlink(program.path("one"), program.path("link")).unwrap();
+    let before = (program.listing("one"), program.listing("two"));
+    for to in ["one", "one/new/deep", "one/packs", "link", "link/new", "cache/x", "two/../one/x"] {
+        for overwrite in ["never", "if-different", "always"] {
+            let refused = program.run(["restore", "latest", "--to", to, "--overwrite", overwrite]).expect(2).stderr;
+            assert!(refused.contains("where keepstone's own"), "{to} {overwrite}: {refused}");
+        }
+    }
+    // What is around one: only where all that is there is replaced, or what the snapshot lacks goes.
+    for extra in [&["--overwrite", "always"][..], &["--delete"]] {
+        program.run([&["restore", "latest", "--to", "."], extra].concat()).expect(2);
+    }
+    program.run(["restore", "latest", "config", "--to", "one", "--overwrite", "always"]).expect(2);
+    assert_eq!((program.listing("one"), program.listing("two")), before);
+    program.run(["restore", "latest", "home", "--to", ".", "--overwrite", "always"]).expect(0);
+    program.run(["restore", "latest", "--to", "."]).expect(0);
 }

@@ -326,6 +326,11 @@ fn forgetting_by_policy() {
     let text = program.run(["forget", "--keep-daily", "1", "-n"]).expect(0).stdout;
     assert!(text.contains("no rule keeps it") && text.contains("daily") && text.contains("Would forget 3"), "{text}");
 
+    // The newest that is older than a span stands for its beginning.
+    let within = program.run(["--json", "forget", "--keep-within", "1 ms", "-n"]).expect(0).json();
+    let snapshots = within["groups"][0]["snapshots"].as_array().unwrap();
+    assert_eq!(snapshots[3]["reasons"], serde_json::json!(["before within"]), "{within}");
+    assert_eq!(within["forgotten"].as_array().unwrap().len(), 3);
     configure(&program, "keep_last = 3\nkeep_within = '1 day'");
     assert_eq!(program.run(["--json", "forget"]).expect(0).json()["forgotten"], serde_json::json!([]));
     configure(&program, "keep_last = 3");

@@ -119,3 +119,30 @@ fn the_program_refuses_by_role_with_the_access_class() {
     let refused = program.run_as("writer", ["tag", &id, "--add", "x"]);
     assert!(refused.expect(10).stderr.contains("a writer slot may not change tags"));
 }
+
+/// No role but the owner's may all that another may: where one secret opens several slots, each command takes one that
+/// may do what it does.
+#[test]
+fn of_several_slots_each_command_takes_one_that_may_do_it() {
+    let program = Program::new();
+    program.write("file", b"content");
+    let source = program.source().display().to_string();
+    let (secret, recipient) = crate::fixture::identity();
+    std::fs::write(program.path("both"), secret).unwrap();
+    let add = |role: &str| program.run(["key", "add", "--role", role, "--recipient", &recipient]).expect(0).stderr;
+    assert!(!add("writer").contains("opens several slots"));
+    program.run_as("both", ["backup", &source]).expect(0);
+    program.run_as("both", ["gc"]).expect(10);
+    add("maintainer");
+    let id = crate::program::id(&program.run_as("both", ["--json", "backup", &source]).expect(0).json());
+    program.run_as("both", ["gc"]).expect(0);
+    program.run_as("both", ["tag", &id, "--add", "x"]).expect(0);
+    program.run_as("both", ["ls", "latest"]).expect(10);
+    add("owner");
+    program.run_as("both", ["ls", "latest"]).expect(0);
+    program.run_as("both", ["backup", &source]).expect(0);
+    // Whoever makes a slot for an own identity is told.
+    let own = std::fs::read_to_string(program.path("recipient")).unwrap();
+    let told = program.run(["key", "add", "--role", "writer", "--recipient", &own]).expect(0).stderr;
+    assert!(told.contains("this recipient's identity is one that this run was given"), "{told}");
+}

@@ -520,3 +520,39 @@ fn a_server_that_answers_wrongly_is_a_region_that_is_not_reached() {
     run(&program, &sound, &["backup", &source]).expect(0);
     run(&program, &sound, &["check"]).expect(0);
 }
+
+/// A server's directory on this machine, met by another way than the region's address.
+#[test]
+fn a_region_inside_the_source_is_left_out_and_spared_by_what_it_holds() {
+    let program = Program::bare();
+    std::fs::create_dir_all(program.path("source/disk")).unwrap();
+    let recipient = std::fs::read_to_string(program.path("recipient")).unwrap();
+    let owner = forced(&program, "source/disk/far", "--role owner");
+    let ask = |arguments: &[&str]| run(&program, &owner, arguments);
+    ask(&["--region", "far=ssh://host/", "init", "--recipient", &recipient]).expect(0);
+    program.write("file", &noise(1, 300_000));
+    // Another repository's is data as any other.
+    let other = Program::new();
+    let copied = Command::new("cp").arg("-r").args([other.path("one"), program.path("source/other")]).status().unwrap();
+    assert!(copied.success());
+    let saved = ask(&["--json", "backup", "source"]).expect(0).json();
+    assert_eq!(saved["omitted"], 1, "{saved}");
+    let listed = ask(&["ls", "latest", "--recursive"]).expect(0).stdout;
+    assert!(listed.contains("other/config") && listed.contains("disk/far"), "{listed}");
+    assert!(!listed.contains("disk/far/"), "{listed}");
+
+    let arguments =
+        ["restore", "latest", "--to", "source", "--overwrite", "if-different", "--delete", "--delete-excluded"];
+    let in_place = program.listing("source/disk/far");
+    ask(&arguments).expect(0);
+    assert_eq!(program.listing("source/disk/far"), in_place);
+    std::fs::rename(program.path("source/disk/far"), program.path("source/moved")).unwrap();
+    std::fs::create_dir(program.path("source/new")).unwrap();
+    let owner = forced(&program, "source/moved", "--role owner");
+    let before = program.listing("source/moved");
+    let done = run(&program, &owner, &[&["--json"], &arguments[..]].concat()).expect(4);
+    assert!(done.stdout.contains("a region or the cache is here"), "{}", done.stdout);
+    assert!(!program.path("source/new").exists());
+    assert_eq!(program.listing("source/moved"), before);
+    run(&program, &owner, &["check", "--read-data"]).expect(0);
+}

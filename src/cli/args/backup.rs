@@ -89,10 +89,14 @@ pub struct BackupArgs {
     pub allow_empty: bool,
 
     /// Also capture the paths listed in this file, one a line; - for the standard input
+    ///
+    /// A listed path that isn't there makes the snapshot PARTIAL; none that is, and none is saved.
     #[arg(long, value_name = "FILE", help_heading = "Sources")]
     pub files_from: Option<PathBuf>,
 
     /// Also capture the paths listed in this file, each ended by NUL; - for the standard input
+    ///
+    /// As with --files-from.
     #[arg(long, value_name = "FILE", help_heading = "Sources", conflicts_with = "files_from")]
     pub files_from0: Option<PathBuf>,
 

@@ -108,7 +108,8 @@ pub struct Global {
     ///
     /// URL is a directory, one on another machine: ssh://[USER@]HOST[:PORT]/DIR, or an object store:
     /// s3://BUCKET/PREFIX, gs://BUCKET/PREFIX, az://CONTAINER/PREFIX. Regions given here replace the configured list; a NAME alone picks one
-    /// from it. KEEPSTONE_REGIONS holds NAME=URL pairs, separated by spaces or commas. Credentials
+    /// from it. KEEPSTONE_REGIONS holds such NAME=URL pairs or NAMEs, separated by spaces or commas. What the
+    /// configuration lists and neither of them names is left out of the run, which says so. Credentials
     /// come from the store's own environment variables, never from the URL.
     // Parsed in `config`, so that a refused address with credentials in it is not repeated.
     #[arg(long = "region", value_name = "NAME[=URL]", global = true)]

@@ -96,10 +96,14 @@ pub struct ReplicateArgs {}
 Examples:
   $ keepstone check
   $ keepstone check --region far --read-data
-  $ keepstone check --read-data=1/7      # a seventh each day reads everything in a week
-  $ keepstone check --read-data=5%       # a random choice")]
+  $ keepstone check --read-data=$(date +%u)/7      # another seventh each day of the week: everything in a week
+  $ keepstone check --read-data=1/7                # the first seventh, the same one at each run
+  $ keepstone check --read-data=5%                 # a random choice")]
 pub struct CheckArgs {
     /// Read stored data, too: all of it, a share (5%), or one part of several (1/7)
+    ///
+    /// A share is chosen anew by each run. Parts are fixed: 1/7 reads the same packs whenever it is run, so all of
+    /// 1/7 to 7/7 have to be, each in turn.
     #[arg(
         long,
         value_name = "SUBSET",

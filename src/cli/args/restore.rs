@@ -17,8 +17,8 @@ Examples:
   Restore one directory as it was on a day, and prove it by reading it back:
     $ keepstone restore --at 2026-11-01 home/anna --to /tmp/anna --verify
 
-  Make a directory exactly what the snapshot holds; look first what that would do:
-    $ keepstone restore 3f2a srv/www --to / --overwrite if-different --delete --dry-run
+  Make a directory exactly what the snapshot holds, but for what no backup holds; look first what that would do:
+    $ keepstone restore 3f2a srv/www --to / --overwrite if-different --delete --exclude '*.tmp' --dry-run
 
 It ends with 4 when some entries could not be restored; the report lists them.";
 
@@ -57,6 +57,8 @@ pub struct RestoreArgs {
     pub include: Vec<String>,
 
     /// Don't restore what matches this pattern (as in .gitignore); repeatable
+    ///
+    /// With --delete, what it matches in DIR stays as well.
     #[arg(long, value_name = "PATTERN")]
     pub exclude: Vec<String>,
 
@@ -67,9 +69,11 @@ pub struct RestoreArgs {
     /// Delete what is below DIR and the given paths, but not in the snapshot
     ///
     /// What the backup left out or could not capture stays, as does what lies beside its sources: the snapshot doesn't
-    /// say that it was gone. Look first: --dry-run names each entry that would go. Not together with --include or
-    /// --exclude, which leave open what is to become of the rest.
-    #[arg(long, conflicts_with_all = ["include", "exclude"])]
+    /// say that it was gone. It knows what was left out then, not by which patterns and rules: what they would leave out
+    /// (*.tmp, a directory with a .nobackup or CACHEDIR.TAG) and is newer than the snapshot IS DELETED. Give --exclude
+    /// with the same patterns to spare that. Look first: --dry-run names each entry that would go, also what stands in
+    /// the way of one of another kind. Not together with --include, which leaves open what is to become of the rest.
+    #[arg(long, conflicts_with = "include")]
     pub delete: bool,
 
     /// With --delete, also delete what the backup left out by --exclude and its other options

@@ -67,7 +67,10 @@ pub struct ForgetArgs {
     #[arg(long, value_name = "N", value_parser = parse::keep_count, help_heading = "Rules")]
     pub keep_yearly: Option<u32>,
 
-    /// Keep everything that is younger than this: 48h, 30d, '2 weeks'
+    /// Keep everything that is younger than this: 48h, 30d, '2 weeks'; and the newest that is older
+    ///
+    /// That one is the state as it was when the span began, what `restore --at` gives for it: with
+    /// skip_if_unchanged it may be old and have been the present state until an hour ago.
     #[arg(long, value_name = "DURATION", value_parser = parse::duration, help_heading = "Rules")]
     pub keep_within: Option<Span>,
 

@@ -35,6 +35,8 @@ pub enum BackupSource {
 #[allow(missing_docs, reason = "the fields are named after the options that they come from")]
 pub struct BackupSettings {
     pub source: BackupSource,
+    /// Sources that another program listed, beside those of `source`.
+    pub listed: Vec<PathBuf>,
     pub dataset: String,
     pub host: String,
     pub tags: Vec<String>,
@@ -59,7 +61,7 @@ impl Settings {
     /// When nothing is named to capture, a list can't be read, or the host has no usable name.
     pub fn backup(&self, args: &BackupArgs) -> Result<BackupSettings, CliError> {
         let file = &self.backup;
-        let source = self.source(args)?;
+        let (source, listed) = self.source(args)?;
         let chunk_size_default = match source {
             BackupSource::Paths(_) => limits::CHUNK_AVERAGE_BYTES_TREE,
             BackupSource::Stdin { .. } | BackupSource::Command { .. } => limits::CHUNK_AVERAGE_BYTES_STREAM,
@@ -74,6 +76,7 @@ impl Settings {
                 .hint(format!("a snapshot has at most {}", limits::TAGS_MAX)));
         }
         Ok(BackupSettings {
+            listed,
             dataset: args.dataset.as_ref().or(file.dataset.as_ref()).map_or_else(|| "default".into(), String::clone),
             host,
             tags: tags.clone(),
@@ -94,31 +97,32 @@ impl Settings {
         })
     }
 
-    fn source(&self, args: &BackupArgs) -> Result<BackupSource, CliError> {
+    fn source(&self, args: &BackupArgs) -> Result<(BackupSource, Vec<PathBuf>), CliError> {
         if let Some(name) = args.as_name.clone() {
             return match (args.stdin, &args.stream_command[..]) {
-                (true, _) => Ok(BackupSource::Stdin { name }),
+                (true, _) => Ok((BackupSource::Stdin { name }, Vec::new())),
                 (false, []) => Err(CliError::usage("--as names a stream, and there is none")
                     .hint("add --stdin, or a command: `keepstone backup --as db.sql -- pg_dump app`")),
-                (false, command) => Ok(BackupSource::Command { name, command: command.to_vec() }),
+                (false, command) => Ok((BackupSource::Command { name, command: command.to_vec() }, Vec::new())),
             };
         }
         let mut paths = args.paths.clone();
+        let mut listed = Vec::new();
         if let Some(list) = &args.files_from {
-            paths.extend(path_list::read(list, path_list::Separator::Newline)?);
+            listed.extend(path_list::read(list, path_list::Separator::Newline)?);
         }
         if let Some(list) = &args.files_from0 {
-            paths.extend(path_list::read(list, path_list::Separator::Nul)?);
+            listed.extend(path_list::read(list, path_list::Separator::Nul)?);
         }
         // An empty list is what its maker found, not a wish for the configured paths.
         if paths.is_empty() && args.files_from.is_none() && args.files_from0.is_none() {
             paths.clone_from(&self.backup.paths);
         }
-        if paths.is_empty() {
+        if paths.is_empty() && listed.is_empty() {
             return Err(CliError::usage("nothing is named to back up")
                 .hint("give paths (`keepstone backup /home`), or set `paths` under [backup] in keepstone.toml"));
         }
-        Ok(BackupSource::Paths(paths))
+        Ok((BackupSource::Paths(paths), listed))
     }
 }
 

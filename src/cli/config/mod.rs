@@ -32,6 +32,8 @@ use crate::limits;
 /// Where the configuration file is looked for last.
 const SYSTEM_CONFIG: &str = "/etc/keepstone/keepstone.toml";
 
+const VARIABLE_REGIONS: &str = "KEEPSTONE_REGIONS";
+
 /// Why there are no settings.
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
@@ -124,6 +126,7 @@ impl From<ConfigError> for CliError {
                 let class = match error.kind() {
                     io::ErrorKind::NotFound => Class::Missing,
                     io::ErrorKind::PermissionDenied => Class::Access,
+                    io::ErrorKind::IsADirectory => Class::Usage,
                     _ => Class::Failed,
                 };
                 CliError::new(class, message).hint(
@@ -227,8 +230,10 @@ pub struct Settings {
     pub pin: Option<Digest>,
     /// The regions of this run, in order; names are distinct.
     pub regions: Vec<Region>,
-    /// Configured regions that `--region` left out of this run.
+    /// Configured regions that `--region` or `KEEPSTONE_REGIONS` left out of this run.
     pub regions_left_out: Vec<String>,
+    /// Which of the two did.
+    pub left_out_by: &'static str,
     /// The addresses of these.
     pub addresses_left_out: Vec<String>,
     /// The local index's directory.
@@ -303,6 +308,7 @@ pub fn load(global: &Global, environment: &Environment<'_>, may_create: bool) ->
     let in_file = |path: &PathBuf| environment.expand(path, base);
 
     let (regions, left_out) = regions(global, environment, &file, &config_path)?;
+    let left_out_by = if global.regions.is_empty() { VARIABLE_REGIONS } else { "--region" };
     let (regions_left_out, addresses_left_out) = left_out.into_iter().map(|region| (region.name, region.url)).unzip();
     let cache_dir = match (&global.cache_dir, environment.path("KEEPSTONE_CACHE_DIR"), &file.cache_dir) {
         (Some(dir), _, _) => dir.clone(),
@@ -331,6 +337,7 @@ pub fn load(global: &Global, environment: &Environment<'_>, may_create: bool) ->
         pin: pin.or(file.pin),
         regions,
         regions_left_out,
+        left_out_by,
         addresses_left_out,
         cache_dir,
         memory_bytes: memory.or(file.memory).unwrap_or(limits::MEMORY_BYTES_DEFAULT),
@@ -427,40 +434,46 @@ fn regions(
         Ok(Region { options: known.map(|region| region.options.clone()).unwrap_or_default(), name: arg.name, url })
     };
 
-    const VARIABLE: &str = "KEEPSTONE_REGIONS";
     let mut base = configured.clone();
-    if let Some(text) = environment.text(VARIABLE)? {
+    if let Some(text) = environment.text(VARIABLE_REGIONS)? {
         let mut defined = Vec::new();
         for word in text.split([',', ' ', '\t', '\n']).filter(|word| !word.is_empty()) {
-            let refuse = |error| ConfigError::Region { origin: VARIABLE.to_owned(), error };
+            let refuse = |error| ConfigError::Region { origin: VARIABLE_REGIONS.to_owned(), error };
             let arg: RegionArg = word.parse().map_err(refuse)?;
             defined.push(match arg.url.clone() {
-                Some(url) => define(arg, url, VARIABLE)?,
+                Some(url) => define(arg, url, VARIABLE_REGIONS)?,
                 None => choose(&configured, &arg.name)?,
             });
         }
-        distinct(&defined, VARIABLE)?;
+        distinct(&defined, VARIABLE_REGIONS)?;
         if !defined.is_empty() {
             base = defined;
         }
     }
+    // What the file lists and the variable doesn't is part of the repository all the same: left out, and never forgotten.
+    let beside = without(&configured, &base);
     if global.regions.is_empty() {
-        return Ok((base, Vec::new()));
+        return Ok((base, beside));
     }
+    let known = [base, beside].concat();
     let mut chosen = Vec::new();
     for text in &global.regions {
         let arg: RegionArg =
             text.parse().map_err(|error| ConfigError::Region { origin: "--region".to_owned(), error })?;
         chosen.push(match arg.url.clone() {
             Some(url) => define(arg, url, "--region")?,
-            None => choose(&base, &arg.name)?,
+            None => choose(&known, &arg.name)?,
         });
     }
     distinct(&chosen, "--region")?;
-    let taken: BTreeSet<&str> = chosen.iter().map(|region| region.name.as_str()).collect();
-    let left_out = base.iter().filter(|region| !taken.contains(region.name.as_str()));
-    let left_out = left_out.cloned().collect();
+    let left_out = without(&known, &chosen);
     Ok((chosen, left_out))
+}
+
+/// Those whose name none of `taken` has.
+fn without(regions: &[Region], taken: &[Region]) -> Vec<Region> {
+    let names: BTreeSet<&str> = taken.iter().map(|region| region.name.as_str()).collect();
+    regions.iter().filter(|region| !names.contains(region.name.as_str())).cloned().collect()
 }
 
 fn absolute(environment: &Environment<'_>, path: &str, base: Option<&Path>) -> Option<String> {

@@ -163,7 +163,8 @@ fn the_named_file_must_exist_and_the_users_comes_first() {
 
     fs::create_dir(home.path("directory")).unwrap();
     let line = format!("keepstone stats --config {}", home.path("directory").display());
-    assert!(home.load(&line).unwrap_err().message.contains("can't read"));
+    let error = home.load(&line).unwrap_err();
+    assert!(error.class == Class::Usage && error.message.contains("can't read"), "{error}");
 }
 
 #[test]
@@ -200,7 +201,20 @@ fn regions_are_configured_chosen_or_replaced() {
     let home = home.set("KEEPSTONE_REGIONS", "a=/a, b=/b far");
     let settings = home.load("keepstone stats").unwrap();
     assert_eq!(region_pairs(&settings), [("a", "/a"), ("b", "/b"), ("far", "s3://bucket/prefix")]);
-    assert_eq!(region_pairs(&home.load("keepstone stats --region b").unwrap()), [("b", "/b")]);
+    // What the file lists and the variable doesn't is left out, as by --region, not forgotten.
+    assert_eq!((&settings.regions_left_out[..], settings.left_out_by), (&["here".to_owned()][..], "KEEPSTONE_REGIONS"));
+    assert_eq!(settings.addresses_left_out, ["/mnt/here"]);
+    let settings = home.load("keepstone stats --region b").unwrap();
+    assert_eq!(region_pairs(&settings), [("b", "/b")]);
+    assert_eq!((settings.regions_left_out.join(" "), settings.left_out_by), ("a far here".to_owned(), "--region"));
+    assert_eq!(region_pairs(&home.load("keepstone stats --region here").unwrap()), [("here", "/mnt/here")]);
+    // Another address for a configured name stands in its place.
+    let home = Home::new(Some(TWO_REGIONS)).set("KEEPSTONE_REGIONS", "far=/moved");
+    let settings = home.load("keepstone stats").unwrap();
+    assert_eq!(region_pairs(&settings), [("far", "/moved")]);
+    assert_eq!(settings.regions_left_out, ["here"]);
+    let home = Home::new(Some(TWO_REGIONS)).set("KEEPSTONE_REGIONS", "here far");
+    assert!(home.load("keepstone stats").unwrap().regions_left_out.is_empty());
 }
 
 #[test]
@@ -334,8 +348,11 @@ fn backups_know_their_source() {
 
     fs::write(home.path("list"), "/b\n/c\n").unwrap();
     let line = format!("keepstone backup /a --files-from {}", home.path("list").display());
-    let all = ["/a", "/b", "/c"].map(PathBuf::from).to_vec();
-    assert_eq!(backup(&home, &line).unwrap().source, BackupSource::Paths(all));
+    let merged = backup(&home, &line).unwrap();
+    assert_eq!(
+        (merged.source, merged.listed),
+        (BackupSource::Paths(vec!["/a".into()]), vec!["/b".into(), "/c".into()])
+    );
 }
 
 #[test]

@@ -9,10 +9,12 @@ use std::sync::Arc;
 use rustix::fs::{AtFlags, FileType, Mode, OFlags};
 use rustix::io::Errno;
 
-use super::Target;
-use super::beneath::{self, FileIdentity, identity_of, stat_name, type_of};
+use super::beneath::{self, FileIdentity, check_name, identity_of, stat_name, type_of};
 use super::directory::DirHandle;
 use super::error::TargetError;
+use super::{Overwrite, Target};
+use crate::format::node::{Node, NodeKind};
+use crate::restore::patterns::Patterns;
 
 /// What was removed, or in a dry run would be.
 #[derive(Debug, Default)]
@@ -21,11 +23,23 @@ pub struct Removed {
     pub entries: u64,
     /// Entries that the snapshot doesn't have and that were spared; what is in a directory isn't counted.
     pub spared: u64,
-    /// In a dry run the paths of what would go, directories with a slash at the end and not what is in them.
+    /// In a dry run the paths of what would go, directories with a slash at the end; not what is in them, unless
+    /// something in them stays.
     pub named: Vec<Vec<u8>>,
     /// What could not be removed.
     pub problems: Vec<TargetError>,
 }
+
+/// What a walk does to what it meets.
+#[derive(Clone, Copy)]
+struct Pass {
+    /// It looks and counts, and removes nothing.
+    looks_only: bool,
+    /// It names everything, not only where it began.
+    names: bool,
+}
+
+const LOOK: Pass = Pass { looks_only: true, names: false };
 
 /// A directory on the way down.
 struct Level {
@@ -69,6 +83,19 @@ impl Target {
         }
         let fd = self.fd(directory)?;
         let names = beneath::list(fd.as_fd()).map_err(|error| TargetError::io("list", directory.path(), error))?;
+        // Where all stays anyway, there is nothing to tell.
+        let is_region = if spare.is_some() { self.is_region(fd.as_fd(), &names) } else { Ok(false) };
+        match is_region {
+            Ok(false) => {}
+            Ok(true) => {
+                note(own(directory.path()), &mut removed)?;
+                return Ok(removed);
+            }
+            Err(error) => {
+                note(TargetError::io("look for a region in", directory.path(), error), &mut removed)?;
+                return Ok(removed);
+            }
+        }
         for (name, file_type) in names {
             let listed = keep.binary_search_by(|kept| kept.as_ref().cmp(&name)).is_ok();
             if listed || self.is_own_partial(&name) {
@@ -84,8 +111,49 @@ impl Target {
         Ok(removed)
     }
 
+    /// What stands where an entry of another kind is to be, and goes with all that it holds; `None` where nothing does.
+    /// Changes nothing, and says nothing unless [`TargetOptions::delete`](super::TargetOptions) is set.
+    ///
+    /// # Errors
+    /// `Occupied` or `Unsafe` when something in it has to stay, else what the operating system refuses.
+    pub fn in_the_way(&self, parent: &DirHandle, node: &Node) -> Result<Option<Removed>, TargetError> {
+        check_name(&node.name, || parent.path())?;
+        let never = !self.options.delete || self.options.overwrite == Overwrite::Never;
+        if never || parent.is_absent() || parent.is_fresh() {
+            return Ok(None);
+        }
+        let fd = self.fd(parent)?;
+        let found = stat_name(fd.as_fd(), &node.name)
+            .map_err(|error| TargetError::io("stat", parent.path_of(&node.name), error))?;
+        let Some(found) = found.map(|stat| type_of(&stat)) else { return Ok(None) };
+        let wanted = matches!(node.kind, NodeKind::Directory { .. });
+        let path = parent.path_of(&node.name);
+        match (found == FileType::Directory, wanted) {
+            (true, false) => {
+                let mut removed = self.look_through(parent, fd.as_fd(), &node.name)?;
+                removed.named.push([&path[..], b"/"].concat());
+                Ok(Some(removed))
+            }
+            (false, true) => Ok(Some(Removed { entries: 1, named: vec![path], ..Removed::default() })),
+            _ => Ok(None),
+        }
+    }
+
+    /// What a directory holds, if all of it may go.
+    fn look_through(&self, parent: &DirHandle, fd: BorrowedFd<'_>, name: &[u8]) -> Result<Removed, TargetError> {
+        let mut found = Removed::default();
+        self.remove_tree(parent, fd, name, LOOK, &mut found)?;
+        if let Some(problem) = found.problems.pop() {
+            return Err(problem);
+        }
+        if found.spared > 0 {
+            return Err(self.occupied(parent, fd, name));
+        }
+        Ok(found)
+    }
+
     /// Removes a directory that stands in the way of another entry: an empty one always, a filled one only
-    /// where the user asked for deletion.
+    /// where the user asked for deletion, and nothing of it where something in it has to stay.
     pub(super) fn clear_directory(
         &self,
         parent: &DirHandle,
@@ -94,17 +162,26 @@ impl Target {
     ) -> Result<(), TargetError> {
         match rustix::fs::unlinkat(fd, name, AtFlags::REMOVEDIR) {
             Ok(()) | Err(Errno::NOENT) => {
-                self.counts.removed.add(1);
+                self.note_displaced(1);
                 return Ok(());
             }
             Err(Errno::NOTEMPTY | Errno::EXIST) if self.options.delete => {}
             Err(Errno::NOTEMPTY | Errno::EXIST | Errno::BUSY) => return Err(self.occupied(parent, fd, name)),
             Err(error) => return Err(TargetError::io("remove directory", parent.path_of(name), error)),
         }
+        self.look_through(parent, fd, name)?;
         let mut removed = Removed::default();
-        self.remove_tree(parent, fd, name, &mut removed)?;
-        self.counts.removed.add(removed.entries);
+        self.remove_tree(parent, fd, name, Pass { looks_only: false, names: false }, &mut removed)?;
+        self.note_displaced(removed.entries);
         removed.problems.into_iter().next().map_or(Ok(()), Err)
+    }
+
+    /// Counts what went because it stood in the way.
+    pub(super) fn note_displaced(&self, entries: u64) {
+        self.counts.removed.add(entries);
+        if self.options.delete {
+            self.counts.displaced.add(entries);
+        }
     }
 
     fn remove_entry(
@@ -115,43 +192,65 @@ impl Target {
         file_type: FileType,
         removed: &mut Removed,
     ) -> Result<(), TargetError> {
-        let name_it = |removed: &mut Removed, end: &[u8]| {
-            if self.options.dry_run {
-                removed.named.push([&parent.path_of(name)[..], end].concat());
-            }
-        };
-        match self.remove_leaf(fd.as_fd(), name, file_type) {
-            Ok(true) => {
+        let dry = self.options.dry_run;
+        let pass = Pass { looks_only: dry, names: false };
+        let path = || parent.path_of(name);
+        let patterns = self.patterns();
+        match self.remove_leaf(fd.as_fd(), name, file_type, pass, &spares(&patterns, || parent.relative_of(name))) {
+            Ok(Met::Removed) => {
                 removed.entries += 1;
-                name_it(removed, b"");
+                if dry {
+                    removed.named.push(path());
+                }
             }
-            Ok(false) => {
-                name_it(removed, b"/");
-                self.remove_tree(parent, fd.as_fd(), name, removed)?;
+            Ok(Met::Spared) => removed.spared += 1,
+            Ok(Met::Directory) => {
+                let before = (removed.spared, removed.problems.len());
+                self.remove_tree(parent, fd.as_fd(), name, pass, removed)?;
+                if dry && (removed.spared, removed.problems.len()) == before {
+                    removed.named.push([&path()[..], b"/"].concat());
+                } else if dry {
+                    // Something in it stays, and so does it.
+                    let mut again = Removed::default();
+                    self.remove_tree(parent, fd.as_fd(), name, Pass { names: true, ..pass }, &mut again)?;
+                    removed.named.append(&mut again.named);
+                }
             }
-            Err(error) => note(TargetError::io("remove", parent.path_of(name), error), removed)?,
+            Err(error) => note(TargetError::io("remove", path(), error), removed)?,
         }
         Ok(())
     }
 
-    /// Removes anything but a directory; false if it is one.
-    fn remove_leaf(&self, fd: BorrowedFd<'_>, name: &[u8], file_type: FileType) -> Result<bool, Errno> {
+    /// Removes anything but a directory, and but what `spared` is true for.
+    fn remove_leaf(
+        &self,
+        fd: BorrowedFd<'_>,
+        name: &[u8],
+        file_type: FileType,
+        pass: Pass,
+        spared: &dyn Fn(bool) -> bool,
+    ) -> Result<Met, Errno> {
         let file_type = match file_type {
             FileType::Unknown => match stat_name(fd, name)? {
                 Some(stat) => type_of(&stat),
-                None => return Ok(true),
+                None => return Ok(Met::Removed),
             },
             known => known,
         };
-        if file_type == FileType::Directory {
-            return Ok(false);
+        if spared(file_type == FileType::Directory) {
+            return Ok(Met::Spared);
         }
-        if self.options.dry_run {
-            return Ok(true);
+        if file_type == FileType::Directory {
+            return Ok(Met::Directory);
+        }
+        if pass.looks_only {
+            return Ok(Met::Removed);
         }
         match rustix::fs::unlinkat(fd, name, AtFlags::empty()) {
-            Ok(()) | Err(Errno::NOENT) => Ok(true),
-            Err(Errno::ISDIR) => Ok(false),
+            Ok(()) | Err(Errno::NOENT) => Ok(Met::Removed),
+            // It took another's place just now, and its name is that one's.
+            Err(Errno::ISDIR) if spared(true) => Ok(Met::Spared),
+            Err(Errno::ISDIR) => Ok(Met::Directory),
             Err(error) => Err(error),
         }
     }
@@ -163,9 +262,16 @@ impl Target {
         parent: &DirHandle,
         parent_fd: BorrowedFd<'_>,
         name: &[u8],
+        pass: Pass,
         removed: &mut Removed,
     ) -> Result<(), TargetError> {
         let base = parent.path_of(name);
+        let beginning = parent.relative_of(name);
+        let patterns = self.patterns();
+        // From the snapshot's root, as patterns mean it.
+        let is_spared = |path: &[u8], directory: bool| {
+            spares(&patterns, || [&beginning[..], &path[base.len()..]].concat())(directory)
+        };
         let path = |levels: &[Level], name: Option<&[u8]>| {
             let names = levels.iter().skip(1).map(|level| level.name.as_slice()).chain(name);
             names.fold(base.clone(), |mut path, name| {
@@ -175,7 +281,7 @@ impl Target {
             })
         };
         let mut levels: Vec<Level> = Vec::new();
-        let mut current = match self.descend(parent_fd, name, removed, &|| base.clone())? {
+        let mut current = match self.descend(parent_fd, name, pass, removed, &|| base.clone(), &is_spared)? {
             Some((fd, level)) => {
                 levels.push(level);
                 fd
@@ -185,7 +291,7 @@ impl Target {
         while let Some(level) = levels.last_mut() {
             if let Some(name) = level.pending.pop() {
                 let below = || path(&levels, Some(&name));
-                match self.descend(current.as_fd(), &name, removed, &below)? {
+                match self.descend(current.as_fd(), &name, pass, removed, &below, &is_spared)? {
                     Some((fd, level)) => {
                         current = fd;
                         levels.push(level);
@@ -206,17 +312,20 @@ impl Target {
                 ),
                 None => None,
             };
+            let at = || if levels.is_empty() { base.clone() } else { path(&levels, Some(&done.name)) };
             let holder_fd = holder.as_ref().map_or(parent_fd, |fd| fd.as_fd());
+            if pass.names && !done.stuck {
+                removed.named.push([&at()[..], b"/"].concat());
+            }
             if done.stuck {
                 set_stuck(&mut levels);
-            } else if self.options.dry_run {
+            } else if pass.looks_only {
                 removed.entries += 1;
             } else {
                 match rustix::fs::unlinkat(holder_fd, done.name.as_slice(), AtFlags::REMOVEDIR) {
                     Ok(()) | Err(Errno::NOENT) => removed.entries += 1,
                     Err(error) => {
-                        let at = if levels.is_empty() { base.clone() } else { path(&levels, Some(&done.name)) };
-                        note(TargetError::io("remove directory", at, error), removed)?;
+                        note(TargetError::io("remove directory", at(), error), removed)?;
                         set_stuck(&mut levels);
                     }
                 }
@@ -228,14 +337,42 @@ impl Target {
         Ok(())
     }
 
+    /// Whether a directory of these names is a region. What can't be read might be one.
+    fn is_region(&self, fd: BorrowedFd<'_>, names: &[(Vec<u8>, FileType)]) -> Result<bool, Errno> {
+        let Some((marker, beginning)) = &self.region_marker else { return Ok(false) };
+        if !names.iter().any(|(name, _)| name == marker) {
+            return Ok(false);
+        }
+        // Opening a device or fifo could wake it, and neither marks anything.
+        match stat_name(fd, marker)? {
+            Some(stat) if type_of(&stat) == FileType::RegularFile => {}
+            _ => return Ok(false),
+        }
+        let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
+        let file = self.opener.open(fd, marker, flags, Mode::empty())?;
+        let mut start = vec![0; beginning.len()];
+        let mut at = 0;
+        while at < start.len() {
+            match rustix::io::pread(&file, &mut start[at..], at as u64) {
+                Ok(0) => return Ok(false),
+                Ok(length) => at += length,
+                Err(Errno::INTR) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(start == *beginning)
+    }
+
     /// Opens a directory that is to go and removes all in it but directories. `None` if it can't be entered,
     /// which is noted.
     fn descend(
         &self,
         holder: BorrowedFd<'_>,
         name: &[u8],
+        pass: Pass,
         removed: &mut Removed,
         path: &dyn Fn() -> Vec<u8>,
+        is_spared: &dyn Fn(&[u8], bool) -> bool,
     ) -> Result<Option<(OwnedFd, Level)>, TargetError> {
         let entered = rustix::fs::fstat(holder)
             .and_then(|stat| self.opener.open_directory_same_mount(holder, name, stat.st_dev))
@@ -252,24 +389,57 @@ impl Target {
                 return Ok(None);
             }
         };
-        if self.spared.contains(&identity) {
-            note(own(path()), removed)?;
-            return Ok(None);
+        let is_own = match self.spared.contains(&identity) {
+            true => Ok(true),
+            false => self.is_region(fd.as_fd(), &names),
+        };
+        match is_own {
+            Ok(false) => {}
+            Ok(true) => {
+                note(own(path()), removed)?;
+                return Ok(None);
+            }
+            Err(error) => {
+                note(TargetError::io("look for a region in", path(), error), removed)?;
+                return Ok(None);
+            }
         }
         let mut level = Level { name: name.to_vec(), identity, pending: Vec::new(), stuck: false };
         for (name, file_type) in names {
-            match self.remove_leaf(fd.as_fd(), &name, file_type) {
-                Ok(true) => removed.entries += 1,
-                Ok(false) => level.pending.push(name),
+            let path = || [&path()[..], b"/", &name].concat();
+            match self.remove_leaf(fd.as_fd(), &name, file_type, pass, &|directory| is_spared(&path(), directory)) {
+                Ok(Met::Removed) => {
+                    removed.entries += 1;
+                    if pass.names {
+                        removed.named.push(path());
+                    }
+                }
+                Ok(Met::Directory) => level.pending.push(name),
+                Ok(Met::Spared) => {
+                    removed.spared += 1;
+                    level.stuck = true;
+                }
                 Err(error) => {
-                    let path = [&path()[..], b"/", &name].concat();
-                    note(TargetError::io("remove", path, error), removed)?;
+                    note(TargetError::io("remove", path(), error), removed)?;
                     level.stuck = true;
                 }
             }
         }
         Ok(Some((fd, level)))
     }
+}
+
+/// What became of an entry.
+enum Met {
+    Removed,
+    Spared,
+    /// Nothing yet.
+    Directory,
+}
+
+/// Whether a pattern names what is at `path` from the snapshot's root, asked with whether that is a directory.
+fn spares(patterns: &Option<Arc<Patterns>>, path: impl Fn() -> Vec<u8>) -> impl Fn(bool) -> bool {
+    move |directory| patterns.as_ref().is_some_and(|patterns| patterns.name(&path(), directory))
 }
 
 /// The directory that holds `below`, or `None` if it is not the one with this identity.

@@ -108,6 +108,18 @@ impl DirHandle {
         path
     }
 
+    /// The path of an entry in it from the target's root, which is the snapshot's.
+    pub(super) fn relative_of(&self, name: &[u8]) -> Vec<u8> {
+        let mut names = vec![name];
+        let mut directory = self;
+        while let Some(parent) = &directory.0.parent {
+            names.push(&directory.0.name);
+            directory = parent;
+        }
+        names.reverse();
+        names.join(&b'/')
+    }
+
     /// True for a directory that a dry run would have made: it holds nothing and can't be opened.
     pub(super) fn is_absent(&self) -> bool {
         self.0.identity.is_none()
@@ -268,7 +280,10 @@ impl Target {
                 return Ok(None);
             }
             match rustix::fs::unlinkat(parent_fd, name, AtFlags::empty()) {
-                Ok(()) | Err(Errno::NOENT) => made = Decision::Replace,
+                Ok(()) | Err(Errno::NOENT) => {
+                    self.note_displaced(1);
+                    made = Decision::Replace;
+                }
                 // A directory took its place meanwhile; the next round enters it.
                 Err(Errno::ISDIR) => {}
                 Err(error) => return Err(failed("remove", error)),

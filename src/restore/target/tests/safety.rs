@@ -194,6 +194,38 @@ fn a_directory_swapped_midway_is_refused() {
     }
 }
 
+/// A region is known by what it holds, wherever it is met: in the directory itself, in one that is to go, or in one that
+/// stands in an entry's way.
+#[test]
+fn what_is_marked_as_a_region_stays() {
+    let scratch = tempfile::tempdir().unwrap();
+    let at = |path: &str| scratch.path().join(path);
+    for (directory, beginning) in [("deep/region", "KSTN ours, more"), ("other", "KSTN others"), ("short", "KSTN")] {
+        fs::create_dir_all(at(directory).join("packs")).unwrap();
+        fs::write(at(directory).join("packs/p"), "x").unwrap();
+        fs::write(at(directory).join("config"), beginning).unwrap();
+    }
+    let options = TargetOptions { delete: true, ..TargetOptions::default() };
+    let mut target = Target::open(scratch.path(), options).unwrap();
+    target.spare_regions(b"config", b"KSTN ours");
+    // In the way of a file: nothing of it goes.
+    let file = file_node(b"deep", 1);
+    assert_eq!(kind_of(target.in_the_way(&target.root(), &file)), TargetErrorKind::Unsafe);
+    assert_eq!(kind_of(target.write_small_file(&target.root(), &file, b"x")), TargetErrorKind::Unsafe);
+    assert_eq!(names_in(&at("deep/region")), ["config", "packs"]);
+    let removed = target.remove_unlisted::<&[u8]>(&target.root(), &[], Some(&[])).unwrap();
+    assert_eq!((removed.entries, removed.problems.len()), (8, 1));
+    assert_eq!(removed.problems[0].path(), at("deep/region").as_os_str().as_bytes());
+    assert_eq!((names_in(scratch.path()), names_in(&at("deep/region/packs"))), (vec!["deep".into()], vec!["p".into()]));
+    drop(target);
+    let mut target = Target::open(&at("deep/region"), options).unwrap();
+    target.spare_regions(b"config", b"KSTN ours");
+    let removed = target.remove_unlisted::<&[u8]>(&target.root(), &[], Some(&[])).unwrap();
+    assert_eq!((removed.entries, removed.problems.len()), (0, 1));
+    let removed = target.remove_unlisted::<&[u8]>(&target.root(), &[], None).unwrap();
+    assert_eq!((removed.entries, removed.problems.len(), removed.spared), (0, 0, 2));
+}
+
 #[test]
 fn deletion_takes_only_what_is_not_listed() {
     let scratch = tempfile::tempdir().unwrap();
