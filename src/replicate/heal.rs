@@ -1,6 +1,7 @@
 //! Puts back what a region lost and another one has whole, under the name that proves its bytes.
 
-use super::{Depth, Pending, Relied, Replicated, note_issue, read_manifest, read_pack, stop_if_asked, watch};
+use super::whole::{Unread, read_pack};
+use super::{Depth, Pending, Relied, Replicated, note_issue, read_manifest, stop_if_asked, watch};
 use crate::format::ids::{PackId, RegionId, SessionId};
 use crate::index::Index;
 use crate::pack::reader::pack_name;
@@ -113,11 +114,17 @@ fn heal_region(
                     note_issue(&mut healed.issues, monitor, subject(), &"a segment states another size of it");
                     continue;
                 }
-                Err(RepoError::Store { source, .. }) if source.kind == StoreErrorKind::Denied => {
+                Err(Unread::Region(RepoError::Store { source, .. })) if source.kind == StoreErrorKind::Denied => {
                     return Err(Pending::Unreadable);
                 }
-                Err(error) => {
+                Err(Unread::Region(error)) => {
                     note_issue(&mut healed.issues, monitor, subject(), &error);
+                    continue;
+                }
+                Err(Unread::Spoiled(troubles)) => {
+                    let details: Vec<String> = troubles.into_iter().map(|trouble| trouble.detail).collect();
+                    let detail = format!("no region has it whole: {}", details.join("; "));
+                    note_issue(&mut healed.issues, monitor, subject(), &detail);
                     continue;
                 }
             };

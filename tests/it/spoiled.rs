@@ -1,0 +1,161 @@
+//! Packs that are there in their size and whose bytes changed: they hold up nothing else, and no other copy is taken
+//! for them that isn't one.
+
+use crate::fixture::{World, noise, write};
+use keepstone::format::ids::{PackId, SnapshotId};
+use keepstone::index::segment::segment_name;
+use keepstone::pack::reader::pack_name;
+use keepstone::replicate::{Depth, Replicated, replicate};
+use keepstone::repo::snapshots::{list, snapshot_name};
+use keepstone::repo::sync::{list_packs, list_segments};
+use keepstone::report::{Issue, IssueKind, Silent};
+use keepstone::store::Store;
+use keepstone::store::memory::MemoryStore;
+use std::collections::BTreeSet;
+use tempfile::TempDir;
+
+fn memory(world: &World, at: usize) -> &MemoryStore {
+    &world.stores[at].inner().memory
+}
+
+fn packs(world: &World, at: usize) -> Vec<PackId> {
+    let listed = list_packs(&world.open(&world.all()).unwrap().regions[at]).unwrap();
+    listed.into_iter().map(|(pack, _)| pack).collect()
+}
+
+/// Another byte at that share of its length, in hundredths.
+fn spoil(world: &World, at: usize, pack: &PackId, hundredths: usize) {
+    let name = pack_name(pack);
+    let mut bytes = memory(world, at).get(&name, 1 << 30).unwrap();
+    let place = bytes.len() * hundredths / 100;
+    bytes[place] ^= 0x55;
+    memory(world, at).heal(&name, &bytes.into()).unwrap();
+}
+
+fn lose_packs_and_segments(world: &World, at: usize) {
+    packs(world, at).iter().for_each(|pack| memory(world, at).delete(&pack_name(pack)).unwrap());
+    for id in list_segments(&world.open(&world.all()).unwrap().regions[at]).unwrap().into_keys() {
+        memory(world, at).delete(&segment_name(&id)).unwrap();
+    }
+}
+
+fn replicated(world: &World, depth: Depth) -> Replicated {
+    let repository = world.open(&world.all()).unwrap();
+    let listing = list(&repository).unwrap();
+    replicate(&repository, &listing.snapshots, depth, None, 64 << 20, &Silent).unwrap()
+}
+
+fn source(seed: u64) -> TempDir {
+    let source = tempfile::tempdir().unwrap();
+    write(source.path(), "file", &noise(seed, 20_000));
+    source
+}
+
+/// The snapshots that are named as needing this pack.
+fn named(issues: &[Issue], pack: &PackId, of: &[SnapshotId]) -> Vec<SnapshotId> {
+    let names = |id: &&SnapshotId| {
+        let subject = snapshot_name(id).into_bytes();
+        let is = |issue: &&Issue| issue.subject.ends_with(&subject) && issue.detail.contains(&pack.to_string());
+        issues.iter().filter(is).inspect(|issue| assert_eq!(issue.kind, IssueKind::Damaged)).count() > 0
+    };
+    of.iter().filter(names).copied().collect()
+}
+
+/// Those that count in a region and that it restores by itself.
+fn restored(world: &World, at: usize, snapshots: &[(SnapshotId, TempDir)]) -> BTreeSet<SnapshotId> {
+    let comes_back = |(id, source): &&(SnapshotId, TempDir)| {
+        let to = tempfile::tempdir().unwrap();
+        let done = world.restore(&[at], *id, &to.path().join("t"), 0);
+        let is_whole = done.is_ok_and(|summary| summary.issues.is_empty());
+        let bytes = |root: &std::path::Path| std::fs::read(root.join("file")).ok();
+        is_whole && bytes(&to.path().join("t")) == bytes(source.path())
+    };
+    let here = world.ids(&[at]);
+    snapshots.iter().filter(|(id, _)| here.contains(id)).filter(comes_back).map(|(id, _)| *id).collect()
+}
+
+/// Whichever pack it is: a region that lost its packs and segments gets back all that doesn't need it, at once.
+#[test]
+fn heal_3_one_damaged_pack_keeps_nothing_else_from_a_region_that_lost_all() {
+    let world = World::new(2);
+    let snapshots: Vec<(SnapshotId, TempDir)> = (0..3)
+        .map(|seed| {
+            let source = source(seed);
+            (world.backup(&[0, 1], source.path(), 0).unwrap().snapshot.unwrap(), source)
+        })
+        .collect();
+    let ids: Vec<SnapshotId> = snapshots.iter().map(|(id, _)| *id).collect();
+    for bad in packs(&world, 0) {
+        let world = world.fork();
+        lose_packs_and_segments(&world, 1);
+        spoil(&world, 0, &bad, 50);
+        let done = replicated(&world, Depth::Content);
+        let needing = named(&done.issues, &bad, &ids);
+        assert_eq!(needing.len(), 1, "they share nothing: {:?}", done.issues);
+        assert!(done.is_damaged() && done.whole.is_empty() && done.lost.len() == 2, "{:?}", done.issues);
+        let tells = |issue: &&Issue| issue.subject == format!("r0:{}", pack_name(&bad)).into_bytes();
+        let told: Vec<&Issue> = done.issues.iter().filter(tells).collect();
+        assert_eq!((told.len(), told[0].kind), (1, IssueKind::Damaged), "once, as what it is");
+        let whole = restored(&world, 1, &snapshots);
+        assert_eq!(whole, ids.iter().filter(|id| !needing.contains(id)).copied().collect());
+        assert_eq!(packs(&world, 1).len(), packs(&world, 0).len() - 1);
+        // What was brought stays, and isn't brought again.
+        let again = replicated(&world, Depth::Content);
+        assert_eq!((again.packs, again.segments, again.is_damaged()), (0, 0, true));
+        assert_eq!(named(&again.issues, &bad, &ids), needing);
+    }
+}
+
+/// A further region gets every snapshot that the last one has whole; what others share with them comes once.
+#[test]
+fn heal_3_one_damaged_pack_keeps_no_other_snapshot_from_a_new_region() {
+    for depth in [Depth::Commits, Depth::Content] {
+        let world = World::new(2);
+        let common = noise(99, 30_000);
+        let snapshots: Vec<(SnapshotId, TempDir)> = (0..4)
+            .map(|seed| {
+                let source = source(seed);
+                if seed > 0 {
+                    write(source.path(), "shared", &common);
+                }
+                (world.backup(&[0], source.path(), 0).unwrap().snapshot.unwrap(), source)
+            })
+            .collect();
+        let ids: Vec<SnapshotId> = snapshots.iter().map(|(id, _)| *id).collect();
+        for bad in packs(&world, 0) {
+            let world = world.fork();
+            spoil(&world, 0, &bad, 50);
+            let done = replicated(&world, depth);
+            let needing = named(&done.issues, &bad, &ids);
+            assert!([1, 3].contains(&needing.len()) && done.is_damaged(), "{:?}", done.issues);
+            assert_eq!(done.commits as usize, ids.len() - needing.len());
+            let here: BTreeSet<SnapshotId> = world.ids(&[1]).into_iter().collect();
+            assert_eq!(here, ids.iter().filter(|id| !needing.contains(id)).copied().collect());
+            assert_eq!(restored(&world, 1, &snapshots[..]), here);
+            assert_eq!(done.packs as usize, packs(&world, 1).len(), "each once");
+            let again = replicated(&world, depth);
+            assert_eq!((again.packs, again.commits, again.is_damaged()), (0, 0, true), "{:?}", again.issues);
+        }
+    }
+}
+
+/// The same chunks in another pack of the same slot serve as well.
+#[test]
+fn what_a_damaged_pack_held_comes_from_another_pack() {
+    let world = World::new(3);
+    let source = source(7);
+    let snapshots: Vec<(SnapshotId, TempDir)> =
+        [0, 1].map(|at| (world.backup(&[at], source.path(), 0).unwrap().snapshot.unwrap(), self::source(7))).into();
+    for from in [0, 1] {
+        for bad in packs(&world, from) {
+            let world = world.fork();
+            spoil(&world, from, &bad, 50);
+            replicated(&world, Depth::Commits);
+            let whole: BTreeSet<SnapshotId> = world.ids(&[2]).into_iter().collect();
+            assert_eq!(whole.len(), 2, "{from} {bad}");
+            for (id, _) in &snapshots {
+                world.assert_restores(&[2], *id, source.path(), 0);
+            }
+        }
+    }
+}
