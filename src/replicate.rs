@@ -32,6 +32,7 @@ use std::sync::{Mutex, PoisonError};
 
 mod decisions;
 mod heal;
+mod join;
 mod view;
 mod whole;
 
@@ -39,6 +40,7 @@ use decisions::copy_decisions;
 pub use heal::{Healed, heal};
 use heal::{put_back, put_manifests_back};
 use view::{View, read_from_any};
+pub use whole::{Copied, DamagedPacks, KEEP, Mended, mend};
 use whole::{Unread, Whole, pass_over, read_pack};
 
 /// What was copied, and what could not be.
@@ -270,6 +272,10 @@ pub fn replicate(
             }
         }
     }
+    let damaged = done.packs_read.take_damaged();
+    let mended = mend(repository, &damaged, monitor)?;
+    done.healed += mended.healed;
+    done.issues.extend(mended.issues);
     if depth == Depth::Content {
         name_the_spoiled(repository, &view, counted, &mut done, monitor)?;
     }
@@ -679,8 +685,12 @@ fn copy_each(
             stop_if_asked(monitor)?;
             let listed = &view.packs[number as usize];
             let mut pack = segment.packs[listed.place.1 as usize].clone();
-            let bytes = match read_pack(repository, &listed.held, listed.id) {
-                Ok(bytes) => bytes::Bytes::from(bytes),
+            let copied = Copied::from_segment(&pack, listed.held.clone());
+            let bytes = match read_pack(repository, listed.id, &copied) {
+                Ok(read) => {
+                    done.packs_read.found_damaged(listed.id, &copied, &read.damaged);
+                    bytes::Bytes::from(read.bytes)
+                }
                 Err(Unread::Region(error)) => return Err(error.into()),
                 Err(Unread::Spoiled(troubles)) => {
                     pass_over(repository, listed.id, troubles, done, monitor);

@@ -32,6 +32,8 @@ pub(super) struct Checked {
     pub(super) packs: Vec<(PackId, u64)>,
     /// Chunks that reading found damaged, once it has read.
     pub(super) damaged: Option<Marks>,
+    /// Packs whose bytes are not those of their names, once it has read.
+    pub(super) damaged_packs: Vec<PackEntry>,
     /// Listings of packs that were read whole and are as stated.
     pub(super) verified: Vec<Digest>,
     /// Segments that the local index knows otherwise.
@@ -120,6 +122,7 @@ impl Run<'_> {
             segments: gathered.opened,
             packs: Vec::new(),
             damaged: None,
+            damaged_packs: Vec::new(),
             verified: Vec::new(),
             index_differs,
             roots: Vec::new(),

@@ -9,7 +9,7 @@
 //!  "unchecked":[{"name":"near","reason":"…"}],
 //!  "issues_total":0,"issues":[{"kind":"damaged","object":"far:index/…","detail":"…"}],
 //!  "pending":[{"snapshot":"<id>","regions":["near"]}],"differences":["…"],
-//!  "index_stale":false,"packs_attested":3,"notices":["…"]}
+//!  "index_stale":false,"packs_attested":3,"healed":0,"notices":["…"]}
 //! ```
 //! Ends as `corrupt` when anything is damaged or missing, else as `storage` when a region of the run
 //! could not be reached, else as `pending` when the regions differ, else as `success`.
@@ -22,6 +22,7 @@ use super::render;
 use super::workspace::Workspace;
 use crate::check::{CheckError, CheckReport, Options, Subset, check};
 use crate::index::{Index, RocksIndex};
+use crate::replicate::{Copied, DamagedPacks, mend};
 use crate::repo::attest::{ATTESTERS, publish};
 use crate::report::{Issue, Monitor};
 use serde_json::{Value, json};
@@ -48,7 +49,8 @@ pub fn run(args: &CheckArgs, global: &Global) -> Result<Class, CliError> {
     };
     let index = local_index(&workspace);
     let index = index.as_ref().map(|index| index as &dyn Index);
-    let report = check(&workspace.repository, index, &options, &workspace.progress)?;
+    let mut report = check(&workspace.repository, index, &options, &workspace.progress)?;
+    let healed = put_right(&workspace, &mut report)?;
     workspace.progress.finish();
     let left_out = &workspace.settings.regions_left_out;
     let unchecked: Vec<&(String, String)> =
@@ -60,7 +62,24 @@ pub fn run(args: &CheckArgs, global: &Global) -> Result<Class, CliError> {
         () if report.is_pending() => Class::Pending,
         () => Class::Success,
     };
-    class.printed(show(&report, &unchecked, options.read_data.is_some(), attested, global.json))
+    class.printed(show(&report, &unchecked, options.read_data.is_some(), (attested, healed), global.json))
+}
+
+/// Gives damaged packs their right bytes, where other regions have these and the access allows it. What stays damaged
+/// becomes part of the report, with whether it may be removed; the report says what was found all the same. Gives how
+/// many copies are right again.
+fn put_right(workspace: &Workspace, report: &mut CheckReport) -> Result<u64, CliError> {
+    let damaged: DamagedPacks = std::mem::take(&mut report.damaged_packs)
+        .into_iter()
+        .map(|pack| (pack.entry.id, (Copied::from_entry(&pack.entry, pack.held), pack.regions)))
+        .collect();
+    if damaged.is_empty() {
+        return Ok(0);
+    }
+    let mended = mend(&workspace.repository, &damaged, &workspace.progress)?;
+    report.issues_total += mended.issues.len() as u64;
+    report.issues.extend(mended.issues);
+    Ok(mended.healed)
 }
 
 /// An owner vouches for what was read and is as stated, so that writers may rely on one another's packs. What
@@ -117,7 +136,7 @@ fn show(
     report: &CheckReport,
     unchecked: &[&(String, String)],
     read: bool,
-    attested: u64,
+    (attested, healed): (u64, u64),
     json: bool,
 ) -> Result<(), CliError> {
     let regions: Vec<Value> = report
@@ -146,7 +165,7 @@ fn show(
         "sound": report.is_sound(), "read_data": read, "regions": regions, "unchecked": not_reached,
         "issues_total": report.issues_total, "issues": issues_document(&report.issues),
         "pending": pending, "differences": report.differences,
-        "index_stale": report.index_stale, "packs_attested": attested, "notices": report.notices,
+        "index_stale": report.index_stale, "packs_attested": attested, "healed": healed, "notices": report.notices,
     });
     Output { json }.result(&document, |out| {
         write_issues(out, &report.issues, report.issues_total)?;
@@ -186,6 +205,10 @@ fn show(
         }
         if attested > 0 {
             writeln!(out, "{} more attested: every writer may rely on them", render::counted(attested, "pack"))?;
+        }
+        if healed > 0 {
+            let packs = render::counted(healed, "damaged pack");
+            writeln!(out, "Put {packs} right again: the next check that reads finds them whole")?;
         }
         for (name, reason) in unchecked {
             writeln!(out, "Region '{name}' was NOT checked: {}", render::printable(reason))?;

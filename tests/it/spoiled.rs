@@ -2,15 +2,17 @@
 //! for them that isn't one.
 
 use crate::fixture::{World, noise, write};
+use keepstone::check::{self, check};
 use keepstone::format::ids::{PackId, SnapshotId};
 use keepstone::index::segment::segment_name;
 use keepstone::pack::reader::pack_name;
-use keepstone::replicate::{Depth, Replicated, replicate};
+use keepstone::replicate::{Copied, DamagedPacks, Depth, Replicated, mend, replicate};
 use keepstone::repo::snapshots::{list, snapshot_name};
 use keepstone::repo::sync::{list_packs, list_segments};
 use keepstone::report::{Issue, IssueKind, Silent};
-use keepstone::store::Store;
+use keepstone::store::faults::{Fault, Operation, Trigger};
 use keepstone::store::memory::MemoryStore;
+use keepstone::store::{Store, StoreErrorKind};
 use std::collections::BTreeSet;
 use tempfile::TempDir;
 
@@ -155,6 +157,110 @@ fn what_a_damaged_pack_held_comes_from_another_pack() {
             assert_eq!(whole.len(), 2, "{from} {bad}");
             for (id, _) in &snapshots {
                 world.assert_restores(&[2], *id, source.path(), 0);
+            }
+        }
+    }
+}
+
+/// One pack, damaged in each region elsewhere: no region has it whole, together they do.
+#[test]
+fn heal_1_a_pack_that_no_region_has_whole_is_put_together() {
+    let world = World::new(3);
+    let source = source(5);
+    let id = world.backup(&[0, 1], source.path(), 0).unwrap().snapshot.unwrap();
+    let whole = memory(&world, 0).fork();
+    for places in [&[(0, 50), (1, 97)][..], &[(0, 2), (1, 50)], &[(0, 97), (0, 60), (1, 99), (1, 40)]] {
+        let world = world.fork();
+        for (at, hundredths) in places {
+            packs(&world, 0).iter().for_each(|pack| spoil(&world, *at, pack, *hundredths));
+        }
+        let done = replicated(&world, Depth::Content);
+        assert_eq!((done.commits, done.issues.len()), (1, 0), "{places:?}: {:?}", done.issues);
+        assert_eq!(done.healed as usize, 2 * packs(&world, 0).len(), "{places:?}");
+        for at in world.all() {
+            for pack in packs(&world, at) {
+                let bytes = |memory: &MemoryStore| memory.get(&pack_name(&pack), 1 << 30).unwrap();
+                assert_eq!(bytes(memory(&world, at)), bytes(&whole), "{places:?}, region {at}");
+            }
+            world.assert_restores(&[at], id, source.path(), 0);
+        }
+    }
+    // At the same place in both there is nothing to put together.
+    let world = world.fork();
+    packs(&world, 0).iter().for_each(|pack| [0, 1].iter().for_each(|at| spoil(&world, *at, pack, 50)));
+    let before: Vec<MemoryStore> = [0, 1].map(|at| memory(&world, at).fork()).into();
+    let done = replicated(&world, Depth::Content);
+    assert!(done.is_damaged() && done.commits == 0 && done.healed == 0);
+    for (at, before) in before.iter().enumerate() {
+        for pack in packs(&world, at) {
+            let bytes = |memory: &MemoryStore| memory.get(&pack_name(&pack), 1 << 30).unwrap();
+            assert_eq!(bytes(memory(&world, at)), bytes(before));
+        }
+    }
+}
+
+/// A damaged copy that is met gets the bytes that another region has; where that is denied it is told, with whether it
+/// may be removed.
+#[test]
+fn heal_1_a_damaged_copy_that_is_met_is_put_right() {
+    let world = World::new(3);
+    let source = source(6);
+    let id = world.backup(&[0, 1], source.path(), 0).unwrap().snapshot.unwrap();
+    let names = packs(&world, 0);
+    for may_replace in [true, false] {
+        let world = world.fork();
+        names.iter().for_each(|pack| spoil(&world, 0, pack, 50));
+        if !may_replace {
+            world.stores[0].inject(Trigger::on(Operation::Heal), Fault::Fail(StoreErrorKind::Denied));
+        }
+        let done = replicated(&world, Depth::Content);
+        assert_eq!(done.commits, 1);
+        world.assert_restores(&[2], id, source.path(), 0);
+        match may_replace {
+            true => {
+                assert_eq!((done.healed as usize, done.issues.len()), (names.len(), 0), "{:?}", done.issues);
+                world.assert_restores(&[0], id, source.path(), 0);
+            }
+            false => {
+                assert!(done.is_damaged() && done.healed == 0 && done.issues.len() == names.len());
+                let told = |issue: &Issue| issue.detail.contains("read whole in region 'r1'");
+                assert!(done.issues.iter().all(told), "{:?}", done.issues);
+            }
+        }
+    }
+}
+
+/// What a check that reads hands on is put right, and says what it is where it can't be.
+#[test]
+fn what_a_check_found_damaged_is_put_right_from_what_regions_have() {
+    let world = World::new(2);
+    let source = source(8);
+    let id = world.backup(&[0, 1], source.path(), 0).unwrap().snapshot.unwrap();
+    for (places, comes_back) in [(&[(0, 50)][..], true), (&[(0, 50), (1, 97)], true), (&[(0, 50), (1, 50)], false)] {
+        let world = world.fork();
+        for (at, hundredths) in places {
+            packs(&world, *at).iter().for_each(|pack| spoil(&world, *at, pack, *hundredths));
+        }
+        let repository = world.open(&world.all()).unwrap();
+        let options = check::Options { read_data: Some(check::Subset::All), ..check::Options::default() };
+        let report = check(&repository, None, &options, &Silent).unwrap();
+        let damaged: DamagedPacks = report
+            .damaged_packs
+            .iter()
+            .map(|pack| (pack.entry.id, (Copied::from_entry(&pack.entry, pack.held.clone()), pack.regions.clone())))
+            .collect();
+        assert_eq!(damaged.len(), packs(&world, 0).len());
+        let mended = mend(&repository, &damaged, &Silent).unwrap();
+        let copies = places.len() * damaged.len();
+        let whole = check(&repository, None, &options, &Silent).unwrap().is_sound();
+        match comes_back {
+            true => {
+                assert_eq!((mended.healed as usize, mended.issues.len(), whole), (copies, 0, true));
+                world.all().iter().for_each(|at| world.assert_restores(&[*at], id, source.path(), 0));
+            }
+            false => {
+                assert_eq!((mended.healed, mended.issues.len(), whole), (0, copies, false));
+                assert!(mended.issues.iter().all(|issue| issue.detail.contains("don't remove it")));
             }
         }
     }
