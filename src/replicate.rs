@@ -13,7 +13,7 @@ use crate::format::roster::Role;
 use crate::format::segment::{REFERENCE_PREFIX_BYTES, Reference, Segment, SegmentPack};
 use crate::format::wire::DecodeError;
 use crate::index::IndexError;
-use crate::index::graph::{ChunkCopy, ChunkName, GraphError};
+use crate::index::graph::{ChunkCopy, ChunkName, GraphError, Marks};
 use crate::index::segment::{seal, segment_name};
 use crate::limits::{SEGMENT_CHUNKS_TARGET, SEGMENT_PACKS_TARGET};
 use crate::pack::reader::pack_name;
@@ -68,6 +68,8 @@ pub struct Replicated {
     pub whole: BTreeSet<RegionId>,
     /// Regions that lack some of it still.
     pub lost: BTreeSet<RegionId>,
+    /// Something was told that no later run heals by itself, though nothing is known to be damaged.
+    pub lasting: bool,
     /// What packs turned out to be where they were read.
     packs_read: Whole,
 }
@@ -76,7 +78,8 @@ impl Replicated {
     /// Something in a region is not what it must be or can't be read, and can't be replaced: no later run heals it by
     /// itself.
     pub fn is_damaged(&self) -> bool {
-        self.issues.iter().any(|issue| matches!(issue.kind, IssueKind::Damaged | IssueKind::Unreadable))
+        let is_damage = |issue: &Issue| matches!(issue.kind, IssueKind::Damaged | IssueKind::Unreadable);
+        self.lasting || self.issues.iter().any(is_damage)
     }
 }
 
@@ -106,6 +109,11 @@ enum Pending {
         packs_named(.0)
     )]
     Damaged(BTreeSet<PackId>),
+    #[error(
+        "{0} chunks that are needed are held by the word of other slots alone, which the slot that backed them up had \
+         no reason to take: `keepstone check --read-data` with an owner's key tells whether they are what these claim"
+    )]
+    Claimed(u64),
     #[error("it needs packs of other slots, which only an owner's or maintainer's key may list there")]
     OtherOrigin,
     #[error(
@@ -339,7 +347,7 @@ fn copy_snapshot(
         let relied = Relied::default();
         let own = repository.secrets.slot;
         // Again without the packs that turn out to be damaged: what they hold may be in others.
-        loop {
+        let claimed = loop {
             let mut chosen = Chosen::default();
             choose(
                 view,
@@ -355,7 +363,7 @@ fn copy_snapshot(
             if chosen.nowhere > 0 {
                 return Err(Pending::Incomplete(chosen.nowhere));
             }
-            let Chosen { wanted, spoiled, .. } = chosen;
+            let Chosen { wanted, spoiled, claimed, .. } = chosen;
             let foreign = wanted.iter().any(|number| view.packs[*number as usize].origin != own);
             if repository.role() == Role::Writer && foreign {
                 return Err(Pending::OtherOrigin);
@@ -369,11 +377,17 @@ fn copy_snapshot(
                 return Err(Pending::Damaged(spoiled.into_keys().collect()));
             }
             if passed_over == 0 {
-                break;
+                break claimed;
             }
-        }
+        };
         if !put_back(to, &snapshot_name(&info.id), &manifest.into())? {
             return Err(Pending::Irreplaceable);
+        }
+        if claimed > 0 {
+            // It may well be what it claims to be, and one copy is no better than two.
+            done.lasting = true;
+            let subject = format!("{}:{}", to.name, snapshot_name(&info.id)).into_bytes();
+            note(done, monitor, subject, &Pending::Claimed(claimed));
         }
         watch(repository, &mut session, &relied)?;
         session.commit(repository, at, info.id).map_err(|error| match error {
@@ -435,10 +449,13 @@ fn restock(
         Ok::<_, Pending>(chosen)
     };
     let mut chosen = choose_all(&log.dead, brought, &done.packs_read)?;
-    let mut is_whole = chosen.nowhere == 0;
-    if !is_whole {
-        let subject = format!("{}:packs/", to.name).into_bytes();
-        note(done, monitor, subject, &Pending::Lost(chosen.nowhere));
+    let mut is_whole = chosen.nowhere == 0 && chosen.claimed == 0;
+    let subject = || format!("{}:packs/", to.name).into_bytes();
+    if chosen.nowhere > 0 {
+        note(done, monitor, subject(), &Pending::Lost(chosen.nowhere));
+    }
+    if chosen.claimed > 0 {
+        note(done, monitor, subject(), &Pending::Claimed(chosen.claimed));
     }
     if chosen.wanted.is_empty() {
         match is_whole && chosen.spoiled.is_empty() {
@@ -456,15 +473,16 @@ fn restock(
     let outcome = (|| {
         let missing = session.missing();
         let own = repository.secrets.slot;
+        let mut others_told = false;
         // Again without the packs that turn out to be damaged: what they hold may be in others.
         loop {
             let mut wanted = std::mem::take(&mut chosen.wanted);
             if repository.role() == Role::Writer {
                 let before = wanted.len();
                 wanted.retain(|number| view.packs[*number as usize].origin == own);
-                if wanted.len() < before && is_whole {
-                    is_whole = false;
-                    note(done, monitor, format!("{}:packs/", to.name).into_bytes(), &Pending::OtherOrigin);
+                if wanted.len() < before && !others_told {
+                    (is_whole, others_told) = (false, true);
+                    note(done, monitor, subject(), &Pending::OtherOrigin);
                 }
             }
             session.adopt(repository, wanted.iter().map(|number| view.packs[*number as usize].session))?;
@@ -476,7 +494,7 @@ fn restock(
             }
             chosen = choose_all(&missing, brought, &done.packs_read)?;
         }
-        is_whole &= chosen.spoiled.is_empty();
+        is_whole &= chosen.spoiled.is_empty() && chosen.claimed == 0;
         watch(repository, &mut session, &relied)
     })();
     session.end(repository);
@@ -574,6 +592,8 @@ struct Chosen {
     nowhere: u64,
     /// Packs that no region has whole, with the reached chunks that are in no other.
     spoiled: BTreeMap<PackId, Vec<ChunkName>>,
+    /// Reached chunks that are held only by the word of slots that the snapshot's slot has no reason to trust.
+    claimed: u64,
 }
 
 /// Adds to `chosen` which packs of the region a slot's roots may rely on there, and which are wanted from elsewhere, so
@@ -596,6 +616,8 @@ fn choose(
     let mut lacking = 0;
     view.graph.walk_all(roots, &mut marks, &mut |_, _, _| lacking += 1)?;
     let mut unheld = 0;
+    // Those of which the slot lists no copy, and nobody whom it trusts holds one; ascending.
+    let mut foreign: Vec<ChunkName> = Vec::new();
     view.graph.each_chunk(&marks, &mut |name, reached, copies| {
         if !reached {
             return;
@@ -607,6 +629,12 @@ fn choose(
         let mut origins: Vec<SlotId> = held.iter().map(|copy| pack(copy).origin).collect();
         if origins.contains(&slot) {
             origins = vec![slot];
+        } else if !origins.is_empty() && !held.iter().any(|copy| pack(copy).attested) {
+            // One that it stored itself and that is lost is evidence that it relied on no other.
+            match copies.iter().any(|copy| pack(copy).origin == slot && pack(copy).counts) {
+                true => chosen.claimed += 1,
+                false => foreign.push(*name),
+            }
         }
         origins.sort_unstable();
         origins.dedup();
@@ -631,7 +659,29 @@ fn choose(
     })?;
     // A chunk that is listed and lost is among both.
     chosen.nowhere += lacking.max(unheld);
+    if !foreign.is_empty() {
+        chosen.claimed += foreign.len() as u64 - relied_on(view, slot, &marks, &foreign)?;
+    }
     Ok(())
+}
+
+/// How many of these chunks the slot relied on by its own word: what it stored itself refers to them, or to what refers
+/// to them. So it is where it trusts every slot.
+fn relied_on(view: &View, slot: SlotId, marks: &Marks, chunks: &[ChunkName]) -> Result<u64, Pending> {
+    let mut own: Vec<ChunkId> = Vec::new();
+    view.graph.each_chunk(marks, &mut |name, reached, copies| {
+        let wrote = |copy: &ChunkCopy| copy.structural && view.packs[copy.pack as usize].origin == slot;
+        if reached && copies.iter().any(wrote) {
+            own.push(id_of(*name));
+        }
+    })?;
+    let mut below = view.graph.marks();
+    view.graph.walk_all(&own, &mut below, &mut |_, _, _| {})?;
+    let mut found = 0;
+    view.graph.each_chunk(&below, &mut |name, reached, _| {
+        found += u64::from(reached && chunks.binary_search(name).is_ok());
+    })?;
+    Ok(found)
 }
 
 /// Gives how many of them no region has whole: they are told, and passed over.

@@ -1,14 +1,19 @@
 //! Packs that are there in their size and whose bytes changed: they hold up nothing else, and no other copy is taken
 //! for them that isn't one.
 
-use crate::fixture::{World, noise, write};
-use keepstone::check::{self, check};
+use crate::fixture::{World, noise, options, write};
+use crate::gc::{collect, thorough};
+use crate::program::Program;
+use keepstone::backup::{Backup, DedupTrust};
+use keepstone::check::{self, CheckReport, check};
 use keepstone::format::ids::{PackId, SnapshotId};
+use keepstone::format::roster::Role;
 use keepstone::index::segment::segment_name;
 use keepstone::pack::reader::pack_name;
 use keepstone::replicate::{Copied, DamagedPacks, Depth, Replicated, mend, replicate};
+use keepstone::repo::attest;
 use keepstone::repo::snapshots::{list, snapshot_name};
-use keepstone::repo::sync::{list_packs, list_segments};
+use keepstone::repo::sync::{list_packs, list_segments, read_segment};
 use keepstone::report::{Issue, IssueKind, Silent};
 use keepstone::store::faults::{Fault, Operation, Trigger};
 use keepstone::store::memory::MemoryStore;
@@ -264,4 +269,164 @@ fn what_a_check_found_damaged_is_put_right_from_what_regions_have() {
             }
         }
     }
+}
+
+/// An owner and a writer who back up the same, each for itself; gives the writer's packs and the owner's.
+fn beside_a_writer(source: &TempDir) -> (World, Vec<PackId>, Vec<PackId>) {
+    let world = World::new(2);
+    let (_, identity) = world.add_slot(Role::Writer, "writer");
+    world.as_slot(&identity).backup(&[0, 1], source.path(), 0).unwrap();
+    let theirs = packs(&world, 0);
+    world.backup(&[0, 1], source.path(), 0).unwrap();
+    let own = packs(&world, 0).into_iter().filter(|pack| !theirs.contains(pack)).collect();
+    (world, theirs, own)
+}
+
+fn looked_at(world: &World) -> CheckReport {
+    let options = check::Options { read_data: Some(check::Subset::All), ..check::Options::default() };
+    check(&world.open(&world.all()).unwrap(), None, &options, &Silent).unwrap()
+}
+
+fn dead(world: &World, at: usize) -> BTreeSet<PackId> {
+    let repository = world.open(&world.all()).unwrap();
+    keepstone::repo::gclog::read(&repository, &repository.regions[at]).unwrap().dead.into_iter().collect()
+}
+
+/// COLLECT-18, HEAL-2: what a slot lost everywhere isn't made up for by another slot's word, until an owner has looked.
+#[test]
+fn collect_18_a_lost_pack_is_waited_for_while_only_another_slot_claims_its_chunks() {
+    let source = source(11);
+    let (world, _, own) = beside_a_writer(&source);
+    for segments_too in [false, true] {
+        let world = world.fork();
+        for at in world.all() {
+            own.iter().for_each(|pack| memory(&world, at).delete(&pack_name(pack)).unwrap());
+            let repository = world.open(&world.all()).unwrap();
+            for id in list_segments(&repository.regions[at]).unwrap().into_keys().filter(|_| segments_too) {
+                let listed = read_segment(&repository, &repository.regions[at], id).unwrap().segment;
+                if listed.packs.iter().any(|pack| own.contains(&pack.pack)) {
+                    memory(&world, at).delete(&segment_name(&id)).unwrap();
+                }
+            }
+        }
+        let told = |done: &Replicated| {
+            let claims = done.issues.iter().filter(|issue| issue.detail.contains("by the word of other slots")).count();
+            (claims, done.whole.len(), done.lost.len())
+        };
+        for _ in 0..4 {
+            assert_eq!(told(&replicated(&world, Depth::Content)), (2, 0, 2));
+            // Nor does a collection take the evidence away.
+            collect(&world, &thorough());
+        }
+        assert!(own.iter().all(|pack| !dead(&world, 1).contains(pack)));
+        let report = looked_at(&world);
+        assert_eq!(report.is_sound(), segments_too, "{:?}", report.issues);
+        attest::publish(&world.open(&world.all()).unwrap(), &report.verified).unwrap();
+        assert_eq!(told(&replicated(&world, Depth::Content)), (0, 2, 0), "an owner has looked");
+        assert!(looked_at(&world).is_sound(), "and nothing needs the lost ones");
+        (0..3).for_each(|_| drop(collect(&world, &thorough())));
+        assert!(segments_too || own.iter().all(|pack| dead(&world, 1).contains(pack)));
+        assert_eq!(told(&replicated(&world, Depth::Content)), (0, 2, 0));
+    }
+}
+
+/// What is no more than a claim is attested by nobody, however often it is looked at.
+#[test]
+fn a_false_claim_of_lost_chunks_is_never_taken() {
+    let source = source(12);
+    let (world, theirs, own) = beside_a_writer(&source);
+    for at in world.all() {
+        own.iter().for_each(|pack| memory(&world, at).delete(&pack_name(pack)).unwrap());
+        theirs.iter().for_each(|pack| spoil(&world, at, pack, 50));
+    }
+    for _ in 0..3 {
+        let report = looked_at(&world);
+        assert!(!report.is_sound());
+        attest::publish(&world.open(&world.all()).unwrap(), &report.verified).unwrap();
+        assert!(replicated(&world, Depth::Content).whole.is_empty());
+        collect(&world, &thorough());
+    }
+    assert!(own.iter().all(|pack| !dead(&world, 0).contains(pack)));
+}
+
+/// What a slot relied on while it trusted every slot is no claim: its own listings refer to it.
+#[test]
+fn what_was_relied_on_where_all_are_trusted_counts_as_held() {
+    let world = World::new(3);
+    let source = source(13);
+    let theirs = world.backup(&[0, 1], source.path(), 0).unwrap().snapshot.unwrap();
+    let (_, identity) = world.add_slot(Role::Writer, "writer");
+    write(source.path(), "more", &noise(14, 20_000));
+    let writer = world.as_slot(&identity);
+    let trusting = Backup { trust: DedupTrust::All, ..options(0) };
+    let summary = writer.backup_as(&[0, 1], source.path(), &trusting).unwrap();
+    assert!(summary.new_bytes < 30_000, "it relies on the owner's: {}", summary.new_bytes);
+    let done = replicated(&world, Depth::Content);
+    assert_eq!((done.commits, done.issues.len(), done.is_damaged()), (2, 0, false), "{:?}", done.issues);
+    assert_eq!(replicated(&world, Depth::Content).whole.len(), 3);
+    assert!(world.ids(&[2]).contains(&theirs));
+    world.assert_restores(&[2], summary.snapshot.unwrap(), source.path(), 0);
+}
+
+/// Packs that are gone and that nothing needs: one answer of all who look.
+#[test]
+fn what_is_lost_and_not_needed_is_no_damage_to_check_backup_or_replicate() {
+    let program = Program::new();
+    (0..3u64).for_each(|at| drop(program.write(&at.to_string(), &noise(at, 200_000))));
+    let source = program.source().display().to_string();
+    // The same content twice, in packs of other names.
+    for region in ["one", "two"] {
+        program.run(["--region", region, "backup", &source]).expect(3);
+        std::fs::remove_dir_all(program.path("cache")).unwrap();
+    }
+    program.run(["replicate"]).expect(0);
+    program.run(["check"]).expect(0);
+    std::fs::remove_dir_all(program.path("two/packs")).unwrap();
+    // What only region two had comes under its own name, the rest in the packs of region one.
+    program.run(["check"]).expect(11);
+    program.run(["replicate"]).expect(0);
+    let ended = program.run(["check"]).expect(0);
+    assert!(ended.stderr.contains("No snapshot needs them any more"), "{}", ended.stderr);
+    program.run(["backup", &source]).expect(0);
+    program.run(["replicate"]).expect(0);
+    program.run(["check", "--read-data"]).expect(0);
+    program.run(["--region", "two", "restore", "latest", "--to", "out", "--verify"]).expect(0);
+}
+
+/// The program: a check that reads puts right what it can, and says of the rest that it must stay.
+#[test]
+fn a_check_that_reads_puts_damaged_packs_right() {
+    let program = Program::new();
+    program.write("a", &noise(1, 300_000));
+    program.backup(&[]);
+    let largest = |region: &str| {
+        let mut found: Vec<(u64, std::path::PathBuf)> = Vec::new();
+        for directory in std::fs::read_dir(program.path(region).join("packs")).unwrap() {
+            for file in std::fs::read_dir(directory.unwrap().path()).unwrap() {
+                let file = file.unwrap();
+                found.push((file.metadata().unwrap().len(), file.path()));
+            }
+        }
+        found.into_iter().max().unwrap().1
+    };
+    let spoil = |region: &str, hundredths: usize| {
+        let path = largest(region);
+        let mut bytes = std::fs::read(&path).unwrap();
+        let place = bytes.len() * hundredths / 100;
+        bytes[place] ^= 1;
+        let mut permissions = std::fs::metadata(&path).unwrap().permissions();
+        std::os::unix::fs::PermissionsExt::set_mode(&mut permissions, 0o600);
+        std::fs::set_permissions(&path, permissions).unwrap();
+        std::fs::write(&path, bytes).unwrap();
+    };
+    spoil("one", 40);
+    spoil("two", 98);
+    let ended = program.run(["--json", "check", "--read-data"]).expect(11);
+    assert_eq!(ended.json()["healed"], 2, "{}", ended.stderr);
+    program.run(["check", "--read-data"]).expect(0);
+    spoil("one", 40);
+    spoil("two", 40);
+    let ended = program.run(["check", "--read-data"]).expect(11);
+    assert!(ended.stdout.contains("don't remove it"), "{}", ended.stdout);
+    program.run(["check", "--read-data"]).expect(11);
 }
