@@ -8,14 +8,14 @@
 //! there and is said. Page: `format-spec/sessions.md`.
 
 use crate::crypto::object::check_digest;
-use crate::format::ids::{ChunkId, PackId, RegionId, SegmentId, SlotId};
+use crate::format::ids::{ChunkId, PackId, RegionId, SegmentId, SlotId, SnapshotId};
 use crate::format::roster::Role;
 use crate::format::segment::{REFERENCE_PREFIX_BYTES, Reference, Segment, SegmentPack};
 use crate::format::wire::DecodeError;
 use crate::index::IndexError;
-use crate::index::graph::{ChunkCopy, GraphError};
+use crate::index::graph::{ChunkCopy, ChunkName, GraphError, Marks};
 use crate::index::segment::{seal, segment_name};
-use crate::limits::{PACK_BYTES_MAX, SEGMENT_CHUNKS_TARGET, SEGMENT_PACKS_TARGET};
+use crate::limits::{SEGMENT_CHUNKS_TARGET, SEGMENT_PACKS_TARGET};
 use crate::pack::reader::pack_name;
 use crate::pack::reenvelope::reenvelope;
 use crate::pack::{PackError, SpoolSpace};
@@ -32,12 +32,16 @@ use std::sync::{Mutex, PoisonError};
 
 mod decisions;
 mod heal;
+mod join;
 mod view;
+mod whole;
 
 use decisions::copy_decisions;
 pub use heal::{Healed, heal};
 use heal::{put_back, put_manifests_back};
 use view::{View, read_from_any};
+pub use whole::{Copied, DamagedPacks, KEEP, Mended, mend};
+use whole::{Unread, Whole, pass_over, read_pack};
 
 /// What was copied, and what could not be.
 #[derive(Debug, Default)]
@@ -64,12 +68,18 @@ pub struct Replicated {
     pub whole: BTreeSet<RegionId>,
     /// Regions that lack some of it still.
     pub lost: BTreeSet<RegionId>,
+    /// Something was told that no later run heals by itself, though nothing is known to be damaged.
+    pub lasting: bool,
+    /// What packs turned out to be where they were read.
+    packs_read: Whole,
 }
 
 impl Replicated {
-    /// Something in a region is not what it must be, and can't be replaced.
+    /// Something in a region is not what it must be or can't be read, and can't be replaced: no later run heals it by
+    /// itself.
     pub fn is_damaged(&self) -> bool {
-        self.issues.iter().any(|issue| issue.kind == IssueKind::Damaged)
+        let is_damage = |issue: &Issue| matches!(issue.kind, IssueKind::Damaged | IssueKind::Unreadable);
+        self.lasting || self.issues.iter().any(is_damage)
     }
 }
 
@@ -93,6 +103,17 @@ enum Pending {
         "snapshots that count there reach {0} chunks that no reached region lists or holds; `keepstone check` says which"
     )]
     Lost(u64),
+    #[error(
+        "it needs {}, which no reached region has whole: what else it needs is copied. A backup stores again what is \
+         there still; `keepstone restore` takes out what can be read",
+        packs_named(.0)
+    )]
+    Damaged(BTreeSet<PackId>),
+    #[error(
+        "{0} chunks that are needed are held by the word of other slots alone, which the slot that backed them up had \
+         no reason to take: `keepstone check --read-data` with an owner's key tells whether they are what these claim"
+    )]
+    Claimed(u64),
     #[error("it needs packs of other slots, which only an owner's or maintainer's key may list there")]
     OtherOrigin,
     #[error(
@@ -104,7 +125,24 @@ enum Pending {
     Overtaken,
 }
 
+/// The first few of them, by name.
+fn packs_named(packs: &BTreeSet<PackId>) -> String {
+    let names: Vec<String> = packs.iter().take(3).map(pack_name).collect();
+    match packs.len() - names.len() {
+        0 => names.join(", "),
+        more => format!("{} and {more} more packs", names.join(", ")),
+    }
+}
+
 impl Pending {
+    /// How a snapshot's issue is called that stays pending for it.
+    fn kind(&self) -> IssueKind {
+        match self {
+            Pending::Damaged(_) => IssueKind::Damaged,
+            _ => IssueKind::Missing,
+        }
+    }
+
     /// What the receiving region's own store said, if that is the reason. Where something can't be had from the
     /// other regions, this one can still take all that is new.
     fn refused_by(self, to: &RegionHandle) -> Option<StoreError> {
@@ -232,7 +270,7 @@ pub fn replicate(
                 Err(Pending::Repo(RepoError::Cancelled)) => return Err(RepoError::Cancelled),
                 Err(error) => {
                     let subject = format!("{}:{}", to.name, snapshot_name(&info.id)).into_bytes();
-                    note(&mut done, monitor, subject, &error);
+                    note_as(error.kind(), &mut done.issues, monitor, subject, &error);
                     if let Some(refused) = error.refused_by(to) {
                         // Nor will it take the others.
                         done.behind.insert(at, refused);
@@ -242,6 +280,13 @@ pub fn replicate(
             }
         }
     }
+    let damaged = done.packs_read.take_damaged();
+    let mended = mend(repository, &damaged, monitor)?;
+    done.healed += mended.healed;
+    done.issues.extend(mended.issues);
+    if depth == Depth::Content {
+        name_the_spoiled(repository, &view, counted, &mut done, monitor)?;
+    }
     Ok(done)
 }
 
@@ -250,7 +295,17 @@ fn note(done: &mut Replicated, monitor: &dyn Monitor, subject: Vec<u8>, error: &
 }
 
 fn note_issue(issues: &mut Vec<Issue>, monitor: &dyn Monitor, subject: Vec<u8>, error: &dyn std::fmt::Display) {
-    let issue = Issue { kind: IssueKind::Missing, subject, detail: error.to_string() };
+    note_as(IssueKind::Missing, issues, monitor, subject, error);
+}
+
+fn note_as(
+    kind: IssueKind,
+    issues: &mut Vec<Issue>,
+    monitor: &dyn Monitor,
+    subject: Vec<u8>,
+    error: &dyn std::fmt::Display,
+) {
+    let issue = Issue { kind, subject, detail: error.to_string() };
     monitor.issue(&issue);
     issues.push(issue);
 }
@@ -289,22 +344,50 @@ fn copy_snapshot(
     let mut session = Session::open_in(repository, at)?;
     let outcome = (|| {
         let missing = session.missing();
-        let (relied, mut wanted) = (Relied::default(), BTreeSet::new());
-        let nowhere = choose(view, at, &[info.snapshot.root], info.slot, &missing, brought, &relied, &mut wanted)?;
-        if nowhere > 0 {
-            return Err(Pending::Incomplete(nowhere));
-        }
+        let relied = Relied::default();
         let own = repository.secrets.slot;
-        let foreign = wanted.iter().any(|number| view.packs[*number as usize].origin != own);
-        if repository.role() == Role::Writer && foreign {
-            return Err(Pending::OtherOrigin);
-        }
-        // Whoever wrote them is at work here no more, or never was: this session answers for their packs.
-        session.adopt(repository, wanted.iter().map(|number| view.packs[*number as usize].session))?;
-        watch(repository, &mut session, &relied)?;
-        copy_packs(repository, view, at, &session, &wanted, &missing, &relied, brought, done, monitor)?;
+        // Again without the packs that turn out to be damaged: what they hold may be in others.
+        let claimed = loop {
+            let mut chosen = Chosen::default();
+            choose(
+                view,
+                at,
+                &[info.snapshot.root],
+                info.slot,
+                &missing,
+                brought,
+                &done.packs_read,
+                &relied,
+                &mut chosen,
+            )?;
+            if chosen.nowhere > 0 {
+                return Err(Pending::Incomplete(chosen.nowhere));
+            }
+            let Chosen { wanted, spoiled, claimed, .. } = chosen;
+            let foreign = wanted.iter().any(|number| view.packs[*number as usize].origin != own);
+            if repository.role() == Role::Writer && foreign {
+                return Err(Pending::OtherOrigin);
+            }
+            // Whoever wrote them is at work here no more, or never was: this session answers for their packs.
+            session.adopt(repository, wanted.iter().map(|number| view.packs[*number as usize].session))?;
+            watch(repository, &mut session, &relied)?;
+            let passed_over =
+                copy_packs(repository, view, at, &session, &wanted, &missing, &relied, brought, done, monitor)?;
+            if passed_over == 0 && !spoiled.is_empty() {
+                return Err(Pending::Damaged(spoiled.into_keys().collect()));
+            }
+            if passed_over == 0 {
+                break claimed;
+            }
+        };
         if !put_back(to, &snapshot_name(&info.id), &manifest.into())? {
             return Err(Pending::Irreplaceable);
+        }
+        if claimed > 0 {
+            // It may well be what it claims to be, and one copy is no better than two.
+            done.lasting = true;
+            let subject = format!("{}:{}", to.name, snapshot_name(&info.id)).into_bytes();
+            note(done, monitor, subject, &Pending::Claimed(claimed));
         }
         watch(repository, &mut session, &relied)?;
         session.commit(repository, at, info.id).map_err(|error| match error {
@@ -357,17 +440,25 @@ fn restock(
     }
     // What is condemned is rescued where these snapshots need it.
     let log = gclog::read(repository, to)?;
-    let (relied, mut wanted, mut nowhere) = (Relied::default(), BTreeSet::new(), 0);
-    for (slot, roots) in roots {
-        nowhere += choose(view, at, &roots, slot, &log.dead, brought, &relied, &mut wanted)?;
+    let relied = Relied::default();
+    let choose_all = |missing: &HashSet<PackId>, brought: &HashMap<u32, PackId>, read: &Whole| {
+        let mut chosen = Chosen::default();
+        for (slot, roots) in &roots {
+            choose(view, at, roots, *slot, missing, brought, read, &relied, &mut chosen)?;
+        }
+        Ok::<_, Pending>(chosen)
+    };
+    let mut chosen = choose_all(&log.dead, brought, &done.packs_read)?;
+    let mut is_whole = chosen.nowhere == 0 && chosen.claimed == 0;
+    let subject = || format!("{}:packs/", to.name).into_bytes();
+    if chosen.nowhere > 0 {
+        note(done, monitor, subject(), &Pending::Lost(chosen.nowhere));
     }
-    let mut is_whole = nowhere == 0;
-    if !is_whole {
-        let subject = format!("{}:packs/", to.name).into_bytes();
-        note(done, monitor, subject, &Pending::Lost(nowhere));
+    if chosen.claimed > 0 {
+        note(done, monitor, subject(), &Pending::Claimed(chosen.claimed));
     }
-    if wanted.is_empty() {
-        match is_whole {
+    if chosen.wanted.is_empty() {
+        match is_whole && chosen.spoiled.is_empty() {
             true => done.whole.insert(to.info.region),
             false => done.lost.insert(to.info.region),
         };
@@ -375,24 +466,35 @@ fn restock(
     }
     // Until all of it is there again.
     done.lost.insert(to.info.region);
-    let count = wanted.len();
+    let count = chosen.wanted.len();
     monitor
         .notice(&format!("region '{}' lost {count} packs, or what lists them: they are copied to it again", to.name));
     let mut session = Session::open_in(repository, at)?;
     let outcome = (|| {
         let missing = session.missing();
         let own = repository.secrets.slot;
-        if repository.role() == Role::Writer {
-            let before = wanted.len();
-            wanted.retain(|number| view.packs[*number as usize].origin == own);
-            if wanted.len() < before {
-                is_whole = false;
-                note(done, monitor, format!("{}:packs/", to.name).into_bytes(), &Pending::OtherOrigin);
+        let mut others_told = false;
+        // Again without the packs that turn out to be damaged: what they hold may be in others.
+        loop {
+            let mut wanted = std::mem::take(&mut chosen.wanted);
+            if repository.role() == Role::Writer {
+                let before = wanted.len();
+                wanted.retain(|number| view.packs[*number as usize].origin == own);
+                if wanted.len() < before && !others_told {
+                    (is_whole, others_told) = (false, true);
+                    note(done, monitor, subject(), &Pending::OtherOrigin);
+                }
             }
+            session.adopt(repository, wanted.iter().map(|number| view.packs[*number as usize].session))?;
+            watch(repository, &mut session, &relied)?;
+            let passed_over =
+                copy_packs(repository, view, at, &session, &wanted, &missing, &relied, brought, done, monitor)?;
+            if passed_over == 0 {
+                break;
+            }
+            chosen = choose_all(&missing, brought, &done.packs_read)?;
         }
-        session.adopt(repository, wanted.iter().map(|number| view.packs[*number as usize].session))?;
-        watch(repository, &mut session, &relied)?;
-        copy_packs(repository, view, at, &session, &wanted, &missing, &relied, brought, done, monitor)?;
+        is_whole &= chosen.spoiled.is_empty() && chosen.claimed == 0;
         watch(repository, &mut session, &relied)
     })();
     session.end(repository);
@@ -403,10 +505,101 @@ fn restock(
     outcome
 }
 
-/// Which packs of the region a slot's roots may rely on there, and which are wanted from elsewhere, so that every
-/// chunk that they reach has a copy; gives how many have none in any region. Only a copy of the slot's own origin will
-/// do; of a chunk that has none of it, one copy of each origin, since any may be the one that was relied on
-/// (`COLLECT-11`).
+/// Names, in each region, the snapshots that count there and need packs that no region has whole. A region that has
+/// such a pack itself was perhaps found whole before anybody read it.
+fn name_the_spoiled(
+    repository: &Repository,
+    view: &View,
+    counted: &[SnapshotInfo],
+    done: &mut Replicated,
+    monitor: &dyn Monitor,
+) -> Result<(), RepoError> {
+    if !done.packs_read.is_any_spoiled() {
+        return Ok(());
+    }
+    for at in 0..repository.regions.len() {
+        stop_if_asked(monitor)?;
+        let named = match spoiled_snapshots(repository, view, at, counted, done) {
+            Ok(named) => named,
+            Err(Pending::Repo(error)) => return Err(error),
+            Err(error) => {
+                let subject = format!("{}:packs/", repository.regions[at].name).into_bytes();
+                note(done, monitor, subject, &error);
+                continue;
+            }
+        };
+        let region = &repository.regions[at];
+        if !named.is_empty() && done.whole.remove(&region.info.region) {
+            done.lost.insert(region.info.region);
+        }
+        for (id, packs) in named {
+            let subject = format!("{}:{}", region.name, snapshot_name(&id)).into_bytes();
+            let needs = format!("it needs {}, which no reached region has whole", packs_named(&packs));
+            note_as(IssueKind::Damaged, &mut done.issues, monitor, subject, &needs);
+        }
+    }
+    Ok(())
+}
+
+fn spoiled_snapshots(
+    repository: &Repository,
+    view: &View,
+    at: usize,
+    counted: &[SnapshotInfo],
+    done: &Replicated,
+) -> Result<Vec<(SnapshotId, BTreeSet<PackId>)>, Pending> {
+    let here: Vec<&SnapshotInfo> = counted.iter().filter(|info| info.is_committed_in(at)).collect();
+    let mut roots: BTreeMap<SlotId, Vec<ChunkId>> = BTreeMap::new();
+    here.iter().for_each(|info| roots.entry(info.slot).or_default().push(info.snapshot.root));
+    // What is in this region under another name is no less there.
+    let log = gclog::read(repository, &repository.regions[at])?;
+    let mut named: BTreeMap<SnapshotId, BTreeSet<PackId>> = BTreeMap::new();
+    for (slot, roots) in &roots {
+        let (relied, mut chosen) = (Relied::default(), Chosen::default());
+        let brought = HashMap::new();
+        choose(view, at, roots, *slot, &log.dead, &brought, &done.packs_read, &relied, &mut chosen)?;
+        for (pack, chunks) in chosen.spoiled {
+            let mut lacking = view.graph.marks();
+            view.graph.mark(&mut lacking, &chunks.into_iter().map(id_of).collect::<Vec<_>>())?;
+            // What a snapshot without it reaches need not be walked for the next one.
+            let mut whole = view.graph.marks();
+            for info in here.iter().filter(|info| info.slot == *slot) {
+                let mut marks = whole.clone();
+                view.graph.walk(&info.snapshot.root, &mut marks, &mut |_, _, _| {})?;
+                match lacking.meets(&marks) {
+                    true => drop(named.entry(info.id).or_default().insert(pack)),
+                    false => whole = marks,
+                }
+            }
+        }
+    }
+    Ok(here.iter().filter_map(|info| named.remove_entry(&info.id)).collect())
+}
+
+/// A chunk by what a graph tells chunks apart by.
+fn id_of(name: ChunkName) -> ChunkId {
+    let mut id = ChunkId::default();
+    id.0[..name.len()].copy_from_slice(&name);
+    id
+}
+
+/// What a region's snapshots take from where.
+#[derive(Default)]
+struct Chosen {
+    /// Packs that are wanted from other regions, by number.
+    wanted: BTreeSet<u32>,
+    /// Reached chunks that no region lists or holds.
+    nowhere: u64,
+    /// Packs that no region has whole, with the reached chunks that are in no other.
+    spoiled: BTreeMap<PackId, Vec<ChunkName>>,
+    /// Reached chunks that are held only by the word of slots that the snapshot's slot has no reason to trust.
+    claimed: u64,
+}
+
+/// Adds to `chosen` which packs of the region a slot's roots may rely on there, and which are wanted from elsewhere, so
+/// that every chunk that they reach has a copy. Only a copy of the slot's own origin will do; of a chunk that has none
+/// of it, one copy of each origin, since any may be the one that was relied on (`COLLECT-11`). A pack that was read and
+/// that no region has whole is no copy.
 #[allow(clippy::too_many_arguments, reason = "one call; a struct would only name them twice")]
 fn choose(
     view: &View,
@@ -415,22 +608,33 @@ fn choose(
     slot: SlotId,
     missing: &HashSet<PackId>,
     brought: &HashMap<u32, PackId>,
+    read: &Whole,
     relied: &Relied,
-    wanted: &mut BTreeSet<u32>,
-) -> Result<u64, Pending> {
+    chosen: &mut Chosen,
+) -> Result<(), Pending> {
     let mut marks = view.graph.marks();
     let mut lacking = 0;
     view.graph.walk_all(roots, &mut marks, &mut |_, _, _| lacking += 1)?;
     let mut unheld = 0;
-    view.graph.each_chunk(&marks, &mut |_, reached, copies| {
+    // Those of which the slot lists no copy, and nobody whom it trusts holds one; ascending.
+    let mut foreign: Vec<ChunkName> = Vec::new();
+    view.graph.each_chunk(&marks, &mut |name, reached, copies| {
         if !reached {
             return;
         }
         let pack = |copy: &ChunkCopy| &view.packs[copy.pack as usize];
-        let held: Vec<&ChunkCopy> = copies.iter().filter(|copy| !pack(copy).held.is_empty()).collect();
+        let spoiled = |copy: &&ChunkCopy| read.is_spoiled(&pack(copy).id) && !brought.contains_key(&copy.pack);
+        let there = copies.iter().filter(|copy| !pack(copy).held.is_empty());
+        let (bad, held): (Vec<&ChunkCopy>, Vec<&ChunkCopy>) = there.partition(spoiled);
         let mut origins: Vec<SlotId> = held.iter().map(|copy| pack(copy).origin).collect();
         if origins.contains(&slot) {
             origins = vec![slot];
+        } else if !origins.is_empty() && !held.iter().any(|copy| pack(copy).attested) {
+            // One that it stored itself and that is lost is evidence that it relied on no other.
+            match copies.iter().any(|copy| pack(copy).origin == slot && pack(copy).counts) {
+                true => chosen.claimed += 1,
+                false => foreign.push(*name),
+            }
         }
         origins.sort_unstable();
         origins.dedup();
@@ -442,16 +646,45 @@ fn choose(
             });
             match here {
                 Some(id) => relied.add(id),
-                None if among.clone().any(|copy| wanted.contains(&copy.pack)) => {}
-                None => wanted.extend(among.next().map(|copy| copy.pack)),
+                None if among.clone().any(|copy| chosen.wanted.contains(&copy.pack)) => {}
+                None => chosen.wanted.extend(among.next().map(|copy| copy.pack)),
             }
         }
-        unheld += u64::from(origins.is_empty());
+        if origins.is_empty() {
+            match bad.first() {
+                Some(copy) => chosen.spoiled.entry(pack(copy).id).or_default().push(*name),
+                None => unheld += 1,
+            }
+        }
     })?;
     // A chunk that is listed and lost is among both.
-    Ok(lacking.max(unheld))
+    chosen.nowhere += lacking.max(unheld);
+    if !foreign.is_empty() {
+        chosen.claimed += foreign.len() as u64 - relied_on(view, slot, &marks, &foreign)?;
+    }
+    Ok(())
 }
 
+/// How many of these chunks the slot relied on by its own word: what it stored itself refers to them, or to what refers
+/// to them. So it is where it trusts every slot.
+fn relied_on(view: &View, slot: SlotId, marks: &Marks, chunks: &[ChunkName]) -> Result<u64, Pending> {
+    let mut own: Vec<ChunkId> = Vec::new();
+    view.graph.each_chunk(marks, &mut |name, reached, copies| {
+        let wrote = |copy: &ChunkCopy| copy.structural && view.packs[copy.pack as usize].origin == slot;
+        if reached && copies.iter().any(wrote) {
+            own.push(id_of(*name));
+        }
+    })?;
+    let mut below = view.graph.marks();
+    view.graph.walk_all(&own, &mut below, &mut |_, _, _| {})?;
+    let mut found = 0;
+    view.graph.each_chunk(&below, &mut |name, reached, _| {
+        found += u64::from(reached && chunks.binary_search(name).is_ok());
+    })?;
+    Ok(found)
+}
+
+/// Gives how many of them no region has whole: they are told, and passed over.
 #[allow(clippy::too_many_arguments, reason = "one call; a struct would only name them twice")]
 fn copy_packs(
     repository: &Repository,
@@ -464,27 +697,57 @@ fn copy_packs(
     brought: &mut HashMap<u32, PackId>,
     done: &mut Replicated,
     monitor: &dyn Monitor,
-) -> Result<(), Pending> {
+) -> Result<u64, Pending> {
+    let mut batch = Batch::default();
+    let copied = copy_each(repository, view, at, session, wanted, missing, relied, &mut batch, brought, done, monitor);
+    // What is there already is listed whatever ended it, and so needs no second way here.
+    let listed = batch.write(repository, &repository.regions[at], brought, done);
+    let passed_over = copied?;
+    listed.map(|()| passed_over)
+}
+
+#[allow(clippy::too_many_arguments, reason = "one call; a struct would only name them twice")]
+fn copy_each(
+    repository: &Repository,
+    view: &View,
+    at: usize,
+    session: &Session,
+    wanted: &BTreeSet<u32>,
+    missing: &HashSet<PackId>,
+    relied: &Relied,
+    batch: &mut Batch,
+    brought: &mut HashMap<u32, PackId>,
+    done: &mut Replicated,
+    monitor: &dyn Monitor,
+) -> Result<u64, Pending> {
     let to = &repository.regions[at];
     // By segment, so that each is read once more only.
     let mut by_segment: BTreeMap<SegmentId, Vec<u32>> = BTreeMap::new();
     for number in wanted {
         by_segment.entry(view.packs[*number as usize].place.0).or_default().push(*number);
     }
-    let mut batch = Batch::default();
+    let mut passed_over = 0;
     for (id, numbers) in by_segment {
         let regions: Vec<usize> = (0..repository.regions.len()).collect();
         let segment = read_from_any(repository, &regions, id)?;
         let ids: Vec<ChunkId> = segment.chunks().map(|chunk| chunk.id).collect();
         for number in numbers {
-            if let Err(stopped) = stop_if_asked(monitor) {
-                // What is there already is listed, and so needs no second way here.
-                batch.write(repository, to, brought, done)?;
-                return Err(stopped.into());
-            }
+            stop_if_asked(monitor)?;
             let listed = &view.packs[number as usize];
             let mut pack = segment.packs[listed.place.1 as usize].clone();
-            let bytes = bytes::Bytes::from(read_pack(repository, &listed.held, listed.id)?);
+            let copied = Copied::from_segment(&pack, listed.held.clone());
+            let bytes = match read_pack(repository, listed.id, &copied) {
+                Ok(read) => {
+                    done.packs_read.found_damaged(listed.id, &copied, &read.damaged);
+                    bytes::Bytes::from(read.bytes)
+                }
+                Err(Unread::Region(error)) => return Err(error.into()),
+                Err(Unread::Spoiled(troubles)) => {
+                    pass_over(repository, listed.id, troubles, done, monitor);
+                    passed_over += 1;
+                    continue;
+                }
+            };
             // Relied on from before it is there.
             relied.add(listed.id);
             // A name that was condemned or deleted here is never written again (`NAME-3`), nor can one be whose object
@@ -509,7 +772,7 @@ fn copy_packs(
             }
         }
     }
-    batch.write(repository, to, brought, done)
+    Ok(passed_over)
 }
 
 /// Packs that are there and in no segment yet.
@@ -584,26 +847,6 @@ impl Batch {
         brought.extend(numbers.into_iter().zip(segment.packs.iter().map(|pack| pack.pack)));
         Ok(())
     }
-}
-
-/// A pack's bytes from the first region whose copy is whole.
-fn read_pack(repository: &Repository, held: &[usize], pack: PackId) -> Result<Vec<u8>, RepoError> {
-    let name = pack_name(&pack);
-    let mut last = None;
-    for from in held.iter().map(|at| &repository.regions[*at]) {
-        let whole = from.store.get(&name, PACK_BYTES_MAX).map_err(|e| from.error(e)).and_then(|bytes| {
-            let digest = check_digest(&bytes).map_err(|source| from.object_error(&name, source))?;
-            match digest.0 == pack.0 {
-                true => Ok(bytes),
-                false => Err(misnamed(from, &name)),
-            }
-        });
-        match whole {
-            Ok(bytes) => return Ok(bytes),
-            Err(error) => last = Some(error),
-        }
-    }
-    Err(last.unwrap_or_else(|| RepoError::Missing { region: "every region".to_owned(), name }))
 }
 
 fn misnamed(region: &RegionHandle, name: &str) -> RepoError {

@@ -4,9 +4,9 @@
 //! A pack streams through in stored order: a thread holds one piece of it twice, as it comes and as it is taken, one
 //! opened frame, and the directory with the padding at its end; never a whole pack.
 
-use super::CheckError;
 use super::run::{Run, store_issue};
 use super::structure::Checked;
+use super::{CheckError, ISSUES_LISTED_MAX};
 use crate::crypto::keyring::ChunkHasher;
 use crate::crypto::listing::listings;
 use crate::env::random_bytes;
@@ -15,6 +15,7 @@ use crate::format::ids::{ChunkId, Digest, PackId};
 use crate::format::pack::{Directory, PackHeader};
 use crate::format::segment::{Reference, Segment, SegmentFrame, SegmentPack};
 use crate::format::sequence::{decode_chunk, references};
+use crate::index::PackEntry;
 use crate::index::segment::segment_name;
 use crate::limits::{DIRECTORY_BYTES_MAX, PACK_BYTES_MAX};
 use crate::pack::PackReader;
@@ -96,6 +97,7 @@ fn read_region(run: &Run<'_>, checked: &mut Checked, chosen: &[PackId]) -> Resul
     let (packs, bytes, chunks) = (Counter::default(), Counter::default(), Counter::default());
     let damaged = Mutex::new(checked.graph.marks());
     let verified = Mutex::new(Vec::new());
+    let damaged_packs = Mutex::new(Vec::new());
     for id in &checked.segments {
         let segment = match read_segment(run.repository, region, *id) {
             Ok(opened) => opened.segment,
@@ -121,10 +123,17 @@ fn read_region(run: &Run<'_>, checked: &mut Checked, chosen: &[PackId]) -> Resul
             if reading.faults_total == 0 && !reading.failed {
                 verified.lock().unwrap_or_else(PoisonError::into_inner).push(listings[todo[at]]);
             }
+            if reading.misnamed {
+                let mut packs = damaged_packs.lock().unwrap_or_else(PoisonError::into_inner);
+                if packs.len() < ISSUES_LISTED_MAX {
+                    packs.push(PackEntry::from_segment(reading.pack, listings[todo[at]], &[]));
+                }
+            }
             run.findings.monitor.advance(1, 0);
             Ok(())
         })?;
     }
+    checked.damaged_packs = damaged_packs.into_inner().unwrap_or_else(PoisonError::into_inner);
     checked.report.packs_read = packs.get();
     checked.report.bytes_read = bytes.get();
     checked.report.chunks_verified = chunks.get();
@@ -194,6 +203,8 @@ struct PackReading<'a> {
     faults_total: u64,
     /// The store didn't give all of it.
     failed: bool,
+    /// Its bytes are not those that its name states.
+    misnamed: bool,
     damaged: Vec<ChunkId>,
     verified: u64,
 }
@@ -211,6 +222,7 @@ impl<'a> PackReading<'a> {
             faults: Vec::new(),
             faults_total: 0,
             failed: false,
+            misnamed: false,
             damaged: Vec::new(),
             verified: 0,
         }
@@ -378,6 +390,7 @@ impl<'a> PackReading<'a> {
         let mut trailer = Digest::default();
         trailer.0.copy_from_slice(stream.take(TRAILER_BYTES, self.run)?);
         let actual = Digest(*stream.hasher.finalize().as_bytes());
+        self.misnamed = actual.0 != self.pack.pack.0 || trailer != actual;
         if actual.0 != self.pack.pack.0 {
             self.fault(format!("OBJ-8: its bytes have the digest {actual}, not the one in its name"));
         } else if trailer != actual {

@@ -8,7 +8,7 @@
 //!   reads no pack, so it works for slots that can't read payloads.
 //! - with [`Options::read_data`], packs are read as well and every chunk's id is computed anew.
 //!
-//! Guarantees: nothing is written (its caller may attest what was verified); what could not be read is an issue or an error, never "sound". Called
+//! Guarantees: nothing is written (its caller may attest what was verified, and put right what is damaged); what could not be read is an issue or an error, never "sound". Called
 //! by `cli/check` and `cli/scrub`.
 
 mod data;
@@ -20,14 +20,16 @@ mod structure;
 pub use data::Subset;
 pub use scrub::{ScrubReport, scrub};
 
-use crate::format::ids::{Digest, SnapshotId};
-use crate::index::Index;
+use crate::format::ids::{Digest, PackId, SnapshotId};
 use crate::index::graph::GraphError;
+use crate::index::{Index, PackEntry};
 use crate::repo::{RepoError, Repository, snapshots};
 use crate::report::{Issue, IssueKind, Monitor};
 use crate::store::StoreError;
 use run::{Findings, Run};
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
+use structure::Checked;
 
 /// What a thread of a check holds at most with frames of the usual size, in bytes: two pieces of a pack, an opened frame.
 pub const WORKER_BYTES: usize = 14 << 20;
@@ -124,6 +126,17 @@ pub struct PendingSnapshot {
     pub regions: Vec<String>,
 }
 
+/// A pack that some region's copy of has other bytes than its name states.
+#[derive(Clone, Debug)]
+pub struct DamagedPack {
+    /// As a segment states it, without the regions.
+    pub entry: PackEntry,
+    /// The regions whose copy is damaged, by index into the repository's.
+    pub regions: BTreeSet<usize>,
+    /// The reached regions that list it and have it in the size that is stated, these included.
+    pub held: Vec<usize>,
+}
+
 /// What a check came to.
 #[derive(Clone, Debug, Default)]
 pub struct CheckReport {
@@ -137,6 +150,8 @@ pub struct CheckReport {
     pub pending: Vec<PendingSnapshot>,
     /// What else the regions don't agree on.
     pub differences: Vec<String>,
+    /// Packs whose bytes were read and are not those of their names, the first [`ISSUES_LISTED_MAX`] of a region.
+    pub damaged_packs: Vec<DamagedPack>,
     /// The local index says other things than the segments: `cache rebuild` makes it anew.
     pub index_stale: bool,
     /// What a person should know that is no failure.
@@ -202,6 +217,18 @@ pub fn check(
     }
     for region in &mut checked {
         run.name_broken_snapshots(region)?;
+    }
+    let mut damaged: BTreeMap<PackId, (PackEntry, BTreeSet<usize>)> = BTreeMap::new();
+    for region in &mut checked {
+        for mut entry in std::mem::take(&mut region.damaged_packs) {
+            entry.regions.clear();
+            damaged.entry(entry.id).or_insert_with(|| (entry, BTreeSet::new())).1.insert(region.at);
+        }
+    }
+    for (id, (entry, regions)) in damaged {
+        let holds = |region: &&Checked| region.packs.binary_search(&(id, entry.size)).is_ok();
+        let held = checked.iter().filter(holds).map(|region| region.at).collect();
+        report.damaged_packs.push(DamagedPack { entry, regions, held });
     }
     report.index_stale = checked.iter().any(|region| region.index_differs > 0);
     report.verified = checked.iter_mut().flat_map(|region| std::mem::take(&mut region.verified)).collect();

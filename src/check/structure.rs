@@ -3,22 +3,43 @@
 use super::run::Run;
 use super::{CheckError, RegionReport, objects};
 use crate::crypto::listing::listings;
-use crate::format::ids::{ChunkId, Digest, PackId, SegmentId, SnapshotId};
+use crate::format::ids::{ChunkId, Digest, PackId, SegmentId, SlotId, SnapshotId};
 use crate::format::segment::{Segment, SegmentPack};
-use crate::index::graph::{Graph, GraphBuilder, GraphError, Lack, Marks, key};
+use crate::index::graph::{ChunkCopy, Graph, GraphBuilder, GraphError, Lack, Marks, key};
 use crate::index::segment::segment_name;
 use crate::index::{Index, IndexError, PackEntry, Place};
 use crate::pack::reader::pack_name;
+use crate::repo::attest;
 use crate::repo::gclog::{self, GcLog};
 use crate::repo::open::RegionHandle;
 use crate::repo::snapshots::{SnapshotInfo, open_private, read_snapshot, snapshot_name};
 use crate::repo::sync::{list_packs, list_segments, read_segment};
 use crate::report::{IssueKind, Phase};
-use std::collections::{BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::{Mutex, PoisonError};
 
 /// Segments opened at once: each may take some ten megabytes while it is decoded.
 const SEGMENTS_AT_ONCE: usize = 4;
+
+/// What some segments of a region state of a pack.
+struct Row {
+    id: PackId,
+    /// The slot that first wrote its frames, as stated.
+    origin: SlotId,
+    /// An owner verified that it holds what is stated.
+    attested: bool,
+    /// It is there in the size that is stated.
+    present: bool,
+    /// A final lists it as deleted: it isn't lost.
+    dead: bool,
+}
+
+/// A listed pack that can't be used, with what is said of it.
+struct Unusable {
+    pack: PackId,
+    kind: IssueKind,
+    detail: String,
+}
 
 /// What is known of a region once its structure was checked.
 pub(super) struct Checked {
@@ -32,12 +53,18 @@ pub(super) struct Checked {
     pub(super) packs: Vec<(PackId, u64)>,
     /// Chunks that reading found damaged, once it has read.
     pub(super) damaged: Option<Marks>,
+    /// Packs whose bytes are not those of their names, once it has read.
+    pub(super) damaged_packs: Vec<PackEntry>,
     /// Listings of packs that were read whole and are as stated.
     pub(super) verified: Vec<Digest>,
     /// Segments that the local index knows otherwise.
     pub(super) index_differs: u64,
-    /// Each snapshot that counts here, with its root.
-    roots: Vec<(SnapshotId, ChunkId)>,
+    /// Each snapshot that counts here, with its slot and its root.
+    roots: Vec<(SnapshotId, SlotId, ChunkId)>,
+    /// Listed packs by the numbers that the graph knows them by.
+    rows: Vec<Row>,
+    /// Those that are gone, or of another size than is stated.
+    unusable: Vec<Unusable>,
     /// Some snapshot reaches what can't be had.
     lacking: bool,
 }
@@ -45,6 +72,10 @@ pub(super) struct Checked {
 /// What the threads that open segments gather.
 struct Gathered {
     graph: GraphBuilder,
+    /// Listings that owners verified.
+    attested: HashSet<Digest>,
+    rows: Vec<Row>,
+    numbers: HashMap<(PackId, SlotId, bool, bool), u32>,
     opened: Vec<SegmentId>,
     superseded: BTreeSet<SegmentId>,
     /// Every listed pack.
@@ -64,6 +95,7 @@ impl Run<'_> {
         let mut checked = self.segments(at, region, report)?;
         self.snapshots(region, &mut checked)?;
         self.walk(&mut checked)?;
+        self.tell_unusable(&mut checked)?;
         Ok(checked)
     }
 
@@ -90,6 +122,9 @@ impl Run<'_> {
         let memory_bytes = self.options.memory_bytes / self.repository.regions.len().max(1);
         let gathered = Mutex::new(Gathered {
             graph: GraphBuilder::new(self.options.spill.clone(), memory_bytes),
+            attested: attest::read_for_many(self.repository),
+            rows: Vec::new(),
+            numbers: HashMap::new(),
             opened: Vec::new(),
             superseded: BTreeSet::new(),
             listed: Vec::new(),
@@ -105,7 +140,7 @@ impl Run<'_> {
                         known.as_ref().and_then(|known| self.compare(region, &log, known, id, &opened.segment));
                     let mut gathered = gathered.lock().unwrap_or_else(PoisonError::into_inner);
                     gathered.index_differs.extend(differs);
-                    gathered.take(id, &opened.segment, &stored)?;
+                    gathered.take(id, &opened.segment, &stored, &log)?;
                 }
                 Err(error) => self.findings.note(&region.name, &segment_name(&id), error)?,
             }
@@ -120,9 +155,12 @@ impl Run<'_> {
             segments: gathered.opened,
             packs: Vec::new(),
             damaged: None,
+            damaged_packs: Vec::new(),
             verified: Vec::new(),
             index_differs,
             roots: Vec::new(),
+            rows: gathered.rows,
+            unusable: Vec::new(),
             lacking: false,
         };
         gathered.listed.sort_unstable();
@@ -130,18 +168,18 @@ impl Run<'_> {
 
         gathered.unusable.sort_unstable();
         for (pack, segment, found, stated) in &gathered.unusable {
-            let name = pack_name(pack);
+            let mut unusable = |kind, detail: String| checked.unusable.push(Unusable { pack: *pack, kind, detail });
             match found {
                 // What a superseded segment or a finished collection speaks of may be gone.
                 None if gathered.superseded.contains(segment) || log.is_missing(pack) => {}
                 None => {
                     checked.report.packs_missing += 1;
                     let detail = format!("segment {segment} lists it, {stated} bytes, and it is not there");
-                    self.findings.issue(IssueKind::Missing, &region.name, &name, detail);
+                    unusable(IssueKind::Missing, detail);
                 }
                 Some(found) => {
                     let detail = format!("it is {found} bytes long, segment {segment} says {stated}");
-                    self.findings.issue(IssueKind::Damaged, &region.name, &name, detail);
+                    unusable(IssueKind::Damaged, detail);
                 }
             }
         }
@@ -200,7 +238,7 @@ impl Run<'_> {
         // A commit and a snapshot each.
         checked.report.objects += 2 * counted.len() as u64;
         checked.report.snapshots = counted.len() as u64;
-        checked.roots = counted.iter().map(|info| (info.id, info.snapshot.root)).collect();
+        checked.roots = counted.iter().map(|info| (info.id, info.slot, info.snapshot.root)).collect();
         Ok(())
     }
 
@@ -208,7 +246,7 @@ impl Run<'_> {
         let name = &checked.report.name;
         let mut marks = checked.graph.marks();
         let mut lacking = false;
-        let roots: Vec<ChunkId> = checked.roots.iter().map(|(_, root)| *root).collect();
+        let roots: Vec<ChunkId> = checked.roots.iter().map(|(.., root)| *root).collect();
         checked.graph.walk_all(&roots, &mut marks, &mut |from, to, lack| {
             lacking = true;
             // A chunk in an absent pack is said with the pack.
@@ -222,13 +260,39 @@ impl Run<'_> {
             match from {
                 Some(from) => issue(format!("chunk {from:016x}…")),
                 None => {
-                    let of_root = checked.roots.iter().filter(|(_, root)| key(root) == to);
-                    of_root.for_each(|(snapshot, _)| issue(format!("snapshot {snapshot}")));
+                    let of_root = checked.roots.iter().filter(|(.., root)| key(root) == to);
+                    of_root.for_each(|(snapshot, ..)| issue(format!("snapshot {snapshot}")));
                 }
             }
         })?;
         checked.report.chunks_reached = marks.count() - marks.lost();
         checked.lacking = lacking;
+        Ok(())
+    }
+
+    /// Tells of packs that are gone or cut short: an issue where a snapshot needs something of them, else a notice.
+    fn tell_unusable(&self, checked: &mut Checked) -> Result<(), CheckError> {
+        let unusable = std::mem::take(&mut checked.unusable);
+        if unusable.is_empty() {
+            return Ok(());
+        }
+        let needed = needed_of_lost(checked)?;
+        let (needed, spare): (Vec<&Unusable>, Vec<&Unusable>) =
+            unusable.iter().partition(|unusable| needed.contains(&unusable.pack));
+        for Unusable { pack, kind, detail } in needed {
+            self.findings.issue(*kind, &checked.report.name, &pack_name(pack), detail);
+        }
+        if let Some(Unusable { pack, detail, .. }) = spare.first() {
+            let more = match spare.len() - 1 {
+                0 => String::new(),
+                more => format!("; so it is with {more} more"),
+            };
+            self.findings.notice(format!(
+                "region '{}': {}: {detail}{more}. No snapshot needs them any more: `keepstone gc` takes them off the lists",
+                checked.report.name,
+                pack_name(pack)
+            ));
+        }
         Ok(())
     }
 
@@ -240,7 +304,7 @@ impl Run<'_> {
         }
         // What a whole snapshot reaches is whole, and need not be walked for the next one.
         let mut whole = checked.graph.marks();
-        for (snapshot, root) in &checked.roots {
+        for (snapshot, _, root) in &checked.roots {
             let (mut marks, mut broken) = (whole.clone(), false);
             checked.graph.walk(root, &mut marks, &mut |_, _, _| broken = true)?;
             if !broken && !damaged.is_some_and(|damaged| damaged.meets(&marks)) {
@@ -279,6 +343,35 @@ impl Run<'_> {
     }
 }
 
+/// The packs that can't be used and of which some snapshot needs something, as a replication and a collection judge it
+/// (`COLLECT-11`, `COLLECT-18`): a chunk of which the snapshot's own slot has no other copy here, nor anybody one that an
+/// owner verified; or, where the slot listed none itself, one of which nobody has another copy here.
+fn needed_of_lost(checked: &Checked) -> Result<HashSet<PackId>, GraphError> {
+    let mut by_slot: BTreeMap<SlotId, Vec<ChunkId>> = BTreeMap::new();
+    checked.roots.iter().for_each(|(_, slot, root)| by_slot.entry(*slot).or_default().push(*root));
+    let mut needed = HashSet::new();
+    for (slot, roots) in by_slot {
+        let mut marks = checked.graph.marks();
+        checked.graph.walk_all(&roots, &mut marks, &mut |_, _, _| {})?;
+        checked.graph.each_chunk(&marks, &mut |_, reached, copies| {
+            if !reached {
+                return;
+            }
+            let row = |copy: &ChunkCopy| &checked.rows[copy.pack as usize];
+            let (there, gone): (Vec<&ChunkCopy>, Vec<&ChunkCopy>) = copies.iter().partition(|copy| row(copy).present);
+            let lost: Vec<&ChunkCopy> = gone.into_iter().filter(|copy| !row(copy).dead).collect();
+            let stands = match lost.iter().any(|copy| row(copy).origin == slot) {
+                true => there.iter().any(|copy| row(copy).origin == slot || row(copy).attested),
+                false => !there.is_empty(),
+            };
+            if !stands {
+                needed.extend(lost.into_iter().map(|copy| row(copy).id));
+            }
+        })?;
+    }
+    Ok(needed)
+}
+
 fn compare_pack(
     index: &dyn Index,
     region: &RegionHandle,
@@ -313,14 +406,27 @@ fn compare_pack(
 }
 
 impl Gathered {
-    fn take(&mut self, id: SegmentId, segment: &Segment, stored: &[(PackId, u64)]) -> Result<(), GraphError> {
+    fn take(
+        &mut self,
+        id: SegmentId,
+        segment: &Segment,
+        stored: &[(PackId, u64)],
+        log: &GcLog,
+    ) -> Result<(), GraphError> {
         let (mut packs, mut present) = (Vec::new(), Vec::new());
-        for pack in &segment.packs {
+        let stated = if self.attested.is_empty() { Vec::new() } else { listings(segment) };
+        for (at, pack) in segment.packs.iter().enumerate() {
             let place = stored.binary_search_by_key(&pack.pack, |(pack, _)| *pack).ok();
             let found = place.map(|at| stored[at].1);
-            // Packs that are not there needn't be told apart.
-            packs.push(place.map_or(u32::MAX, |at| at as u32));
-            present.push(found == Some(pack.size));
+            let is_there = found == Some(pack.size);
+            let attested = stated.get(at).is_some_and(|listing| self.attested.contains(listing));
+            let number = self.numbers.entry((pack.pack, pack.origin, attested, is_there)).or_insert_with(|| {
+                let dead = log.dead.contains(&pack.pack);
+                self.rows.push(Row { id: pack.pack, origin: pack.origin, attested, present: is_there, dead });
+                self.rows.len() as u32 - 1
+            });
+            packs.push(*number);
+            present.push(is_there);
             if found != Some(pack.size) {
                 self.unusable.push((pack.pack, id, found, pack.size));
             }

@@ -17,7 +17,7 @@ use crate::replicate::Depth;
 use crate::repo::SnapshotInfo;
 use crate::repo::open::AUTHORS;
 use crate::repo::presence;
-use crate::report::Monitor;
+use crate::report::{IssueKind, Monitor};
 use crate::source::{CommandStream, Interruptible, Walk, WalkOptions, stdin_stream, stream_node};
 use crate::timing::Stage;
 use serde_json::json;
@@ -68,6 +68,9 @@ pub fn run(args: &BackupArgs, global: &Global) -> Result<Class, CliError> {
         if healed.packs > 0 {
             workspace.progress.notice(&format!("{} put back", render::counted(healed.packs, "lost pack")));
         }
+        if healed.issues.iter().any(|issue| issue.kind == IssueKind::Damaged) {
+            behind = Class::Corrupt;
+        }
         // What is lost and can't come back so may be needed by nothing, or be copied under another name.
         let depth = if is_lacking { Depth::Content } else { Depth::Commits };
         let copied = loop {
@@ -88,7 +91,7 @@ pub fn run(args: &BackupArgs, global: &Global) -> Result<Class, CliError> {
         };
         if !copied.issues.is_empty() {
             // Not this snapshot, but an earlier one isn't committed in every region yet.
-            behind = Class::Pending;
+            behind = behind.worse(Class::Pending);
         }
         if copied.is_damaged() {
             behind = behind.worse(Class::Corrupt);

@@ -9,7 +9,7 @@
 //!  "unchecked":[{"name":"near","reason":"…"}],
 //!  "issues_total":0,"issues":[{"kind":"damaged","object":"far:index/…","detail":"…"}],
 //!  "pending":[{"snapshot":"<id>","regions":["near"]}],"differences":["…"],
-//!  "index_stale":false,"packs_attested":3,"notices":["…"]}
+//!  "index_stale":false,"packs_attested":3,"healed":0,"notices":["…"]}
 //! ```
 //! `read_subset` says which packs were read: `all`, a share as `5%`, one part of several as `1/7`.
 //! Ends as `corrupt` when anything is damaged or missing, else as `storage` when a region of the run
@@ -23,6 +23,7 @@ use super::render;
 use super::workspace::Workspace;
 use crate::check::{CheckError, CheckReport, Options, Subset, check};
 use crate::index::{Index, RocksIndex};
+use crate::replicate::{Copied, DamagedPacks, mend};
 use crate::repo::attest::{ATTESTERS, publish};
 use crate::report::{Issue, Monitor};
 use serde_json::{Value, json};
@@ -49,7 +50,8 @@ pub fn run(args: &CheckArgs, global: &Global) -> Result<Class, CliError> {
     };
     let index = local_index(&workspace);
     let index = index.as_ref().map(|index| index as &dyn Index);
-    let report = check(&workspace.repository, index, &options, &workspace.progress)?;
+    let mut report = check(&workspace.repository, index, &options, &workspace.progress)?;
+    let healed = put_right(&workspace, &mut report)?;
     workspace.progress.finish();
     let left_out = &workspace.settings.regions_left_out;
     let unchecked: Vec<&(String, String)> =
@@ -61,7 +63,24 @@ pub fn run(args: &CheckArgs, global: &Global) -> Result<Class, CliError> {
         () if report.is_pending() => Class::Pending,
         () => Class::Success,
     };
-    class.printed(show(&report, &unchecked, options.read_data, attested, global.json))
+    class.printed(show(&report, &unchecked, options.read_data, (attested, healed), global.json))
+}
+
+/// Gives damaged packs their right bytes, where other regions have these and the access allows it. What stays damaged
+/// becomes part of the report, with whether it may be removed; the report says what was found all the same. Gives how
+/// many copies are right again.
+fn put_right(workspace: &Workspace, report: &mut CheckReport) -> Result<u64, CliError> {
+    let damaged: DamagedPacks = std::mem::take(&mut report.damaged_packs)
+        .into_iter()
+        .map(|pack| (pack.entry.id, (Copied::from_entry(&pack.entry, pack.held), pack.regions)))
+        .collect();
+    if damaged.is_empty() {
+        return Ok(0);
+    }
+    let mended = mend(&workspace.repository, &damaged, &workspace.progress)?;
+    report.issues_total += mended.issues.len() as u64;
+    report.issues.extend(mended.issues);
+    Ok(mended.healed)
 }
 
 /// An owner vouches for what was read and is as stated, so that writers may rely on one another's packs. What
@@ -147,7 +166,7 @@ fn show(
     report: &CheckReport,
     unchecked: &[&(String, String)],
     read: Option<Subset>,
-    attested: u64,
+    (attested, healed): (u64, u64),
     json: bool,
 ) -> Result<(), CliError> {
     let regions: Vec<Value> = report
@@ -177,7 +196,7 @@ fn show(
         "regions": regions, "unchecked": not_reached,
         "issues_total": report.issues_total, "issues": issues_document(&report.issues),
         "pending": pending, "differences": report.differences,
-        "index_stale": report.index_stale, "packs_attested": attested, "notices": report.notices,
+        "index_stale": report.index_stale, "packs_attested": attested, "healed": healed, "notices": report.notices,
     });
     Output { json }.result(&document, |out| {
         write_issues(out, &report.issues, report.issues_total)?;
@@ -217,6 +236,10 @@ fn show(
         }
         if attested > 0 {
             writeln!(out, "{} more attested: every writer may rely on them", render::counted(attested, "pack"))?;
+        }
+        if healed > 0 {
+            let packs = render::counted(healed, "damaged pack");
+            writeln!(out, "Put {packs} right again: the next check that reads finds them whole")?;
         }
         for (name, reason) in unchecked {
             writeln!(out, "Region '{name}' was NOT checked: {}", render::printable(reason))?;

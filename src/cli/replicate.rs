@@ -10,7 +10,7 @@ use crate::format::roster::Role;
 use crate::pack::SpoolSpace;
 use crate::replicate::{Depth, heal, replicate};
 use crate::repo::audit::{self, NoRoom};
-use crate::report::Monitor;
+use crate::report::{IssueKind, Monitor};
 use serde_json::{Value, json};
 
 /// Runs the command.
@@ -44,6 +44,9 @@ pub fn run(global: &Global) -> Result<Class, CliError> {
         listing_class = workspace.snapshots()?.1;
     }
     let lost_class = workspace.losses(&index, &lacking, Some(&done))?;
+    done.healed += healed.mended;
+    // A damaged copy that may not be replaced stays damaged, though what was lost elsewhere came from another.
+    done.issues.extend(healed.issues.into_iter().filter(|issue| issue.kind == IssueKind::Damaged));
     done.packs += healed.packs;
     done.bytes += healed.bytes;
     // What could not be put back and something needs is among what the replication told.

@@ -3,20 +3,22 @@
 //! Memory: about 100 bytes a pack, 12 a frame, and what the graph may take.
 
 use super::{GcError, GcOptions};
+use crate::crypto::listing::listings;
 use crate::crypto::object;
 use crate::format::envelope::ObjectKind;
-use crate::format::ids::{PackId, SegmentId, SessionId, SlotId};
+use crate::format::ids::{Digest, PackId, SegmentId, SessionId, SlotId};
 use crate::format::roster::SlotState;
 use crate::format::segment::{Segment, SegmentPack};
 use crate::index::graph::{Graph, GraphBuilder};
 use crate::index::segment::{self, segment_name};
 use crate::repo::RepoError;
+use crate::repo::attest;
 use crate::repo::gclog::GcLog;
 use crate::repo::open::{DECIDERS, RegionHandle, Repository, WRITERS};
 use crate::repo::sessions::is_forged;
 use crate::repo::sync::{list_segments, overstated, read_segment_bytes};
 use crate::report::{Monitor, Phase};
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 /// How often the segments are listed again because some were taken away or came while they were read.
 const LISTINGS_MAX: usize = 16;
@@ -38,6 +40,8 @@ pub struct Pack {
     pub dead: bool,
     /// Segments state different things of it: it stands in for no other pack's copy.
     pub disputed: bool,
+    /// An owner verified that it holds what every segment states of it.
+    pub attested: bool,
     /// What the first segment stated, in 8 bytes of a digest.
     statement: u64,
     /// The first of its frames in [`Holdings::frames`], and how many there are.
@@ -156,6 +160,8 @@ struct Gathering<'a> {
     repository: &'a Repository,
     log: &'a GcLog,
     stored: &'a [(PackId, u64)],
+    /// Listings that owners verified.
+    attested: HashSet<Digest>,
     builder: GraphBuilder,
     packs: Vec<Pack>,
     ordinals: HashMap<PackId, u32>,
@@ -170,10 +176,11 @@ impl Gathering<'_> {
         found.is_some_and(|at| self.stored[at].1 == listed.size)
     }
 
-    fn pack(&mut self, listed: &SegmentPack) -> u32 {
+    fn pack(&mut self, listed: &SegmentPack, attested: bool) -> u32 {
         let (statement, present) = (statement(listed), self.is_stored(listed));
         if let Some(ordinal) = self.ordinals.get(&listed.pack) {
             let known = &mut self.packs[*ordinal as usize];
+            known.attested &= attested;
             if known.statement != statement {
                 known.disputed = true;
                 known.present |= present;
@@ -195,6 +202,7 @@ impl Gathering<'_> {
             present,
             dead: self.log.dead.contains(&listed.pack),
             disputed: false,
+            attested,
             statement,
             first_frame: self.frames.len(),
             frame_count: listed.frames.len() as u32,
@@ -206,7 +214,11 @@ impl Gathering<'_> {
 
     fn take(&mut self, id: SegmentId, opened: &segment::OpenedSegment) -> Result<(), GcError> {
         let segment: &Segment = &opened.segment;
-        let ordinals: Vec<u32> = segment.packs.iter().map(|pack| self.pack(pack)).collect();
+        let stated = if self.attested.is_empty() { Vec::new() } else { listings(segment) };
+        let vouched = |at: usize| stated.get(at).is_some_and(|listing| self.attested.contains(listing));
+        let vouched: Vec<bool> = (0..segment.packs.len()).map(vouched).collect();
+        let ordinals: Vec<u32> =
+            segment.packs.iter().zip(vouched).map(|(pack, attested)| self.pack(pack, attested)).collect();
         let usable = |pack: &SegmentPack| self.is_stored(pack) && !self.log.dead.contains(&pack.pack);
         let present: Vec<bool> = segment.packs.iter().map(usable).collect();
         self.builder.add(segment, &ordinals, &present)?;
@@ -248,6 +260,7 @@ impl Holdings {
             repository,
             log,
             stored: &stored,
+            attested: attest::read_for_many(repository),
             builder: GraphBuilder::new(options.spill.clone(), options.memory_bytes),
             packs: Vec::new(),
             ordinals: HashMap::new(),

@@ -67,6 +67,8 @@ pub fn mark(
             let mut packs = copies.iter().filter(|copy| tally.usable(copy)).map(|copy| copy.pack);
             let first = packs.next();
             copies_differ |= packs.any(|pack| Some(pack) != first);
+            // Whose lost copy it stands for is to be looked at.
+            copies_differ |= first.is_some() && copies.iter().any(|copy| tally.is_lost(copy));
             copies.iter().filter(|copy| copy.present).for_each(|copy| tally.reach(copy));
             if first.is_none() {
                 // Lost here, or come since the packs were listed: brought back, it is needed under this name.
@@ -236,6 +238,11 @@ impl<'a> Tallies<'a> {
         copy.present
     }
 
+    /// A copy in a pack that is listed, not there as it is listed, and not deleted by a final.
+    fn is_lost(&self, copy: &ChunkCopy) -> bool {
+        !copy.present && !self.holdings.packs[copy.pack as usize].dead
+    }
+
     fn reach(&mut self, copy: &ChunkCopy) {
         self.reached_bytes[copy.pack as usize] += u64::from(copy.length);
     }
@@ -252,7 +259,8 @@ impl<'a> Tallies<'a> {
     }
 
     /// One copy of the slot's own, in the pack of which the largest share is reached; where it has none, one such
-    /// copy of each origin.
+    /// copy of each origin. Where its own is lost and none of these is vouched for, the lost one is waited for, too:
+    /// that it is listed is all that says what these are to be doubted for (`COLLECT-18`).
     fn choose(&mut self, slot: SlotId, copies: &[ChunkCopy], avoid: &dyn Fn(u32) -> bool) {
         let row = |copy: &ChunkCopy| &self.holdings.packs[copy.pack as usize];
         let rank = |copy: &ChunkCopy| {
@@ -270,7 +278,14 @@ impl<'a> Tallies<'a> {
         }
         match homes.get(&slot) {
             Some(own) => self.need(own),
-            None => homes.values().for_each(|copy| self.need(copy)),
+            None => {
+                homes.values().for_each(|copy| self.need(copy));
+                if !copies.iter().any(|copy| self.usable(copy) && row(copy).attested) {
+                    let lost = copies.iter().filter(|copy| row(copy).origin == slot && self.is_lost(copy));
+                    let lost: Vec<usize> = lost.map(|copy| copy.pack as usize).collect();
+                    lost.into_iter().for_each(|pack| self.needed[pack] = true);
+                }
+            }
         }
         // What segments disagree about may be needed for what any of them says.
         for copy in copies {

@@ -1,6 +1,7 @@
 //! Puts back what a region lost and another one has whole, under the name that proves its bytes.
 
-use super::{Depth, Pending, Relied, Replicated, note_issue, read_manifest, read_pack, stop_if_asked, watch};
+use super::whole::{Copied, Unread, Whole, mend, read_pack};
+use super::{Depth, Pending, Relied, Replicated, note_issue, read_manifest, stop_if_asked, watch};
 use crate::format::ids::{PackId, RegionId, SessionId};
 use crate::index::Index;
 use crate::pack::reader::pack_name;
@@ -21,6 +22,8 @@ pub struct Healed {
     pub packs: u64,
     /// Their bytes.
     pub bytes: u64,
+    /// Damaged copies of them, met on the way, that have their right bytes again.
+    pub mended: u64,
     /// What stays lost though another region lists it, and why.
     pub issues: Vec<Issue>,
 }
@@ -38,19 +41,27 @@ pub fn heal(
     lacking: &mut Lacking,
     monitor: &dyn Monitor,
 ) -> Result<Healed, RepoError> {
-    let mut healed = Healed::default();
+    let (mut healed, mut read) = (Healed::default(), Whole::default());
     for (at, to) in repository.regions.iter().enumerate() {
         let mut wanted: BTreeMap<(PackId, u64), LostPack> = BTreeMap::new();
         for (ordinal, pack) in lacking.lost(&to.info.region) {
             let entry = index.pack(ordinal)?;
             let has = |region: &RegionId| entry.regions.contains(region) && !lacking.is_lacking(region, ordinal);
             let holders = (0..repository.regions.len()).filter(|other| has(&repository.regions[*other].info.region));
-            let lost = wanted.entry((pack.id, entry.size)).or_default();
-            lost.holders.extend(holders);
+            let lost = wanted.entry((pack.id, entry.size)).or_insert_with(|| LostPack {
+                ordinals: Vec::new(),
+                copied: Copied::from_entry(&entry, Vec::new()),
+                sessions: BTreeSet::new(),
+            });
+            for holder in holders {
+                if !lost.copied.held.contains(&holder) {
+                    lost.copied.held.push(holder);
+                }
+            }
             lost.ordinals.push(ordinal);
             lost.sessions.insert(entry.session);
         }
-        wanted.retain(|_, lost| !lost.holders.is_empty());
+        wanted.retain(|_, lost| !lost.copied.held.is_empty());
         if wanted.is_empty() {
             continue;
         }
@@ -58,7 +69,7 @@ pub fn heal(
         let notice =
             format!("region '{}' lost packs that other regions have, {count} in number: they are put back", to.name);
         monitor.notice(&notice);
-        match heal_region(repository, at, &wanted, lacking, &mut healed, monitor) {
+        match heal_region(repository, at, &wanted, lacking, &mut healed, &mut read, monitor) {
             Ok(()) => {}
             Err(Pending::Repo(RepoError::Cancelled)) => return Err(RepoError::Cancelled),
             Err(error) => {
@@ -67,16 +78,18 @@ pub fn heal(
             }
         }
     }
+    let mended = mend(repository, &read.take_damaged(), monitor)?;
+    healed.mended = mended.healed;
+    healed.issues.extend(mended.issues);
     Ok(healed)
 }
 
 /// A pack to be put back where it was lost.
-#[derive(Default)]
 struct LostPack {
     /// Its listings in the index.
     ordinals: Vec<u32>,
-    /// The regions that have it, by index.
-    holders: BTreeSet<usize>,
+    /// What one of them states, and the regions that have it.
+    copied: Copied,
     /// The sessions that the listings state.
     sessions: BTreeSet<SessionId>,
 }
@@ -89,6 +102,7 @@ fn heal_region(
     wanted: &BTreeMap<(PackId, u64), LostPack>,
     lacking: &mut Lacking,
     healed: &mut Healed,
+    read_so_far: &mut Whole,
     monitor: &dyn Monitor,
 ) -> Result<(), Pending> {
     let to = &repository.regions[at];
@@ -106,18 +120,26 @@ fn heal_region(
                 // Nothing needs it there, or what does has another copy (`NAME-3`).
                 continue;
             }
-            let holders: Vec<usize> = lost.holders.iter().copied().collect();
-            let bytes = match read_pack(repository, &holders, *pack) {
-                Ok(bytes) if bytes.len() as u64 == *size => bytes,
+            let bytes = match read_pack(repository, *pack, &lost.copied) {
+                Ok(read) if read.bytes.len() as u64 == *size => {
+                    read_so_far.found_damaged(*pack, &lost.copied, &read.damaged);
+                    read.bytes
+                }
                 Ok(_) => {
                     note_issue(&mut healed.issues, monitor, subject(), &"a segment states another size of it");
                     continue;
                 }
-                Err(RepoError::Store { source, .. }) if source.kind == StoreErrorKind::Denied => {
+                Err(Unread::Region(RepoError::Store { source, .. })) if source.kind == StoreErrorKind::Denied => {
                     return Err(Pending::Unreadable);
                 }
-                Err(error) => {
+                Err(Unread::Region(error)) => {
                     note_issue(&mut healed.issues, monitor, subject(), &error);
+                    continue;
+                }
+                Err(Unread::Spoiled(troubles)) => {
+                    let details: Vec<String> = troubles.into_iter().map(|trouble| trouble.detail).collect();
+                    let detail = format!("no region has it whole: {}", details.join("; "));
+                    note_issue(&mut healed.issues, monitor, subject(), &detail);
                     continue;
                 }
             };

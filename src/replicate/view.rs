@@ -5,6 +5,7 @@
 
 use super::heal::replace;
 use super::{Depth, Pending, Replicated, note};
+use crate::crypto::listing::listings;
 use crate::crypto::object::check_digest;
 use crate::format::ids::{PackId, SegmentId, SessionId, SlotId};
 use crate::format::segment::Segment;
@@ -13,13 +14,14 @@ use crate::index::IndexError;
 use crate::index::graph::{Graph, GraphBuilder};
 use crate::index::segment::segment_name;
 use crate::pack::SpoolSpace;
+use crate::repo::attest;
 use crate::repo::gclog;
 use crate::repo::open::RegionHandle;
 use crate::repo::sync::{list_packs, list_segments, read_segment, read_segment_bytes};
 use crate::repo::{RepoError, Repository};
 use crate::report::{Issue, IssueKind, Monitor};
 use crate::store::StoreErrorKind;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 /// A pack as some region's segment lists it.
 pub(super) struct Listed {
@@ -28,6 +30,10 @@ pub(super) struct Listed {
     pub origin: SlotId,
     /// The segment, and the pack's place in it.
     pub place: (SegmentId, u32),
+    /// An owner verified that it holds what is stated.
+    pub attested: bool,
+    /// Some region lists it that didn't delete it, be it there or lost.
+    pub counts: bool,
     /// The regions that hold it, by index: listed, there in the size that is stated, and not deleted by a final.
     pub held: Vec<usize>,
 }
@@ -50,6 +56,7 @@ impl View {
     ) -> Result<Self, Pending> {
         let mut segments: BTreeMap<SegmentId, Vec<(usize, u64)>> = BTreeMap::new();
         let mut there: Vec<HashMap<PackId, u64>> = Vec::new();
+        let mut buried: Vec<BTreeSet<PackId>> = Vec::new();
         for (at, region) in repository.regions.iter().enumerate() {
             // A damaged log keeps nobody from reading what is there.
             let dead = gclog::read_what_is_whole(repository, region)?.0.dead;
@@ -57,11 +64,13 @@ impl View {
                 segments.entry(id).or_default().push((at, size));
             }
             there.push(list_packs(region)?.into_iter().filter(|(pack, _)| !dead.contains(pack)).collect());
+            buried.push(dead.into_iter().collect());
         }
         let mut builder = GraphBuilder::with_space(scratch, memory_bytes);
         let mut packs: Vec<Listed> = Vec::new();
-        // What another slot's segment says of a pack is another matter: it may lie.
-        let mut numbers: HashMap<(PackId, SlotId), u32> = HashMap::new();
+        // What another slot's segment says of a pack is another matter, or one that no owner verified: it may lie.
+        let mut numbers: HashMap<(PackId, SlotId, bool), u32> = HashMap::new();
+        let attested = attest::read_for_many(repository);
         let before = done.healed;
         for (id, listed) in segments {
             let (segment, regions) = match read_copies(repository, id, &listed, depth, done, monitor) {
@@ -76,13 +85,25 @@ impl View {
                 }
             };
             let (mut which, mut present) = (Vec::new(), Vec::new());
+            let stated = if attested.is_empty() { Vec::new() } else { listings(&segment) };
             for (at, pack) in segment.packs.iter().enumerate() {
-                let number = *numbers.entry((pack.pack, pack.origin)).or_insert(packs.len() as u32);
+                let attested = stated.get(at).is_some_and(|listing| attested.contains(listing));
+                let number = *numbers.entry((pack.pack, pack.origin, attested)).or_insert(packs.len() as u32);
                 if number as usize == packs.len() {
                     let (session, origin) = (pack.session, pack.origin);
-                    packs.push(Listed { id: pack.pack, session, origin, place: (id, at as u32), held: Vec::new() });
+                    let place = (id, at as u32);
+                    packs.push(Listed {
+                        id: pack.pack,
+                        session,
+                        origin,
+                        place,
+                        attested,
+                        counts: false,
+                        held: Vec::new(),
+                    });
                 }
                 let listed = &mut packs[number as usize];
+                listed.counts |= regions.iter().any(|region| !buried[*region].contains(&pack.pack));
                 let whole = |region: &&usize| there[**region].get(&pack.pack) == Some(&pack.size);
                 for region in regions.iter().filter(whole) {
                     if !listed.held.contains(region) {

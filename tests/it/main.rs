@@ -34,6 +34,7 @@ mod s3;
 mod serve;
 mod service;
 mod settle;
+mod spoiled;
 mod sshd;
 mod stage;
 mod streams;

@@ -1,0 +1,286 @@
+//! Reads packs whole: from whichever region has them so, or out of several regions' copies.
+//!
+//! Guarantees: what is given has the digest that its name states; a pack that can't be had is told once, with what
+//! each copy's trouble is, and holds up no other; a copy that turned out to be damaged gets the pack's bytes, where it
+//! may be replaced, as a pack that was cut short does (`HEAL-1`).
+
+use super::heal::replace;
+use super::join::join;
+use super::{Pending, Relied, Replicated, misnamed, note_as, stop_if_asked, watch};
+use crate::crypto::object::check_digest;
+use crate::format::ids::{Digest, PackId, SessionId};
+use crate::format::pack::PackHeader;
+use crate::format::segment::SegmentPack;
+use crate::index::{FrameEntry, PackEntry};
+use crate::limits::PACK_BYTES_MAX;
+use crate::pack::reader::pack_name;
+use crate::repo::open::RegionHandle;
+use crate::repo::{RepoError, Repository, Session};
+use crate::report::{Issue, IssueKind, Monitor};
+use crate::store::StoreErrorKind;
+use std::collections::{BTreeMap, BTreeSet};
+
+/// A pack as a segment states it, and where it is.
+#[derive(Clone, Debug)]
+pub struct Copied {
+    /// The session in its header.
+    pub session: SessionId,
+    /// Its size in bytes.
+    pub size: u64,
+    /// Where its frames are.
+    pub frames: Vec<FrameEntry>,
+    /// The regions that list it and have it in this size, by index into the repository's.
+    pub held: Vec<usize>,
+}
+
+impl Copied {
+    /// As a segment states it.
+    pub fn from_segment(pack: &SegmentPack, held: Vec<usize>) -> Self {
+        Self::from_entry(&PackEntry::from_segment(pack, Digest::default(), &[]), held)
+    }
+
+    /// As the index knows it.
+    pub fn from_entry(entry: &PackEntry, held: Vec<usize>) -> Self {
+        Copied { session: entry.session, size: entry.size, frames: entry.frames.clone(), held }
+    }
+}
+
+/// Packs that some region holds damaged.
+pub type DamagedPacks = BTreeMap<PackId, (Copied, BTreeSet<usize>)>;
+
+/// What packs turned out to be where they were read.
+#[derive(Debug, Default)]
+pub(super) struct Whole {
+    spoiled: BTreeSet<PackId>,
+    /// Those that can be had, and the regions whose copy is damaged.
+    damaged: DamagedPacks,
+}
+
+impl Whole {
+    /// True for a pack that was read, and that can't be had whole.
+    pub fn is_spoiled(&self, pack: &PackId) -> bool {
+        self.spoiled.contains(pack)
+    }
+
+    /// True when there is such a pack.
+    pub fn is_any_spoiled(&self) -> bool {
+        !self.spoiled.is_empty()
+    }
+
+    /// Some regions' copies of a pack that was had are damaged.
+    pub fn found_damaged(&mut self, pack: PackId, copied: &Copied, regions: &[usize]) {
+        if !regions.is_empty() {
+            self.damaged.entry(pack).or_insert_with(|| (copied.clone(), BTreeSet::new())).1.extend(regions);
+        }
+    }
+
+    /// The packs to be put right.
+    pub fn take_damaged(&mut self) -> DamagedPacks {
+        std::mem::take(&mut self.damaged)
+    }
+}
+
+/// A pack's bytes.
+pub(super) struct Read {
+    pub bytes: Vec<u8>,
+    /// The regions whose copy has other ones.
+    pub damaged: Vec<usize>,
+    /// The one that has it whole; none where it was put together from several.
+    pub whole_in: Option<usize>,
+}
+
+/// Why a pack was not read.
+pub(super) enum Unread {
+    /// No region that lists it has it whole, and it can't be put together: each copy's trouble.
+    Spoiled(Vec<Trouble>),
+    /// A region doesn't answer, or gives this slot no packs: that says nothing about the pack.
+    Region(RepoError),
+}
+
+/// What is wrong with a region's copy of a pack.
+pub(super) struct Trouble {
+    pub at: usize,
+    pub kind: IssueKind,
+    pub detail: String,
+}
+
+/// A pack's bytes from the first region whose copy is whole; else put together from copies that are damaged each
+/// elsewhere.
+pub(super) fn read_pack(repository: &Repository, pack: PackId, copied: &Copied) -> Result<Read, Unread> {
+    let (mut troubles, mut unanswered) = (Vec::new(), None);
+    let (mut copies, mut damaged) = (Vec::new(), Vec::new());
+    for at in &copied.held {
+        let region = &repository.regions[*at];
+        let bytes = match region.store.get(&pack_name(&pack), PACK_BYTES_MAX) {
+            Ok(bytes) => bytes,
+            Err(source) => {
+                let kind = match source.kind {
+                    StoreErrorKind::NotFound => Some(IssueKind::Missing),
+                    StoreErrorKind::Range => Some(IssueKind::Damaged),
+                    // A medium's fault in one object; the others may be whole.
+                    StoreErrorKind::Other => Some(IssueKind::Unreadable),
+                    _ => None,
+                };
+                let error = region.error(source);
+                match kind {
+                    Some(kind) => troubles.push(Trouble { at: *at, kind, detail: error.to_string() }),
+                    None => unanswered = Some(error),
+                }
+                continue;
+            }
+        };
+        match compare(region, pack, &bytes) {
+            Ok(()) => return Ok(Read { bytes, damaged, whole_in: Some(*at) }),
+            Err(error) => {
+                troubles.push(Trouble { at: *at, kind: IssueKind::Damaged, detail: error.to_string() });
+                damaged.push(*at);
+                if bytes.len() as u64 == copied.size && !copies.contains(&bytes) {
+                    copies.push(bytes);
+                }
+            }
+        }
+    }
+    match join(&repository.keyring, pack, copies, &copied.frames) {
+        Some(bytes) => Ok(Read { bytes, damaged, whole_in: None }),
+        None => Err(unanswered.map_or(Unread::Spoiled(troubles), Unread::Region)),
+    }
+}
+
+fn compare(from: &RegionHandle, pack: PackId, bytes: &[u8]) -> Result<(), RepoError> {
+    let name = pack_name(&pack);
+    let digest = check_digest(bytes).map_err(|source| from.object_error(&name, source))?;
+    match digest.0 == pack.0 {
+        true => Ok(()),
+        false => Err(misnamed(from, &name)),
+    }
+}
+
+/// Tells of a pack that can't be had whole, and remembers it.
+pub(super) fn pass_over(
+    repository: &Repository,
+    pack: PackId,
+    troubles: Vec<Trouble>,
+    done: &mut Replicated,
+    monitor: &dyn Monitor,
+) {
+    done.packs_read.spoiled.insert(pack);
+    for Trouble { at, kind, detail } in troubles {
+        let subject = format!("{}:{}", repository.regions[at].name, pack_name(&pack)).into_bytes();
+        note_as(kind, &mut done.issues, monitor, subject, &detail);
+    }
+}
+
+/// What became of damaged packs.
+#[derive(Debug, Default)]
+pub struct Mended {
+    /// Copies that have their right bytes again.
+    pub healed: u64,
+    /// Copies that stay damaged, and why.
+    pub issues: Vec<Issue>,
+}
+
+/// Gives damaged copies of packs the bytes that their name proves, from a region that has them whole or put together
+/// from several, as an ordinary writer there (`HEAL-1`).
+///
+/// # Errors
+/// [`RepoError::Cancelled`] when the user stops it. What single packs and regions say becomes an issue.
+pub fn mend(repository: &Repository, damaged: &DamagedPacks, monitor: &dyn Monitor) -> Result<Mended, RepoError> {
+    let mut mended = Mended::default();
+    for (at, to) in repository.regions.iter().enumerate() {
+        let here: BTreeMap<PackId, &Copied> = damaged
+            .iter()
+            .filter(|(_, (_, regions))| regions.contains(&at))
+            .map(|(pack, (copied, _))| (*pack, copied))
+            .collect();
+        if here.is_empty() {
+            continue;
+        }
+        match mend_region(repository, at, &here, &mut mended, monitor) {
+            Ok(()) => {}
+            Err(Pending::Repo(RepoError::Cancelled)) => return Err(RepoError::Cancelled),
+            Err(error) => {
+                let subject = format!("{}:packs/", to.name).into_bytes();
+                let detail = format!("damaged packs were not put right: {error}");
+                note_as(IssueKind::Damaged, &mut mended.issues, monitor, subject, &detail);
+            }
+        }
+    }
+    Ok(mended)
+}
+
+fn mend_region(
+    repository: &Repository,
+    at: usize,
+    packs: &BTreeMap<PackId, &Copied>,
+    mended: &mut Mended,
+    monitor: &dyn Monitor,
+) -> Result<(), Pending> {
+    let to = &repository.regions[at];
+    let mut session = Session::open_in(repository, at)?;
+    let outcome = (|| {
+        session.adopt(repository, packs.values().map(|copied| copied.session))?;
+        let relied = Relied::default();
+        watch(repository, &mut session, &relied)?;
+        let missing = session.missing();
+        for (pack, copied) in packs {
+            stop_if_asked(monitor)?;
+            if missing.contains(pack) {
+                // Nothing needs it there, or what does has another copy (`NAME-3`).
+                continue;
+            }
+            let name = pack_name(pack);
+            let mut tell = |detail: String| {
+                let subject = format!("{}:{name}", to.name).into_bytes();
+                note_as(IssueKind::Damaged, &mut mended.issues, monitor, subject, &detail);
+            };
+            let read = match read_pack(repository, *pack, copied) {
+                Ok(read) => read,
+                Err(Unread::Region(error)) => {
+                    tell(format!("it is damaged, and was not put right: {error}"));
+                    continue;
+                }
+                Err(Unread::Spoiled(_)) => {
+                    tell(format!("it is damaged; {KEEP}"));
+                    continue;
+                }
+            };
+            relied.add(*pack);
+            if let Ok((header, _)) = PackHeader::decode_fixed(&read.bytes)
+                && header.session != copied.session
+            {
+                // A segment may state another one than the header, which a collector goes by.
+                session.adopt(repository, [header.session])?;
+                watch(repository, &mut session, &relied)?;
+            }
+            let from = match read.whole_in {
+                Some(whole) if whole == at => continue,
+                Some(whole) => format!("it was read whole in region '{}'", repository.regions[whole].name),
+                None => "it was put together from several regions' copies".to_owned(),
+            };
+            match replace(to, &name, &read.bytes.into()) {
+                Ok(true) => {
+                    mended.healed += 1;
+                    let subject = format!("{}:{name}", to.name).into_bytes();
+                    let detail = format!("its bytes were not those of its name: it has them again, {from}");
+                    monitor.issue(&Issue { kind: IssueKind::Damaged, subject, detail });
+                }
+                Ok(false) if read.whole_in.is_some() => tell(format!(
+                    "its bytes are not those of its name, and this access may not replace them; {from}: `keepstone \
+                     replicate` brings it back once this copy is removed"
+                )),
+                Ok(false) => tell(format!(
+                    "its bytes are not those of its name, and this access may not replace them; {from}, so don't \
+                     remove it: other parts of it are needed"
+                )),
+                Err(error) => tell(format!("it is damaged, and was not put right: {error}")),
+            }
+        }
+        watch(repository, &mut session, &relied)
+    })();
+    session.end(repository);
+    outcome
+}
+
+/// What is said of a pack that can't be had whole.
+pub const KEEP: &str = "no reached region has it whole, and together they don't: don't remove it, other parts of it are \
+                        needed";

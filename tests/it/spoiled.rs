@@ -1,0 +1,432 @@
+//! Packs that are there in their size and whose bytes changed: they hold up nothing else, and no other copy is taken
+//! for them that isn't one.
+
+use crate::fixture::{World, noise, options, write};
+use crate::gc::{collect, thorough};
+use crate::program::Program;
+use keepstone::backup::{Backup, DedupTrust};
+use keepstone::check::{self, CheckReport, check};
+use keepstone::format::ids::{PackId, SnapshotId};
+use keepstone::format::roster::Role;
+use keepstone::index::segment::segment_name;
+use keepstone::pack::reader::pack_name;
+use keepstone::replicate::{Copied, DamagedPacks, Depth, Replicated, mend, replicate};
+use keepstone::repo::attest;
+use keepstone::repo::snapshots::{list, snapshot_name};
+use keepstone::repo::sync::{list_packs, list_segments, read_segment};
+use keepstone::report::{Issue, IssueKind, Silent};
+use keepstone::store::faults::{Fault, Operation, Trigger};
+use keepstone::store::memory::MemoryStore;
+use keepstone::store::{Store, StoreErrorKind};
+use std::collections::BTreeSet;
+use tempfile::TempDir;
+
+fn memory(world: &World, at: usize) -> &MemoryStore {
+    &world.stores[at].inner().memory
+}
+
+fn packs(world: &World, at: usize) -> Vec<PackId> {
+    let listed = list_packs(&world.open(&world.all()).unwrap().regions[at]).unwrap();
+    listed.into_iter().map(|(pack, _)| pack).collect()
+}
+
+/// Another byte at that share of its length, in hundredths.
+fn spoil(world: &World, at: usize, pack: &PackId, hundredths: usize) {
+    let name = pack_name(pack);
+    let mut bytes = memory(world, at).get(&name, 1 << 30).unwrap();
+    let place = bytes.len() * hundredths / 100;
+    bytes[place] ^= 0x55;
+    memory(world, at).heal(&name, &bytes.into()).unwrap();
+}
+
+fn lose_packs_and_segments(world: &World, at: usize) {
+    packs(world, at).iter().for_each(|pack| memory(world, at).delete(&pack_name(pack)).unwrap());
+    for id in list_segments(&world.open(&world.all()).unwrap().regions[at]).unwrap().into_keys() {
+        memory(world, at).delete(&segment_name(&id)).unwrap();
+    }
+}
+
+fn replicated(world: &World, depth: Depth) -> Replicated {
+    let repository = world.open(&world.all()).unwrap();
+    let listing = list(&repository).unwrap();
+    replicate(&repository, &listing.snapshots, depth, None, 64 << 20, &Silent).unwrap()
+}
+
+fn source(seed: u64) -> TempDir {
+    let source = tempfile::tempdir().unwrap();
+    write(source.path(), "file", &noise(seed, 20_000));
+    source
+}
+
+/// The snapshots that are named as needing this pack.
+fn named(issues: &[Issue], pack: &PackId, of: &[SnapshotId]) -> Vec<SnapshotId> {
+    let names = |id: &&SnapshotId| {
+        let subject = snapshot_name(id).into_bytes();
+        let is = |issue: &&Issue| issue.subject.ends_with(&subject) && issue.detail.contains(&pack.to_string());
+        issues.iter().filter(is).inspect(|issue| assert_eq!(issue.kind, IssueKind::Damaged)).count() > 0
+    };
+    of.iter().filter(names).copied().collect()
+}
+
+/// Those that count in a region and that it restores by itself.
+fn restored(world: &World, at: usize, snapshots: &[(SnapshotId, TempDir)]) -> BTreeSet<SnapshotId> {
+    let comes_back = |(id, source): &&(SnapshotId, TempDir)| {
+        let to = tempfile::tempdir().unwrap();
+        let done = world.restore(&[at], *id, &to.path().join("t"), 0);
+        let is_whole = done.is_ok_and(|summary| summary.issues.is_empty());
+        let bytes = |root: &std::path::Path| std::fs::read(root.join("file")).ok();
+        is_whole && bytes(&to.path().join("t")) == bytes(source.path())
+    };
+    let here = world.ids(&[at]);
+    snapshots.iter().filter(|(id, _)| here.contains(id)).filter(comes_back).map(|(id, _)| *id).collect()
+}
+
+/// Whichever pack it is: a region that lost its packs and segments gets back all that doesn't need it, at once.
+#[test]
+fn heal_3_one_damaged_pack_keeps_nothing_else_from_a_region_that_lost_all() {
+    let world = World::new(2);
+    let snapshots: Vec<(SnapshotId, TempDir)> = (0..3)
+        .map(|seed| {
+            let source = source(seed);
+            (world.backup(&[0, 1], source.path(), 0).unwrap().snapshot.unwrap(), source)
+        })
+        .collect();
+    let ids: Vec<SnapshotId> = snapshots.iter().map(|(id, _)| *id).collect();
+    for bad in packs(&world, 0) {
+        let world = world.fork();
+        lose_packs_and_segments(&world, 1);
+        spoil(&world, 0, &bad, 50);
+        let done = replicated(&world, Depth::Content);
+        let needing = named(&done.issues, &bad, &ids);
+        assert_eq!(needing.len(), 1, "they share nothing: {:?}", done.issues);
+        assert!(done.is_damaged() && done.whole.is_empty() && done.lost.len() == 2, "{:?}", done.issues);
+        let tells = |issue: &&Issue| issue.subject == format!("r0:{}", pack_name(&bad)).into_bytes();
+        let told: Vec<&Issue> = done.issues.iter().filter(tells).collect();
+        assert_eq!((told.len(), told[0].kind), (1, IssueKind::Damaged), "once, as what it is");
+        let whole = restored(&world, 1, &snapshots);
+        assert_eq!(whole, ids.iter().filter(|id| !needing.contains(id)).copied().collect());
+        assert_eq!(packs(&world, 1).len(), packs(&world, 0).len() - 1);
+        // What was brought stays, and isn't brought again.
+        let again = replicated(&world, Depth::Content);
+        assert_eq!((again.packs, again.segments, again.is_damaged()), (0, 0, true));
+        assert_eq!(named(&again.issues, &bad, &ids), needing);
+    }
+}
+
+/// A further region gets every snapshot that the last one has whole; what others share with them comes once.
+#[test]
+fn heal_3_one_damaged_pack_keeps_no_other_snapshot_from_a_new_region() {
+    for depth in [Depth::Commits, Depth::Content] {
+        let world = World::new(2);
+        let common = noise(99, 30_000);
+        let snapshots: Vec<(SnapshotId, TempDir)> = (0..4)
+            .map(|seed| {
+                let source = source(seed);
+                if seed > 0 {
+                    write(source.path(), "shared", &common);
+                }
+                (world.backup(&[0], source.path(), 0).unwrap().snapshot.unwrap(), source)
+            })
+            .collect();
+        let ids: Vec<SnapshotId> = snapshots.iter().map(|(id, _)| *id).collect();
+        for bad in packs(&world, 0) {
+            let world = world.fork();
+            spoil(&world, 0, &bad, 50);
+            let done = replicated(&world, depth);
+            let needing = named(&done.issues, &bad, &ids);
+            assert!([1, 3].contains(&needing.len()) && done.is_damaged(), "{:?}", done.issues);
+            assert_eq!(done.commits as usize, ids.len() - needing.len());
+            let here: BTreeSet<SnapshotId> = world.ids(&[1]).into_iter().collect();
+            assert_eq!(here, ids.iter().filter(|id| !needing.contains(id)).copied().collect());
+            assert_eq!(restored(&world, 1, &snapshots[..]), here);
+            assert_eq!(done.packs as usize, packs(&world, 1).len(), "each once");
+            let again = replicated(&world, depth);
+            assert_eq!((again.packs, again.commits, again.is_damaged()), (0, 0, true), "{:?}", again.issues);
+        }
+    }
+}
+
+/// The same chunks in another pack of the same slot serve as well.
+#[test]
+fn what_a_damaged_pack_held_comes_from_another_pack() {
+    let world = World::new(3);
+    let source = source(7);
+    let snapshots: Vec<(SnapshotId, TempDir)> =
+        [0, 1].map(|at| (world.backup(&[at], source.path(), 0).unwrap().snapshot.unwrap(), self::source(7))).into();
+    for from in [0, 1] {
+        for bad in packs(&world, from) {
+            let world = world.fork();
+            spoil(&world, from, &bad, 50);
+            replicated(&world, Depth::Commits);
+            let whole: BTreeSet<SnapshotId> = world.ids(&[2]).into_iter().collect();
+            assert_eq!(whole.len(), 2, "{from} {bad}");
+            for (id, _) in &snapshots {
+                world.assert_restores(&[2], *id, source.path(), 0);
+            }
+        }
+    }
+}
+
+/// One pack, damaged in each region elsewhere: no region has it whole, together they do.
+#[test]
+fn heal_1_a_pack_that_no_region_has_whole_is_put_together() {
+    let world = World::new(3);
+    let source = source(5);
+    let id = world.backup(&[0, 1], source.path(), 0).unwrap().snapshot.unwrap();
+    let whole = memory(&world, 0).fork();
+    for places in [&[(0, 50), (1, 97)][..], &[(0, 2), (1, 50)], &[(0, 97), (0, 60), (1, 99), (1, 40)]] {
+        let world = world.fork();
+        for (at, hundredths) in places {
+            packs(&world, 0).iter().for_each(|pack| spoil(&world, *at, pack, *hundredths));
+        }
+        let done = replicated(&world, Depth::Content);
+        assert_eq!((done.commits, done.issues.len()), (1, 0), "{places:?}: {:?}", done.issues);
+        assert_eq!(done.healed as usize, 2 * packs(&world, 0).len(), "{places:?}");
+        for at in world.all() {
+            for pack in packs(&world, at) {
+                let bytes = |memory: &MemoryStore| memory.get(&pack_name(&pack), 1 << 30).unwrap();
+                assert_eq!(bytes(memory(&world, at)), bytes(&whole), "{places:?}, region {at}");
+            }
+            world.assert_restores(&[at], id, source.path(), 0);
+        }
+    }
+    // At the same place in both there is nothing to put together.
+    let world = world.fork();
+    packs(&world, 0).iter().for_each(|pack| [0, 1].iter().for_each(|at| spoil(&world, *at, pack, 50)));
+    let before: Vec<MemoryStore> = [0, 1].map(|at| memory(&world, at).fork()).into();
+    let done = replicated(&world, Depth::Content);
+    assert!(done.is_damaged() && done.commits == 0 && done.healed == 0);
+    for (at, before) in before.iter().enumerate() {
+        for pack in packs(&world, at) {
+            let bytes = |memory: &MemoryStore| memory.get(&pack_name(&pack), 1 << 30).unwrap();
+            assert_eq!(bytes(memory(&world, at)), bytes(before));
+        }
+    }
+}
+
+/// A damaged copy that is met gets the bytes that another region has; where that is denied it is told, with whether it
+/// may be removed.
+#[test]
+fn heal_1_a_damaged_copy_that_is_met_is_put_right() {
+    let world = World::new(3);
+    let source = source(6);
+    let id = world.backup(&[0, 1], source.path(), 0).unwrap().snapshot.unwrap();
+    let names = packs(&world, 0);
+    for may_replace in [true, false] {
+        let world = world.fork();
+        names.iter().for_each(|pack| spoil(&world, 0, pack, 50));
+        if !may_replace {
+            world.stores[0].inject(Trigger::on(Operation::Heal), Fault::Fail(StoreErrorKind::Denied));
+        }
+        let done = replicated(&world, Depth::Content);
+        assert_eq!(done.commits, 1);
+        world.assert_restores(&[2], id, source.path(), 0);
+        match may_replace {
+            true => {
+                assert_eq!((done.healed as usize, done.issues.len()), (names.len(), 0), "{:?}", done.issues);
+                world.assert_restores(&[0], id, source.path(), 0);
+            }
+            false => {
+                assert!(done.is_damaged() && done.healed == 0 && done.issues.len() == names.len());
+                let told = |issue: &Issue| issue.detail.contains("read whole in region 'r1'");
+                assert!(done.issues.iter().all(told), "{:?}", done.issues);
+            }
+        }
+    }
+}
+
+/// What a check that reads hands on is put right, and says what it is where it can't be.
+#[test]
+fn what_a_check_found_damaged_is_put_right_from_what_regions_have() {
+    let world = World::new(2);
+    let source = source(8);
+    let id = world.backup(&[0, 1], source.path(), 0).unwrap().snapshot.unwrap();
+    for (places, comes_back) in [(&[(0, 50)][..], true), (&[(0, 50), (1, 97)], true), (&[(0, 50), (1, 50)], false)] {
+        let world = world.fork();
+        for (at, hundredths) in places {
+            packs(&world, *at).iter().for_each(|pack| spoil(&world, *at, pack, *hundredths));
+        }
+        let repository = world.open(&world.all()).unwrap();
+        let options = check::Options { read_data: Some(check::Subset::All), ..check::Options::default() };
+        let report = check(&repository, None, &options, &Silent).unwrap();
+        let damaged: DamagedPacks = report
+            .damaged_packs
+            .iter()
+            .map(|pack| (pack.entry.id, (Copied::from_entry(&pack.entry, pack.held.clone()), pack.regions.clone())))
+            .collect();
+        assert_eq!(damaged.len(), packs(&world, 0).len());
+        let mended = mend(&repository, &damaged, &Silent).unwrap();
+        let copies = places.len() * damaged.len();
+        let whole = check(&repository, None, &options, &Silent).unwrap().is_sound();
+        match comes_back {
+            true => {
+                assert_eq!((mended.healed as usize, mended.issues.len(), whole), (copies, 0, true));
+                world.all().iter().for_each(|at| world.assert_restores(&[*at], id, source.path(), 0));
+            }
+            false => {
+                assert_eq!((mended.healed, mended.issues.len(), whole), (0, copies, false));
+                assert!(mended.issues.iter().all(|issue| issue.detail.contains("don't remove it")));
+            }
+        }
+    }
+}
+
+/// An owner and a writer who back up the same, each for itself; gives the writer's packs and the owner's.
+fn beside_a_writer(source: &TempDir) -> (World, Vec<PackId>, Vec<PackId>) {
+    let world = World::new(2);
+    let (_, identity) = world.add_slot(Role::Writer, "writer");
+    world.as_slot(&identity).backup(&[0, 1], source.path(), 0).unwrap();
+    let theirs = packs(&world, 0);
+    world.backup(&[0, 1], source.path(), 0).unwrap();
+    let own = packs(&world, 0).into_iter().filter(|pack| !theirs.contains(pack)).collect();
+    (world, theirs, own)
+}
+
+fn looked_at(world: &World) -> CheckReport {
+    let options = check::Options { read_data: Some(check::Subset::All), ..check::Options::default() };
+    check(&world.open(&world.all()).unwrap(), None, &options, &Silent).unwrap()
+}
+
+fn dead(world: &World, at: usize) -> BTreeSet<PackId> {
+    let repository = world.open(&world.all()).unwrap();
+    keepstone::repo::gclog::read(&repository, &repository.regions[at]).unwrap().dead.into_iter().collect()
+}
+
+/// COLLECT-18, HEAL-2: what a slot lost everywhere isn't made up for by another slot's word, until an owner has looked.
+#[test]
+fn collect_18_a_lost_pack_is_waited_for_while_only_another_slot_claims_its_chunks() {
+    let source = source(11);
+    let (world, _, own) = beside_a_writer(&source);
+    for segments_too in [false, true] {
+        let world = world.fork();
+        for at in world.all() {
+            own.iter().for_each(|pack| memory(&world, at).delete(&pack_name(pack)).unwrap());
+            let repository = world.open(&world.all()).unwrap();
+            for id in list_segments(&repository.regions[at]).unwrap().into_keys().filter(|_| segments_too) {
+                let listed = read_segment(&repository, &repository.regions[at], id).unwrap().segment;
+                if listed.packs.iter().any(|pack| own.contains(&pack.pack)) {
+                    memory(&world, at).delete(&segment_name(&id)).unwrap();
+                }
+            }
+        }
+        let told = |done: &Replicated| {
+            let claims = done.issues.iter().filter(|issue| issue.detail.contains("by the word of other slots")).count();
+            (claims, done.whole.len(), done.lost.len())
+        };
+        for _ in 0..4 {
+            assert_eq!(told(&replicated(&world, Depth::Content)), (2, 0, 2));
+            // Nor does a collection take the evidence away.
+            collect(&world, &thorough());
+        }
+        assert!(own.iter().all(|pack| !dead(&world, 1).contains(pack)));
+        let report = looked_at(&world);
+        assert_eq!(report.is_sound(), segments_too, "{:?}", report.issues);
+        attest::publish(&world.open(&world.all()).unwrap(), &report.verified).unwrap();
+        assert_eq!(told(&replicated(&world, Depth::Content)), (0, 2, 0), "an owner has looked");
+        assert!(looked_at(&world).is_sound(), "and nothing needs the lost ones");
+        (0..3).for_each(|_| drop(collect(&world, &thorough())));
+        assert!(segments_too || own.iter().all(|pack| dead(&world, 1).contains(pack)));
+        assert_eq!(told(&replicated(&world, Depth::Content)), (0, 2, 0));
+    }
+}
+
+/// What is no more than a claim is attested by nobody, however often it is looked at.
+#[test]
+fn a_false_claim_of_lost_chunks_is_never_taken() {
+    let source = source(12);
+    let (world, theirs, own) = beside_a_writer(&source);
+    for at in world.all() {
+        own.iter().for_each(|pack| memory(&world, at).delete(&pack_name(pack)).unwrap());
+        theirs.iter().for_each(|pack| spoil(&world, at, pack, 50));
+    }
+    for _ in 0..3 {
+        let report = looked_at(&world);
+        assert!(!report.is_sound());
+        attest::publish(&world.open(&world.all()).unwrap(), &report.verified).unwrap();
+        assert!(replicated(&world, Depth::Content).whole.is_empty());
+        collect(&world, &thorough());
+    }
+    assert!(own.iter().all(|pack| !dead(&world, 0).contains(pack)));
+}
+
+/// What a slot relied on while it trusted every slot is no claim: its own listings refer to it.
+#[test]
+fn what_was_relied_on_where_all_are_trusted_counts_as_held() {
+    let world = World::new(3);
+    let source = source(13);
+    let theirs = world.backup(&[0, 1], source.path(), 0).unwrap().snapshot.unwrap();
+    let (_, identity) = world.add_slot(Role::Writer, "writer");
+    write(source.path(), "more", &noise(14, 20_000));
+    let writer = world.as_slot(&identity);
+    let trusting = Backup { trust: DedupTrust::All, ..options(0) };
+    let summary = writer.backup_as(&[0, 1], source.path(), &trusting).unwrap();
+    assert!(summary.new_bytes < 30_000, "it relies on the owner's: {}", summary.new_bytes);
+    let done = replicated(&world, Depth::Content);
+    assert_eq!((done.commits, done.issues.len(), done.is_damaged()), (2, 0, false), "{:?}", done.issues);
+    assert_eq!(replicated(&world, Depth::Content).whole.len(), 3);
+    assert!(world.ids(&[2]).contains(&theirs));
+    world.assert_restores(&[2], summary.snapshot.unwrap(), source.path(), 0);
+}
+
+/// Packs that are gone and that nothing needs: one answer of all who look.
+#[test]
+fn what_is_lost_and_not_needed_is_no_damage_to_check_backup_or_replicate() {
+    let program = Program::new();
+    (0..3u64).for_each(|at| drop(program.write(&at.to_string(), &noise(at, 200_000))));
+    let source = program.source().display().to_string();
+    // The same content twice, in packs of other names.
+    for region in ["one", "two"] {
+        program.run(["--region", region, "backup", &source]).expect(3);
+        std::fs::remove_dir_all(program.path("cache")).unwrap();
+    }
+    program.run(["replicate"]).expect(0);
+    program.run(["check"]).expect(0);
+    std::fs::remove_dir_all(program.path("two/packs")).unwrap();
+    // What only region two had comes under its own name, the rest in the packs of region one.
+    program.run(["check"]).expect(11);
+    program.run(["replicate"]).expect(0);
+    let ended = program.run(["check"]).expect(0);
+    assert!(ended.stderr.contains("No snapshot needs them any more"), "{}", ended.stderr);
+    program.run(["backup", &source]).expect(0);
+    program.run(["replicate"]).expect(0);
+    program.run(["check", "--read-data"]).expect(0);
+    program.run(["--region", "two", "restore", "latest", "--to", "out", "--verify"]).expect(0);
+}
+
+/// The program: a check that reads puts right what it can, and says of the rest that it must stay.
+#[test]
+fn a_check_that_reads_puts_damaged_packs_right() {
+    let program = Program::new();
+    program.write("a", &noise(1, 300_000));
+    program.backup(&[]);
+    let largest = |region: &str| {
+        let mut found: Vec<(u64, std::path::PathBuf)> = Vec::new();
+        for directory in std::fs::read_dir(program.path(region).join("packs")).unwrap() {
+            for file in std::fs::read_dir(directory.unwrap().path()).unwrap() {
+                let file = file.unwrap();
+                found.push((file.metadata().unwrap().len(), file.path()));
+            }
+        }
+        found.into_iter().max().unwrap().1
+    };
+    let spoil = |region: &str, hundredths: usize| {
+        let path = largest(region);
+        let mut bytes = std::fs::read(&path).unwrap();
+        let place = bytes.len() * hundredths / 100;
+        bytes[place] ^= 1;
+        let mut permissions = std::fs::metadata(&path).unwrap().permissions();
+        std::os::unix::fs::PermissionsExt::set_mode(&mut permissions, 0o600);
+        std::fs::set_permissions(&path, permissions).unwrap();
+        std::fs::write(&path, bytes).unwrap();
+    };
+    spoil("one", 40);
+    spoil("two", 98);
+    let ended = program.run(["--json", "check", "--read-data"]).expect(11);
+    assert_eq!(ended.json()["healed"], 2, "{}", ended.stderr);
+    program.run(["check", "--read-data"]).expect(0);
+    spoil("one", 40);
+    spoil("two", 40);
+    let ended = program.run(["check", "--read-data"]).expect(11);
+    assert!(ended.stdout.contains("don't remove it"), "{}", ended.stdout);
+    program.run(["check", "--read-data"]).expect(11);
+}
