@@ -37,7 +37,7 @@ mod view;
 mod whole;
 
 use decisions::copy_decisions;
-pub use heal::{Healed, heal};
+pub use heal::{Healed, heal, put_forgotten_back};
 use heal::{put_back, put_manifests_back};
 use view::{View, read_from_any};
 pub use whole::{Copied, DamagedPacks, KEEP, Mended, mend};

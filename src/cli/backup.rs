@@ -73,6 +73,12 @@ pub fn run(args: &BackupArgs, global: &Global) -> Result<Class, CliError> {
         }
         // What is lost and can't come back so may be needed by nothing, or be copied under another name.
         let depth = if is_lacking { Depth::Content } else { Depth::Commits };
+        let forgotten = crate::replicate::put_forgotten_back(
+            &workspace.repository,
+            &listing.forgotten,
+            Depth::Commits,
+            &workspace.progress,
+        )?;
         let copied = loop {
             let scratch = Some(SpoolSpace::Directory(workspace.cache_directory()));
             match crate::replicate::replicate(
@@ -98,7 +104,10 @@ pub fn run(args: &BackupArgs, global: &Global) -> Result<Class, CliError> {
         }
         looked = Some(workspace.losses(&index, &lacking, Some(&copied))?);
         let aside = workspace.set_aside(copied.behind);
-        if copied.packs + copied.segments + copied.commits + copied.decisions + copied.healed > 0 || aside || broke {
+        if copied.packs + copied.segments + copied.commits + copied.decisions + copied.healed + forgotten.healed > 0
+            || aside
+            || broke
+        {
             // What was damaged may be whole by now.
             index_class = workspace.bring_up(&index)?;
             // It may have been made anew, and what is lacking is told by its numbers.

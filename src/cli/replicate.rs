@@ -8,7 +8,7 @@ use super::render;
 use super::workspace::Workspace;
 use crate::format::roster::Role;
 use crate::pack::SpoolSpace;
-use crate::replicate::{Depth, heal, replicate};
+use crate::replicate::{Depth, heal, put_forgotten_back, replicate};
 use crate::repo::audit::{self, NoRoom};
 use crate::report::{IssueKind, Monitor};
 use serde_json::{Value, json};
@@ -28,6 +28,7 @@ pub fn run(global: &Global) -> Result<Class, CliError> {
     let memory_bytes = workspace.settings.memory_bytes / 4;
     // Under their own names first: nothing else need be written then.
     let healed = heal(&workspace.repository, &index, &mut lacking, &workspace.progress)?;
+    let forgotten = put_forgotten_back(&workspace.repository, &listing.forgotten, Depth::Content, &workspace.progress)?;
     let mut done = replicate(
         &workspace.repository,
         &listing.snapshots,
@@ -36,6 +37,8 @@ pub fn run(global: &Global) -> Result<Class, CliError> {
         memory_bytes,
         &workspace.progress,
     )?;
+    done.healed += forgotten.healed;
+    done.issues.extend(forgotten.issues);
     if !workspace.progress.cancelled() && index_class != Class::Success {
         // What was damaged may be whole by now.
         index_class = workspace.bring_up(&index)?;

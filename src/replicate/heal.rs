@@ -180,6 +180,22 @@ pub(super) fn replace(to: &RegionHandle, name: &str, payload: &Payload) -> Resul
     }
 }
 
+/// Puts forgotten snapshots back, as those that count are: until they are collected the window promises to bring them
+/// back, from each region by itself.
+///
+/// # Errors
+/// [`RepoError::Cancelled`] when the user stops it. What single objects say becomes an issue.
+pub fn put_forgotten_back(
+    repository: &Repository,
+    forgotten: &[SnapshotInfo],
+    depth: Depth,
+    monitor: &dyn Monitor,
+) -> Result<Replicated, RepoError> {
+    let mut done = Replicated::default();
+    put_manifests_back(repository, forgotten, depth, &mut done, monitor)?;
+    Ok(done)
+}
+
 /// Puts snapshots back where a commit names them and they are gone or damaged: absent or of another size, or, where
 /// content is looked at, of other bytes. No collection deletes them (`COLLECT-3`), so nothing needs to be kept from it
 /// meanwhile (`HEAL-2`).

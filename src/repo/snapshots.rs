@@ -51,6 +51,8 @@ pub struct SnapshotInfo {
 pub struct Listing {
     /// The snapshots.
     pub snapshots: Vec<SnapshotInfo>,
+    /// Those that a [`list`] leaves out: forgotten, and not yet collected.
+    pub forgotten: Vec<SnapshotInfo>,
     /// Objects that are damaged or missing: whatever they said is not in the list.
     pub issues: Vec<Issue>,
     /// The regions whose collection log is damaged, by index, and what is wrong with it: it is among the issues, what
@@ -177,7 +179,8 @@ fn list_manifests(region: &RegionHandle) -> Result<BTreeMap<SnapshotId, u64>, Re
 /// When a region can't be listed. Single damaged objects become issues.
 pub fn list(repository: &Repository) -> Result<Listing, RepoError> {
     let mut listing = list_all(repository)?;
-    listing.snapshots.retain(|info| !info.is_forgotten());
+    let (forgotten, snapshots) = listing.snapshots.into_iter().partition(SnapshotInfo::is_forgotten);
+    (listing.snapshots, listing.forgotten) = (snapshots, forgotten);
     Ok(listing)
 }
 
@@ -262,7 +265,7 @@ pub fn list_all(repository: &Repository) -> Result<Listing, RepoError> {
         }
     }
     snapshots.sort_by_key(|info| (info.snapshot.started_at, info.id));
-    Ok(Listing { snapshots, issues, damaged_logs })
+    Ok(Listing { snapshots, forgotten: Vec::new(), issues, damaged_logs })
 }
 
 /// What the regions that have a commit of a snapshot hold of it.

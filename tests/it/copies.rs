@@ -287,6 +287,28 @@ fn count_4_a_lost_or_damaged_snapshot_is_told_and_put_back() {
     }
 }
 
+/// So does one that is forgotten, which its window promises to bring back from each region.
+#[test]
+fn heal_2_a_forgotten_snapshot_comes_back_until_it_is_collected() {
+    for command in ["backup", "replicate"] {
+        for harm in [Harm::Gone, Harm::Cut] {
+            let (program, first, before) = two_snapshots();
+            program.run(["forget", &first]).expect(0);
+            harm.befalls_files(&program, "two/snapshots");
+            let source = program.source().display().to_string();
+            let run = || match command {
+                "backup" => program.run(["backup", &source]),
+                _ => program.run(["replicate"]),
+            };
+            let ended = run().expect(0);
+            assert!(ended.stderr.contains("two:snapshots/"), "{harm:?} {command}: {}", ended.stderr);
+            assert!(!run().expect(0).stderr.contains("snapshots/"), "{harm:?} {command}");
+            program.run(["unforget", &first]).expect(0);
+            assert_restores_alone(&program, "two", &first, before.path());
+        }
+    }
+}
+
 /// Where no region has it whole it is told each time, and nothing says that all is held.
 #[test]
 fn count_4_a_snapshot_that_no_region_has_whole_is_told_each_time() {
