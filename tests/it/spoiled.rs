@@ -200,6 +200,13 @@ fn heal_1_a_pack_that_no_region_has_whole_is_put_together() {
             world.assert_restores(&[at], id, source.path(), 0);
         }
     }
+    // Nor need the frames be opened for it, where little is damaged.
+    let (_, keeper) = world.add_slot(Role::Maintainer, "keeper");
+    let fork = world.fork();
+    packs(&fork, 0).iter().for_each(|pack| [(0, 40), (1, 97)].iter().for_each(|(at, h)| spoil(&fork, *at, pack, *h)));
+    let done = replicated(&fork.as_slot(&keeper), Depth::Content);
+    assert_eq!((done.commits, done.issues.len()), (1, 0), "{:?}", done.issues);
+    fork.assert_restores(&[0], id, source.path(), 0);
     // At the same place in both there is nothing to put together.
     let world = world.fork();
     packs(&world, 0).iter().for_each(|pack| [0, 1].iter().for_each(|at| spoil(&world, *at, pack, 50)));
