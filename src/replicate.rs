@@ -78,8 +78,7 @@ impl Replicated {
     /// Something in a region is not what it must be or can't be read, and can't be replaced: no later run heals it by
     /// itself.
     pub fn is_damaged(&self) -> bool {
-        let is_damage = |issue: &Issue| matches!(issue.kind, IssueKind::Damaged | IssueKind::Unreadable);
-        self.lasting || self.issues.iter().any(is_damage)
+        self.lasting || self.issues.iter().any(|issue| issue.kind == IssueKind::Damaged)
     }
 }
 
@@ -226,6 +225,8 @@ pub fn replicate(
             return Ok(done);
         }
     };
+    // What this run brought to each region so far.
+    let mut brought_to: Vec<HashMap<u32, PackId>> = vec![HashMap::new(); repository.regions.len()];
     for (at, to) in repository.regions.iter().enumerate() {
         if done.behind.contains_key(&at) {
             continue;
@@ -242,10 +243,9 @@ pub fn replicate(
             }
             Err(error) => return Err(error),
         }
-        // What this run brought here so far.
-        let mut brought: HashMap<u32, PackId> = HashMap::new();
+        let brought = &mut brought_to[at];
         if depth == Depth::Content {
-            match restock(repository, &view, at, counted, &mut brought, &mut done, monitor) {
+            match restock(repository, &view, at, counted, brought, &mut done, monitor) {
                 Ok(()) => {}
                 Err(Pending::Repo(RepoError::Cancelled)) => return Err(RepoError::Cancelled),
                 Err(error) => {
@@ -265,7 +265,7 @@ pub fn replicate(
         monitor
             .notice(&format!("region '{}' lacks {count} snapshots that other regions have: they are copied", to.name));
         for info in pending {
-            match copy_snapshot(repository, &view, at, info, &mut brought, &mut done, monitor) {
+            match copy_snapshot(repository, &view, at, info, brought, &mut done, monitor) {
                 Ok(()) => done.commits += 1,
                 Err(Pending::Repo(RepoError::Cancelled)) => return Err(RepoError::Cancelled),
                 Err(error) => {
@@ -284,7 +284,18 @@ pub fn replicate(
     let mended = mend(repository, &damaged, monitor)?;
     done.healed += mended.healed;
     done.issues.extend(mended.issues);
-    if depth == Depth::Content {
+    if depth == Depth::Content && done.packs_read.is_any_spoiled() {
+        // Found whole before anybody read what it has there: what that held may be in other packs.
+        for (at, to) in repository.regions.iter().enumerate() {
+            if !done.whole.remove(&to.info.region) {
+                continue;
+            }
+            match restock(repository, &view, at, counted, &mut brought_to[at], &mut done, monitor) {
+                Ok(()) => {}
+                Err(Pending::Repo(RepoError::Cancelled)) => return Err(RepoError::Cancelled),
+                Err(error) => note(&mut done, monitor, format!("{}:packs/", to.name).into_bytes(), &error),
+            }
+        }
         name_the_spoiled(repository, &view, counted, &mut done, monitor)?;
     }
     Ok(done)
@@ -505,8 +516,7 @@ fn restock(
     outcome
 }
 
-/// Names, in each region, the snapshots that count there and need packs that no region has whole. A region that has
-/// such a pack itself was perhaps found whole before anybody read it.
+/// Names, in each region, the snapshots that count there and need packs that no region has whole.
 fn name_the_spoiled(
     repository: &Repository,
     view: &View,
@@ -514,9 +524,6 @@ fn name_the_spoiled(
     done: &mut Replicated,
     monitor: &dyn Monitor,
 ) -> Result<(), RepoError> {
-    if !done.packs_read.is_any_spoiled() {
-        return Ok(());
-    }
     for at in 0..repository.regions.len() {
         stop_if_asked(monitor)?;
         let named = match spoiled_snapshots(repository, view, at, counted, done) {

@@ -166,6 +166,8 @@ pub(super) fn pass_over(
     done.packs_read.spoiled.insert(pack);
     for Trouble { at, kind, detail } in troubles {
         let subject = format!("{}:{}", repository.regions[at].name, pack_name(&pack)).into_bytes();
+        // One that is gone since it was listed may be in its place again.
+        done.lasting |= kind != IssueKind::Missing;
         note_as(kind, &mut done.issues, monitor, subject, &detail);
     }
 }

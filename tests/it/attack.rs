@@ -39,9 +39,12 @@ fn a_reader_that_goes_away_changes_no_exit_code() {
     program.backup(&[]);
     assert_eq!(ended(&["check", "--read-data"]), Some(0));
     spoil(&program, "one", "packs");
-    assert_eq!(ended(&["check", "--read-data"]), Some(11));
     assert_eq!(ended(&["scrub", "one"]), Some(11));
     assert_eq!(ended(&["scrub", "two"]), Some(0));
+    // It says what it found, and puts it right.
+    assert_eq!(ended(&["check", "--read-data"]), Some(11));
+    assert_eq!(ended(&["scrub", "one"]), Some(0));
+    spoil(&program, "one", "packs");
     spoil(&program, "two", "packs");
     assert_eq!(ended(&["restore", "latest", "file", "--to", "out"]), Some(11));
     spoil(&program, "two", "snapshots");
@@ -219,7 +222,7 @@ fn an_older_snapshot_is_not_taken_for_the_newest() {
 }
 
 #[test]
-fn an_earlier_snapshot_that_a_region_cannot_get_is_pending() {
+fn an_earlier_snapshot_that_a_region_cannot_get_is_told_as_damaged() {
     let program = Program::new();
     program.write("file", b"first");
     std::fs::rename(program.path("two"), program.path("away")).unwrap();
@@ -228,7 +231,8 @@ fn an_earlier_snapshot_that_a_region_cannot_get_is_pending() {
     spoil(&program, "one", "packs");
     program.write("file", b"second");
     program.write("another", b"third");
-    program.backup_ending(3, &[]);
+    // No later run heals that.
+    program.backup_ending(11, &[]);
     program.run(["--region", "two", "restore", "latest", "--to", "out"]).expect(0);
     assert_eq!(read(program.path("out/file")).unwrap(), b"second");
 }

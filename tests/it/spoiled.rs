@@ -142,6 +142,12 @@ fn heal_3_one_damaged_pack_keeps_no_other_snapshot_from_a_new_region() {
             assert_eq!(done.packs as usize, packs(&world, 1).len(), "each once");
             let again = replicated(&world, depth);
             assert_eq!((again.packs, again.commits, again.is_damaged()), (0, 0, true), "{:?}", again.issues);
+            // A backup stores again what was damaged, and what was brought is of use to the others.
+            if needing.len() == 3 {
+                world.backup(&[0, 1], snapshots[1].1.path(), 0).unwrap();
+                replicated(&world, depth);
+                assert_eq!(restored(&world, 1, &snapshots[..]).len(), ids.len());
+            }
         }
     }
 }
@@ -153,15 +159,19 @@ fn what_a_damaged_pack_held_comes_from_another_pack() {
     let source = source(7);
     let snapshots: Vec<(SnapshotId, TempDir)> =
         [0, 1].map(|at| (world.backup(&[at], source.path(), 0).unwrap().snapshot.unwrap(), self::source(7))).into();
-    for from in [0, 1] {
+    for (from, depth) in [(0, Depth::Commits), (0, Depth::Content), (1, Depth::Commits), (1, Depth::Content)] {
         for bad in packs(&world, from) {
             let world = world.fork();
             spoil(&world, from, &bad, 50);
-            replicated(&world, Depth::Commits);
+            let done = replicated(&world, depth);
             let whole: BTreeSet<SnapshotId> = world.ids(&[2]).into_iter().collect();
             assert_eq!(whole.len(), 2, "{from} {bad}");
             for (id, _) in &snapshots {
                 world.assert_restores(&[2], *id, source.path(), 0);
+                // The region that holds the damaged one as well, if it was read.
+                if depth == Depth::Content && done.is_damaged() {
+                    world.assert_restores(&[from], *id, source.path(), 0);
+                }
             }
         }
     }
@@ -190,6 +200,13 @@ fn heal_1_a_pack_that_no_region_has_whole_is_put_together() {
             world.assert_restores(&[at], id, source.path(), 0);
         }
     }
+    // Nor need the frames be opened for it, where little is damaged.
+    let (_, keeper) = world.add_slot(Role::Maintainer, "keeper");
+    let fork = world.fork();
+    packs(&fork, 0).iter().for_each(|pack| [(0, 40), (1, 97)].iter().for_each(|(at, h)| spoil(&fork, *at, pack, *h)));
+    let done = replicated(&fork.as_slot(&keeper), Depth::Content);
+    assert_eq!((done.commits, done.issues.len()), (1, 0), "{:?}", done.issues);
+    fork.assert_restores(&[0], id, source.path(), 0);
     // At the same place in both there is nothing to put together.
     let world = world.fork();
     packs(&world, 0).iter().for_each(|pack| [0, 1].iter().for_each(|at| spoil(&world, *at, pack, 50)));
