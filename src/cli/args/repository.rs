@@ -103,7 +103,7 @@ pub struct CheckArgs {
     /// Read stored data, too: all of it, a share (5%), or one part of several (1/7)
     ///
     /// A share is chosen anew by each run. Parts are fixed: 1/7 reads the same packs whenever it is run, so all of
-    /// 1/7 to 7/7 have to be, each in turn.
+    /// 1/7 to 7/7 have to be, each in turn. A crontab wants the % of $(date +%u) as \%.
     #[arg(
         long,
         value_name = "SUBSET",

@@ -39,6 +39,8 @@ pub struct RestoreArgs {
     snapshot_and_paths: Vec<OsString>,
 
     /// Write below this directory; it is made if it isn't there
+    ///
+    /// Not into a region's directory or the cache's; with --overwrite always or --delete, not around one either.
     #[arg(long, value_name = "DIR")]
     pub to: PathBuf,
 
