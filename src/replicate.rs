@@ -235,10 +235,8 @@ pub fn replicate(
         match gclog::read(repository, to) {
             Ok(_) => {}
             Err(error @ (RepoError::Object { .. } | RepoError::Crypto { .. } | RepoError::Missing { .. })) => {
-                let (kind, subject) = (IssueKind::Damaged, format!("{}:gc/", to.name).into_bytes());
-                let issue = Issue { kind, subject, detail: format!("{error}; {LOG_REMEDY}") };
-                monitor.issue(&issue);
-                done.issues.push(issue);
+                let (subject, detail) = (format!("{}:gc/", to.name).into_bytes(), format!("{error}; {LOG_REMEDY}"));
+                note_as(IssueKind::Damaged, &mut done.issues, monitor, subject, &detail);
                 continue;
             }
             Err(error) => return Err(error),
@@ -705,81 +703,65 @@ fn copy_packs(
     done: &mut Replicated,
     monitor: &dyn Monitor,
 ) -> Result<u64, Pending> {
-    let mut batch = Batch::default();
-    let copied = copy_each(repository, view, at, session, wanted, missing, relied, &mut batch, brought, done, monitor);
-    // What is there already is listed whatever ended it, and so needs no second way here.
-    let listed = batch.write(repository, &repository.regions[at], brought, done);
-    let passed_over = copied?;
-    listed.map(|()| passed_over)
-}
-
-#[allow(clippy::too_many_arguments, reason = "one call; a struct would only name them twice")]
-fn copy_each(
-    repository: &Repository,
-    view: &View,
-    at: usize,
-    session: &Session,
-    wanted: &BTreeSet<u32>,
-    missing: &HashSet<PackId>,
-    relied: &Relied,
-    batch: &mut Batch,
-    brought: &mut HashMap<u32, PackId>,
-    done: &mut Replicated,
-    monitor: &dyn Monitor,
-) -> Result<u64, Pending> {
-    let to = &repository.regions[at];
+    let (to, mut batch) = (&repository.regions[at], Batch::default());
     // By segment, so that each is read once more only.
     let mut by_segment: BTreeMap<SegmentId, Vec<u32>> = BTreeMap::new();
     for number in wanted {
         by_segment.entry(view.packs[*number as usize].place.0).or_default().push(*number);
     }
-    let mut passed_over = 0;
-    for (id, numbers) in by_segment {
-        let regions: Vec<usize> = (0..repository.regions.len()).collect();
-        let segment = read_from_any(repository, &regions, id)?;
-        let ids: Vec<ChunkId> = segment.chunks().map(|chunk| chunk.id).collect();
-        for number in numbers {
-            stop_if_asked(monitor)?;
-            let listed = &view.packs[number as usize];
-            let mut pack = segment.packs[listed.place.1 as usize].clone();
-            let copied = Copied::from_segment(&pack, listed.held.clone());
-            let bytes = match read_pack(repository, listed.id, &copied) {
-                Ok(read) => {
-                    done.packs_read.found_damaged(listed.id, &copied, &read.damaged);
-                    bytes::Bytes::from(read.bytes)
+    let copied: Result<u64, Pending> = (|| {
+        let mut passed_over = 0;
+        for (id, numbers) in by_segment {
+            let regions: Vec<usize> = (0..repository.regions.len()).collect();
+            let segment = read_from_any(repository, &regions, id)?;
+            let ids: Vec<ChunkId> = segment.chunks().map(|chunk| chunk.id).collect();
+            for number in numbers {
+                stop_if_asked(monitor)?;
+                let listed = &view.packs[number as usize];
+                let mut pack = segment.packs[listed.place.1 as usize].clone();
+                let copied = Copied::from_segment(&pack, listed.held.clone());
+                let bytes = match read_pack(repository, listed.id, &copied) {
+                    Ok(read) => {
+                        done.packs_read.found_damaged(listed.id, &copied, &read.damaged);
+                        bytes::Bytes::from(read.bytes)
+                    }
+                    Err(Unread::Region(error)) => return Err(error.into()),
+                    Err(Unread::Spoiled(troubles)) => {
+                        pass_over(repository, listed.id, troubles, done, monitor);
+                        passed_over += 1;
+                        continue;
+                    }
+                };
+                // Relied on from before it is there.
+                relied.add(listed.id);
+                // A name that was condemned or deleted here is never written again (`NAME-3`), nor can one be whose object
+                // isn't what it says and may not be replaced.
+                let is_taken = missing.contains(&listed.id)
+                    || !put_back(to, &pack_name(&listed.id), &Payload::Bytes(bytes.clone()))?;
+                if is_taken {
+                    let (fresh, bytes) =
+                        reenvelope(listed.id, &bytes, &repository.keyring, &*repository.random, session.id)?;
+                    (pack.pack, pack.session, pack.size) = (fresh, session.id, bytes.len() as u64);
+                    relied.add(fresh);
+                    put_with_retries(&*to.store, &pack_name(&fresh), &bytes.into()).map_err(|e| to.error(e))?;
                 }
-                Err(Unread::Region(error)) => return Err(error.into()),
-                Err(Unread::Spoiled(troubles)) => {
-                    pass_over(repository, listed.id, troubles, done, monitor);
-                    passed_over += 1;
-                    continue;
+                done.packs += 1;
+                done.bytes += pack.size;
+                if batch.packs.iter().any(|(_, other)| other.pack == pack.pack) {
+                    batch.write(repository, to, brought, done)?;
                 }
-            };
-            // Relied on from before it is there.
-            relied.add(listed.id);
-            // A name that was condemned or deleted here is never written again (`NAME-3`), nor can one be whose object
-            // isn't what it says and may not be replaced.
-            let is_taken =
-                missing.contains(&listed.id) || !put_back(to, &pack_name(&listed.id), &Payload::Bytes(bytes.clone()))?;
-            if is_taken {
-                let (fresh, bytes) =
-                    reenvelope(listed.id, &bytes, &repository.keyring, &*repository.random, session.id)?;
-                (pack.pack, pack.session, pack.size) = (fresh, session.id, bytes.len() as u64);
-                relied.add(fresh);
-                put_with_retries(&*to.store, &pack_name(&fresh), &bytes.into()).map_err(|e| to.error(e))?;
-            }
-            done.packs += 1;
-            done.bytes += pack.size;
-            if batch.packs.iter().any(|(_, other)| other.pack == pack.pack) {
-                batch.write(repository, to, brought, done)?;
-            }
-            batch.add(number, pack, &ids);
-            if batch.is_full() {
-                batch.write(repository, to, brought, done)?;
+                batch.add(number, pack, &ids);
+                if batch.is_full() {
+                    batch.write(repository, to, brought, done)?;
+                }
             }
         }
-    }
-    Ok(passed_over)
+        Ok(passed_over)
+    })();
+    // What is there already is listed whatever ended it, and so needs no second way here.
+    let listed = batch.write(repository, to, brought, done);
+    let passed_over = copied?;
+    listed.map(|()| passed_over)
 }
 
 /// Packs that are there and in no segment yet.

@@ -23,7 +23,7 @@ pub use scrub::{ScrubReport, scrub};
 use crate::format::ids::{Digest, PackId, SnapshotId};
 use crate::index::graph::GraphError;
 use crate::index::{Index, PackEntry};
-use crate::repo::{RepoError, Repository, snapshots};
+use crate::repo::{RepoError, Repository, attest, snapshots};
 use crate::report::{Issue, IssueKind, Monitor};
 use crate::store::StoreError;
 use run::{Findings, Run};
@@ -204,7 +204,8 @@ pub fn check(
             report.pending.push(PendingSnapshot { id: info.id, regions: lacking });
         }
     }
-    let run = Run { repository, index, options, findings: &findings, listing: &listing };
+    let attested = attest::read_for_many(repository);
+    let run = Run { repository, index, options, findings: &findings, listing: &listing, attested: &attested };
     let mut checked = Vec::new();
     for at in 0..repository.regions.len() {
         checked.push(run.region(at)?);

@@ -2,6 +2,7 @@
 
 use super::{CheckError, ISSUES_LISTED_MAX, Options};
 use crate::crypto::CryptoError;
+use crate::format::ids::Digest;
 use crate::index::{Index, IndexError};
 use crate::repo::snapshots::Listing;
 use crate::repo::{RepoError, Repository};
@@ -18,6 +19,8 @@ pub(super) struct Run<'a> {
     pub(super) options: &'a Options,
     pub(super) findings: &'a Findings<'a>,
     pub(super) listing: &'a Listing,
+    /// Listings that owners verified.
+    pub(super) attested: &'a HashSet<Digest>,
 }
 
 impl Run<'_> {

@@ -72,8 +72,6 @@ pub(super) struct Checked {
 /// What the threads that open segments gather.
 struct Gathered {
     graph: GraphBuilder,
-    /// Listings that owners verified.
-    attested: HashSet<Digest>,
     rows: Vec<Row>,
     numbers: HashMap<(PackId, SlotId, bool, bool), u32>,
     opened: Vec<SegmentId>,
@@ -122,7 +120,6 @@ impl Run<'_> {
         let memory_bytes = self.options.memory_bytes / self.repository.regions.len().max(1);
         let gathered = Mutex::new(Gathered {
             graph: GraphBuilder::new(self.options.spill.clone(), memory_bytes),
-            attested: attest::read_for_many(self.repository),
             rows: Vec::new(),
             numbers: HashMap::new(),
             opened: Vec::new(),
@@ -138,9 +135,10 @@ impl Run<'_> {
                 Ok(opened) => {
                     let differs =
                         known.as_ref().and_then(|known| self.compare(region, &log, known, id, &opened.segment));
+                    let vouched = attest::vouched(self.attested, &opened.segment);
                     let mut gathered = gathered.lock().unwrap_or_else(PoisonError::into_inner);
                     gathered.index_differs.extend(differs);
-                    gathered.take(id, &opened.segment, &stored, &log)?;
+                    gathered.take(id, &opened.segment, &vouched, &stored, &log)?;
                 }
                 Err(error) => self.findings.note(&region.name, &segment_name(&id), error)?,
             }
@@ -410,16 +408,15 @@ impl Gathered {
         &mut self,
         id: SegmentId,
         segment: &Segment,
+        vouched: &[bool],
         stored: &[(PackId, u64)],
         log: &GcLog,
     ) -> Result<(), GraphError> {
         let (mut packs, mut present) = (Vec::new(), Vec::new());
-        let stated = if self.attested.is_empty() { Vec::new() } else { listings(segment) };
-        for (at, pack) in segment.packs.iter().enumerate() {
+        for (pack, attested) in segment.packs.iter().zip(vouched.iter().copied()) {
             let place = stored.binary_search_by_key(&pack.pack, |(pack, _)| *pack).ok();
             let found = place.map(|at| stored[at].1);
             let is_there = found == Some(pack.size);
-            let attested = stated.get(at).is_some_and(|listing| self.attested.contains(listing));
             let number = self.numbers.entry((pack.pack, pack.origin, attested, is_there)).or_insert_with(|| {
                 let dead = log.dead.contains(&pack.pack);
                 self.rows.push(Row { id: pack.pack, origin: pack.origin, attested, present: is_there, dead });

@@ -3,7 +3,6 @@
 //! Memory: about 100 bytes a pack, 12 a frame, and what the graph may take.
 
 use super::{GcError, GcOptions};
-use crate::crypto::listing::listings;
 use crate::crypto::object;
 use crate::format::envelope::ObjectKind;
 use crate::format::ids::{Digest, PackId, SegmentId, SessionId, SlotId};
@@ -214,9 +213,7 @@ impl Gathering<'_> {
 
     fn take(&mut self, id: SegmentId, opened: &segment::OpenedSegment) -> Result<(), GcError> {
         let segment: &Segment = &opened.segment;
-        let stated = if self.attested.is_empty() { Vec::new() } else { listings(segment) };
-        let vouched = |at: usize| stated.get(at).is_some_and(|listing| self.attested.contains(listing));
-        let vouched: Vec<bool> = (0..segment.packs.len()).map(vouched).collect();
+        let vouched = attest::vouched(&self.attested, segment);
         let ordinals: Vec<u32> =
             segment.packs.iter().zip(vouched).map(|(pack, attested)| self.pack(pack, attested)).collect();
         let usable = |pack: &SegmentPack| self.is_stored(pack) && !self.log.dead.contains(&pack.pack);

@@ -1,7 +1,7 @@
 //! Verdicts and tags are growing sets: each region gets those that another has, verified.
 
 use super::heal::put_back;
-use super::{Depth, Pending, Replicated, note};
+use super::{Depth, Pending, Replicated, note, note_as};
 use crate::crypto::object::check_digest;
 use crate::format::envelope::ObjectKind;
 use crate::repo::at_once::at_once;
@@ -56,10 +56,8 @@ pub(super) fn copy_decisions(
                     }
                     Ok(Some(true)) => done.decisions += 1,
                     Ok(Some(false)) => {
-                        let detail = Pending::Irreplaceable.to_string();
-                        let issue = Issue { kind: IssueKind::Damaged, subject, detail };
-                        monitor.issue(&issue);
-                        done.issues.push(issue);
+                        let kind = IssueKind::Damaged;
+                        note_as(kind, &mut done.issues, monitor, subject, &Pending::Irreplaceable);
                     }
                     Err(error) => {
                         note(done, monitor, subject, &error);

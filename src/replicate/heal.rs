@@ -1,7 +1,7 @@
 //! Puts back what a region lost and another one has whole, under the name that proves its bytes.
 
 use super::whole::{Copied, Unread, Whole, mend, read_pack};
-use super::{Depth, Pending, Relied, Replicated, note_issue, read_manifest, stop_if_asked, watch};
+use super::{Depth, Pending, Relied, Replicated, note_as, note_issue, read_manifest, stop_if_asked, watch};
 use crate::format::ids::{PackId, RegionId, SessionId};
 use crate::index::Index;
 use crate::pack::reader::pack_name;
@@ -251,9 +251,7 @@ pub(super) fn put_manifests_back(
             Err(error) => error.to_string(),
         };
         let subject = format!("{}:{name}", to.name).into_bytes();
-        let issue = Issue { kind: IssueKind::Damaged, subject, detail };
-        monitor.issue(&issue);
-        done.issues.push(issue);
+        note_as(IssueKind::Damaged, &mut done.issues, monitor, subject, &detail);
     }
     if done.healed > before {
         monitor.notice(&format!("lost or damaged snapshots were put back, {} in number", done.healed - before));

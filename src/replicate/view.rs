@@ -5,7 +5,6 @@
 
 use super::heal::replace;
 use super::{Depth, Pending, Replicated, note};
-use crate::crypto::listing::listings;
 use crate::crypto::object::check_digest;
 use crate::format::ids::{PackId, SegmentId, SessionId, SlotId};
 use crate::format::segment::Segment;
@@ -85,9 +84,8 @@ impl View {
                 }
             };
             let (mut which, mut present) = (Vec::new(), Vec::new());
-            let stated = if attested.is_empty() { Vec::new() } else { listings(&segment) };
-            for (at, pack) in segment.packs.iter().enumerate() {
-                let attested = stated.get(at).is_some_and(|listing| attested.contains(listing));
+            let vouched = attest::vouched(&attested, &segment);
+            for (at, (pack, attested)) in segment.packs.iter().zip(vouched).enumerate() {
                 let number = *numbers.entry((pack.pack, pack.origin, attested)).or_insert(packs.len() as u32);
                 if number as usize == packs.len() {
                     let (session, origin) = (pack.session, pack.origin);

@@ -8,12 +8,14 @@ use super::RepoError;
 use super::audit::{Act, NoRoom, record_where_room};
 use super::open::{RegionHandle, Repository};
 use crate::crypto::CryptoError;
+use crate::crypto::listing::listings;
 use crate::crypto::object::{self, build_signed};
 use crate::format::attestation::Attestation;
 use crate::format::audit::Action;
 use crate::format::envelope::ObjectKind;
 use crate::format::ids::{Digest, SlotId};
 use crate::format::roster::Role;
+use crate::format::segment::Segment;
 use crate::format::wire::DecodeError;
 use crate::limits::ATTESTED_LISTINGS_MAX;
 use crate::report::{Issue, IssueKind};
@@ -64,6 +66,15 @@ pub fn read_for_many(repository: &Repository) -> HashSet<Digest> {
     let (attested, issues) = read(repository);
     issues.iter().for_each(|issue| tracing::warn!(detail = issue.detail, "an attestation is not used"));
     attested
+}
+
+/// For each pack of a segment, whether what is stated of it is among the attested listings.
+pub fn vouched(attested: &HashSet<Digest>, segment: &Segment) -> Vec<bool> {
+    // The digests take time, and few repositories attest.
+    match attested.is_empty() {
+        true => vec![false; segment.packs.len()],
+        false => listings(segment).iter().map(|listing| attested.contains(listing)).collect(),
+    }
 }
 
 /// Verifies a region's own copies: how many count, and what is wrong with others.
