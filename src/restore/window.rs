@@ -110,7 +110,7 @@ impl OpenFile {
         }
     }
 
-    /// Writes a chunk where it belongs.
+    /// Writes chunks that follow one another where the first of them belongs.
     fn write(&self, target: &Target, bytes: &[u8], offset: u64, outcome: &Outcome) -> Result<(), TargetError> {
         let mut state = self.state();
         if let State::Small = *state {
@@ -172,6 +172,18 @@ struct Want {
 impl Want {
     fn frame(&self) -> (u32, u32) {
         (self.place.pack, self.place.frame)
+    }
+
+    /// Where it ends in its frame.
+    fn end(&self) -> usize {
+        self.place.offset as usize + self.place.length as usize
+    }
+
+    /// Whether the other one follows it, in their frame and in their file.
+    fn runs_on_in(&self, other: &Want) -> bool {
+        Arc::ptr_eq(&self.wish.file, &other.wish.file)
+            && self.end() == other.place.offset as usize
+            && self.wish.file_offset.checked_add(u64::from(self.place.length)) == Some(other.wish.file_offset)
     }
 }
 
@@ -486,12 +498,21 @@ impl Stretch {
         let read = fetcher.frames(&self.pack, &positions, &mut |position, epoch, frame| {
             let Ok(hasher) = fetcher.repository.keyring.ids(epoch) else { return };
             let wants = self.frames.remove(&position).unwrap_or_default();
-            for want in wants {
-                let start = want.place.offset as usize;
-                let bytes = frame.get(start..start + want.place.length as usize);
-                match bytes.filter(|bytes| hasher.id(ChunkKind::Data, bytes) == want.wish.id) {
-                    Some(bytes) => write(target, &want, bytes, outcome),
-                    None => slow(target, fetcher, &want, outcome),
+            let verified = |want: Want| {
+                let bytes = frame.get(want.place.offset as usize..want.end());
+                let is_right = bytes.is_some_and(|bytes| hasher.id(ChunkKind::Data, bytes) == want.wish.id);
+                (want, is_right)
+            };
+            let wants: Vec<(Want, bool)> = wants.into_iter().map(verified).collect();
+            // Neighbours are written in one go: a large file's chunks are many and small.
+            for joined in wants.chunk_by(|(a, right), (b, also)| *right && *also && a.runs_on_in(b)) {
+                match joined {
+                    [(want, false), ..] => slow(target, fetcher, want, outcome),
+                    [(first, true), ..] => {
+                        let end = joined.last().map_or(first.end(), |(last, _)| last.end());
+                        write(target, &first.wish, joined.len(), &frame[first.place.offset as usize..end], outcome);
+                    }
+                    [] => {}
                 }
             }
         });
@@ -507,7 +528,7 @@ impl Stretch {
 
 fn slow(target: &Target, fetcher: &Fetcher<'_>, want: &Want, outcome: &Outcome) {
     match fetcher.chunk(ChunkKind::Data, want.wish.id) {
-        Ok(bytes) => write(target, want, &bytes, outcome),
+        Ok(bytes) => write(target, &want.wish, 1, &bytes, outcome),
         Err(error) => {
             fail(&want.wish.file, outcome, IssueKind::Damaged, &error.to_string());
             release(target, &want.wish.file, outcome);
@@ -515,8 +536,9 @@ fn slow(target: &Target, fetcher: &Fetcher<'_>, want: &Want, outcome: &Outcome) 
     }
 }
 
-fn write(target: &Target, want: &Want, bytes: &[u8], outcome: &Outcome) {
-    let Wish { file, file_offset, .. } = &want.wish;
+/// Writes so many chunks of a file, one after the other, from where the first of them belongs.
+fn write(target: &Target, first: &Wish, count: usize, bytes: &[u8], outcome: &Outcome) {
+    let Wish { file, file_offset, .. } = first;
     if !file.failed.load(Ordering::Relaxed) {
         match file.write(target, bytes, *file_offset, outcome) {
             Ok(()) => outcome.bytes.add(bytes.len() as u64),
@@ -526,7 +548,7 @@ fn write(target: &Target, want: &Want, bytes: &[u8], outcome: &Outcome) {
             }
         }
     }
-    release(target, file, outcome);
+    (0..count).for_each(|_| release(target, file, outcome));
 }
 
 /// One thing less to wait for, a chunk or that all were asked for; the last one completes the file.
