@@ -14,7 +14,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 pub enum Stage {
     /// Opening the repository, its index and what else a run begins with.
     Open,
-    /// Listing directories and reading what entries are; waits for whoever takes the entries.
+    /// Listing directories and reading what entries are, or in a restore a snapshot's trees; waits for whoever takes
+    /// the entries.
     Walk,
     /// Comparing files with what the last run saw.
     Compare,
@@ -22,7 +23,7 @@ pub enum Stage {
     Read,
     /// Cutting content into chunks.
     Chunk,
-    /// Computing the ids of chunks.
+    /// Computing the ids of chunks; in a check those of packs, too.
     Id,
     /// Looking chunks up in the index.
     LookUp,
@@ -38,21 +39,29 @@ pub enum Stage {
     Pack,
     /// Putting packs, segments and snapshots into the regions; waits for some to put.
     Ship,
-    /// Making segments; waits for packs, and until they are in the regions.
+    /// Making segments, or in a check reading and comparing them; waits for packs, and until they are in the regions.
     Segment,
     /// Taking segments into the local index.
     Index,
-    /// Writing trees; waits for entries.
+    /// Writing trees, or in a check following them from each snapshot; waits for entries.
     Tree,
     /// Remembering files for the next run.
     Remember,
     /// The snapshot and its commits.
     Commit,
+    /// Reading packs out of the regions; waits for the walk to say which.
+    Fetch,
+    /// Decrypting frames.
+    Unseal,
+    /// Decompressing frames.
+    Decompress,
+    /// Making entries in a restore's target and writing their content and metadata.
+    Write,
 }
 
 impl Stage {
-    /// All, in the order of the data.
-    pub const ALL: [Stage; 18] = [
+    /// All, in the order of the data, first of what is stored and then of what is read.
+    pub const ALL: [Stage; 22] = [
         Stage::Open,
         Stage::Walk,
         Stage::Compare,
@@ -71,6 +80,10 @@ impl Stage {
         Stage::Tree,
         Stage::Remember,
         Stage::Commit,
+        Stage::Fetch,
+        Stage::Unseal,
+        Stage::Decompress,
+        Stage::Write,
     ];
 
     /// The stable name.
@@ -94,6 +107,10 @@ impl Stage {
             Stage::Tree => "tree",
             Stage::Remember => "remember",
             Stage::Commit => "commit",
+            Stage::Fetch => "fetch",
+            Stage::Unseal => "unseal",
+            Stage::Decompress => "decompress",
+            Stage::Write => "write",
         }
     }
 }

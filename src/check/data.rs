@@ -24,6 +24,7 @@ use crate::repo::open::RegionHandle;
 use crate::repo::sync::read_segment;
 use crate::report::{Counter, IssueKind, Phase};
 use crate::store::{Store, StoreError};
+use crate::timing::Stage;
 use std::collections::HashSet;
 use std::sync::{Mutex, PoisonError};
 
@@ -99,7 +100,7 @@ fn read_region(run: &Run<'_>, checked: &mut Checked, chosen: &[PackId]) -> Resul
     let verified = Mutex::new(Vec::new());
     let damaged_packs = Mutex::new(Vec::new());
     for id in &checked.segments {
-        let segment = match read_segment(run.repository, region, *id) {
+        let segment = match run.findings.timer.run(Stage::Segment, || read_segment(run.repository, region, *id)) {
             Ok(opened) => opened.segment,
             Err(error) => {
                 run.findings.note(&region.name, &segment_name(id), error)?;
@@ -111,7 +112,8 @@ fn read_region(run: &Run<'_>, checked: &mut Checked, chosen: &[PackId]) -> Resul
             .filter(|at| chosen.binary_search(&segment.packs[*at].pack).is_ok() && claimed.insert(listings[*at]))
             .collect();
         let ids: Vec<ChunkId> = segment.chunks().map(|chunk| chunk.id).collect();
-        run.findings.parallel(run.threads(), todo.len(), &|at| {
+        // What isn't fetching, opening or hashing is comparing with what the segment states.
+        run.findings.parallel(Stage::Segment, run.threads(), todo.len(), &|at| {
             let mut reading = PackReading::new(run, region, &segment, &ids, todo[at]);
             reading.read()?;
             packs.add(1);
@@ -178,9 +180,13 @@ impl Stream<'_> {
             self.used = 0;
             let wanted = ((length - self.buffer.len()) as u64).max(PIECE_BYTES).min(self.length - self.fetched);
             // Asking for more than there is gives the store's own error for a pack that is too short.
-            let piece = self.store.get_range(self.name, self.fetched, wanted.max(1))?;
+            let timer = &run.findings.timer;
+            let piece = timer.run(Stage::Fetch, || self.store.get_range(self.name, self.fetched, wanted.max(1)))?;
+            timer.bytes(Stage::Fetch, piece.len() as u64);
             let body = self.length.saturating_sub(TRAILER_BYTES as u64).saturating_sub(self.fetched);
-            self.hasher.update(&piece[..piece.len().min(usize::try_from(body).unwrap_or(usize::MAX))]);
+            let body = &piece[..piece.len().min(usize::try_from(body).unwrap_or(usize::MAX))];
+            timer.run(Stage::Id, || self.hasher.update(body));
+            timer.bytes(Stage::Id, body.len() as u64);
             self.fetched += piece.len() as u64;
             self.buffer.extend_from_slice(&piece);
             run.findings.monitor.advance(0, piece.len() as u64);
@@ -300,7 +306,7 @@ impl<'a> PackReading<'a> {
             header.sections.iter().map(|record| keyring.ids(record.epoch)).collect();
         let reader = PackReader::open(pack.pack, header, keyring);
         let (reader, hashers) = match (reader, hashers) {
-            (Ok(reader), Ok(hashers)) => (reader, hashers),
+            (Ok(reader), Ok(hashers)) => (reader.timed(run.findings.timer.clone()), hashers),
             (Err(error), _) => return Err(self.header_broken(error)),
             (_, Err(error)) => return Err(self.header_broken(error)),
         };
@@ -309,7 +315,11 @@ impl<'a> PackReading<'a> {
             let sealed = stream.take(frame.sealed_length as usize, run)?;
             let raw_length = frame.chunks.iter().map(|chunk| chunk.length).sum();
             match reader.open_frame(position, frame.section, frame.number, raw_length, sealed, &mut raw) {
-                Ok(()) => self.chunks(position, frame, &raw, hashers.get(frame.section as usize)),
+                Ok(()) => {
+                    let hasher = hashers.get(frame.section as usize);
+                    run.findings.timer.run(Stage::Id, || self.chunks(position, frame, &raw, hasher));
+                    run.findings.timer.bytes(Stage::Id, raw.len() as u64);
+                }
                 Err(error) => {
                     self.damaged.extend(frame.chunks.iter().map(|chunk| chunk.id));
                     self.fault(error);

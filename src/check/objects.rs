@@ -23,6 +23,7 @@ use crate::repo::open::{
 use crate::repo::snapshots::{parse_numbered, read_numbered};
 use crate::report::IssueKind;
 use crate::store::{Listed, list_sorted};
+use crate::timing::Stage;
 use std::collections::{BTreeMap, BTreeSet};
 
 /// The first line of every age file.
@@ -278,7 +279,7 @@ pub(super) fn compare_key_files(run: &Run<'_>) -> Result<(), CheckError> {
 fn decisions(run: &Run<'_>, region: &RegionHandle) -> Result<(), CheckError> {
     for (prefix, kind) in [("verdicts/", ObjectKind::Verdict), ("tags/", ObjectKind::Tags)] {
         let listed = list(region, prefix)?;
-        run.findings.parallel(run.threads(), listed.len(), &|at| {
+        run.findings.parallel(Stage::Open, run.threads(), listed.len(), &|at| {
             let name = &listed[at].name;
             let Some((_, _, digest)) = parse_numbered(name, prefix) else { return Ok(()) };
             match read_numbered(run.repository, region, name, kind, digest) {
@@ -292,7 +293,7 @@ fn decisions(run: &Run<'_>, region: &RegionHandle) -> Result<(), CheckError> {
 
 fn sessions(run: &Run<'_>, region: &RegionHandle) -> Result<u64, CheckError> {
     let listed = list(region, "sessions/")?;
-    run.findings.parallel(run.threads(), listed.len(), &|at| {
+    run.findings.parallel(Stage::Open, run.threads(), listed.len(), &|at| {
         let name = &listed[at].name;
         match session(run, region, name) {
             Ok(()) => Ok(()),

@@ -8,6 +8,7 @@ use crate::repo::snapshots::Listing;
 use crate::repo::{RepoError, Repository};
 use crate::report::{Issue, IssueKind, Monitor};
 use crate::store::{StoreError, StoreErrorKind};
+use crate::timing::{Stage, Timer};
 use std::collections::HashSet;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
@@ -33,6 +34,7 @@ impl Run<'_> {
 /// Collects issues from many threads, each subject and detail once.
 pub(super) struct Findings<'a> {
     pub(super) monitor: &'a dyn Monitor,
+    pub(super) timer: Timer,
     state: Mutex<Found>,
 }
 
@@ -49,7 +51,7 @@ pub(super) struct Found {
 
 impl<'a> Findings<'a> {
     pub(super) fn new(monitor: &'a dyn Monitor) -> Self {
-        Findings { monitor, state: Mutex::default() }
+        Findings { monitor, timer: monitor.timer(), state: Mutex::default() }
     }
 
     pub(super) fn into_found(self) -> Found {
@@ -106,9 +108,10 @@ impl<'a> Findings<'a> {
         Ok(())
     }
 
-    /// Runs `work` for 0, 1, … `count` − 1 on up to `threads` threads; the first error stops all.
+    /// Runs `work`, timed as `stage`, for 0, 1, … `count` − 1 on up to `threads` threads; the first error stops all.
     pub(super) fn parallel(
         &self,
+        stage: Stage,
         threads: usize,
         count: usize,
         work: &(dyn Fn(usize) -> Result<(), CheckError> + Sync),
@@ -122,7 +125,7 @@ impl<'a> Findings<'a> {
                 }
                 let outcome = match self.monitor.cancelled() {
                     true => Err(CheckError::Cancelled),
-                    false => work(at),
+                    false => self.timer.run(stage, || work(at)),
                 };
                 if let Err(error) = outcome {
                     self.state().failure.get_or_insert(error);
@@ -131,13 +134,13 @@ impl<'a> Findings<'a> {
             }
         };
         std::thread::scope(|scope| {
-            for _ in 1..threads.min(count) {
-                // With fewer threads it takes longer; this one always works.
-                if std::thread::Builder::new().spawn_scoped(scope, run).is_err() {
-                    break;
-                }
-            }
+            // With fewer threads it takes longer; this one always works.
+            let started =
+                (1..threads.min(count)).map_while(|_| std::thread::Builder::new().spawn_scoped(scope, run).ok());
+            let others: Vec<_> = started.collect();
             run();
+            let ended = self.timer.wait(stage, || others.into_iter().try_for_each(|other| other.join()));
+            ended.unwrap_or_else(|panic| std::panic::resume_unwind(panic));
         });
         self.state().failure.take().map_or(Ok(()), Err)
     }

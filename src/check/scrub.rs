@@ -15,6 +15,7 @@ use crate::limits::KEY_FILE_BYTES_MAX;
 use crate::pack::reader::parse_pack_name;
 use crate::report::{Issue, IssueKind, Monitor, Phase};
 use crate::store::{Listed, Store, StoreError, StoreErrorKind, list_sorted};
+use crate::timing::Stage;
 use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};
 
@@ -182,7 +183,7 @@ pub fn scrub(
     scrub.repository = scrub.stated_repository(&listed);
     let bytes = listed.iter().map(|object| object.size).sum();
     monitor.phase(Phase::Check, Some(listed.len() as u64), Some(bytes));
-    scrub.findings.parallel(threads.max(1), listed.len(), &|at| scrub.object(&listed[at]))?;
+    scrub.findings.parallel(Stage::Fetch, threads.max(1), listed.len(), &|at| scrub.object(&listed[at]))?;
     scrub.notices(&listed);
 
     let state = scrub.findings.into_found();

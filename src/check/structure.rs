@@ -15,6 +15,7 @@ use crate::repo::open::RegionHandle;
 use crate::repo::snapshots::{SnapshotInfo, open_private, read_snapshot, snapshot_name};
 use crate::repo::sync::{list_packs, list_segments, read_segment};
 use crate::report::{IssueKind, Phase};
+use crate::timing::Stage;
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::{Mutex, PoisonError};
 
@@ -89,11 +90,13 @@ impl Run<'_> {
     pub(super) fn region(&self, at: usize) -> Result<Checked, CheckError> {
         let region = &self.repository.regions[at];
         let mut report = RegionReport { name: region.name.clone(), ..RegionReport::default() };
-        report.objects = objects::verify(self, region)?;
-        let mut checked = self.segments(at, region, report)?;
-        self.snapshots(region, &mut checked)?;
-        self.walk(&mut checked)?;
-        self.tell_unusable(&mut checked)?;
+        report.objects = self.findings.timer.run(Stage::Open, || objects::verify(self, region))?;
+        let mut checked = self.findings.timer.run(Stage::Segment, || self.segments(at, region, report))?;
+        self.findings.timer.run(Stage::Tree, || {
+            self.snapshots(region, &mut checked)?;
+            self.walk(&mut checked)?;
+            self.tell_unusable(&mut checked)
+        })?;
         Ok(checked)
     }
 
@@ -129,7 +132,7 @@ impl Run<'_> {
             chunks: 0,
             index_differs: Vec::new(),
         });
-        self.findings.parallel(self.threads().min(SEGMENTS_AT_ONCE), ids.len(), &|at| {
+        self.findings.parallel(Stage::Segment, self.threads().min(SEGMENTS_AT_ONCE), ids.len(), &|at| {
             let id = ids[at];
             match read_segment(self.repository, region, id) {
                 Ok(opened) => {
@@ -215,7 +218,7 @@ impl Run<'_> {
     fn snapshots(&self, region: &RegionHandle, checked: &mut Checked) -> Result<(), CheckError> {
         let here = |info: &&SnapshotInfo| info.is_committed_in(checked.at);
         let counted: Vec<_> = self.listing.snapshots.iter().filter(here).collect();
-        self.findings.parallel(self.threads(), counted.len(), &|at| {
+        self.findings.parallel(Stage::Tree, self.threads(), counted.len(), &|at| {
             let id = counted[at].id;
             // Told with the listing.
             if counted[at].lost.contains(&checked.at) {

@@ -276,10 +276,7 @@ fn show(
         "new_chunks": summary.new_chunks, "new_bytes": summary.new_bytes, "stored_bytes": summary.stored_bytes,
         "regions": regions,
     });
-    let taken = timings.document();
-    if !taken.is_null() {
-        document["timings"] = taken;
-    }
+    timings.add_to(&mut document);
     Output { json }.result(&document, |out| {
         writeln!(
             out,

@@ -20,12 +20,14 @@ use super::exit::{Class, CliError};
 use super::output::Output;
 use super::parse::ReadData;
 use super::render;
+use super::timings::Timings;
 use super::workspace::Workspace;
 use crate::check::{CheckError, CheckReport, Options, Subset, check};
 use crate::index::{Index, RocksIndex};
 use crate::replicate::{Copied, DamagedPacks, mend};
 use crate::repo::attest::{ATTESTERS, publish};
 use crate::report::{Issue, Monitor};
+use crate::timing::Stage;
 use serde_json::{Value, json};
 use std::io::{self, Write};
 
@@ -34,7 +36,9 @@ use std::io::{self, Write};
 /// # Errors
 /// When the repository can't be opened, a region stops answering, or the key can't read payloads.
 pub fn run(args: &CheckArgs, global: &Global) -> Result<Class, CliError> {
-    let workspace = Workspace::open(global)?;
+    let timings = Timings::begin(args.timings);
+    let mut workspace = timings.timer().run(Stage::Open, || Workspace::open(global))?;
+    workspace.progress.set_timer(timings.timer().clone());
     let spill = workspace.cache_directory();
     // Whether it can be made matters only to a check that needs more memory than it has: its error names it.
     let _ = std::fs::create_dir_all(&spill);
@@ -63,7 +67,11 @@ pub fn run(args: &CheckArgs, global: &Global) -> Result<Class, CliError> {
         () if report.is_pending() => Class::Pending,
         () => Class::Success,
     };
-    class.printed(show(&report, &unchecked, options.read_data, (attested, healed), global.json))
+    let printed = show(&report, &unchecked, options.read_data, (attested, healed), global.json, &timings);
+    if !global.json {
+        timings.show();
+    }
+    class.printed(printed)
 }
 
 /// Gives damaged packs their right bytes, where other regions have these and the access allows it. What stays damaged
@@ -168,6 +176,7 @@ fn show(
     read: Option<Subset>,
     (attested, healed): (u64, u64),
     json: bool,
+    timings: &Timings,
 ) -> Result<(), CliError> {
     let regions: Vec<Value> = report
         .regions
@@ -191,13 +200,14 @@ fn show(
         .collect();
     let not_reached: Vec<Value> =
         unchecked.iter().map(|(name, reason)| json!({ "name": name, "reason": reason })).collect();
-    let document = json!({
+    let mut document = json!({
         "sound": report.is_sound(), "read_data": read.is_some(), "read_subset": read.map(subset_text),
         "regions": regions, "unchecked": not_reached,
         "issues_total": report.issues_total, "issues": issues_document(&report.issues),
         "pending": pending, "differences": report.differences,
         "index_stale": report.index_stale, "packs_attested": attested, "healed": healed, "notices": report.notices,
     });
+    timings.add_to(&mut document);
     Output { json }.result(&document, |out| {
         write_issues(out, &report.issues, report.issues_total)?;
         for pending in &report.pending {

@@ -6,6 +6,7 @@ use super::config::Settings;
 use super::exit::{Class, CliError};
 use super::output::Output;
 use super::render;
+use super::timings::Timings;
 use super::workspace::{Workspace, doubt};
 use crate::format::config::{CONFIG_NAME, config_beginning};
 use crate::repo::fetch::Fetcher;
@@ -14,6 +15,7 @@ use crate::report::Monitor;
 use crate::restore::target::{Overwrite as TargetOverwrite, Target, TargetOptions};
 use crate::restore::{Restore, Scope, ScopeError, restore};
 use crate::store::open::local_path;
+use crate::timing::Stage;
 use serde_json::json;
 use std::path::{Path, PathBuf};
 
@@ -80,10 +82,13 @@ fn scope(args: &RestoreArgs, workspace: &Workspace, info: &SnapshotInfo) -> Resu
 /// # Errors
 /// When it can't begin or had to stop.
 pub fn run(args: &RestoreArgs, global: &Global) -> Result<Class, CliError> {
+    let timings = Timings::begin(args.timings);
+    let timer = timings.timer();
     let selection = args.selection()?;
-    let mut workspace = Workspace::open_to_read(global)?;
-    let (index, _) = workspace.index()?;
-    let (listing, listing_class) = workspace.snapshots()?;
+    let mut workspace = timer.run(Stage::Open, || Workspace::open_to_read(global))?;
+    workspace.progress.set_timer(timer.clone());
+    let (index, _) = timer.run(Stage::Open, || workspace.index())?;
+    let (listing, listing_class) = timer.run(Stage::Open, || workspace.snapshots())?;
     let choice = Choice::new(&workspace, listing.snapshots, &args.filter);
     let info = choice.one(&workspace, &selection.snapshot)?;
     let (dataset, host) = (&info.snapshot.dataset, &info.snapshot.host);
@@ -144,7 +149,7 @@ pub fn run(args: &RestoreArgs, global: &Global) -> Result<Class, CliError> {
         .collect();
     let would_remove: Vec<_> =
         summary.would_remove.iter().map(|path| json!(render::JsonPath::from(&path[..]))).collect();
-    let document = json!({
+    let mut document = json!({
         "snapshot": info.id.to_string(), "dataset": dataset, "host": host, "target": args.to.to_string_lossy(), "dry_run": args.dry_run,
         "files": summary.files, "files_skipped": summary.files_skipped, "kept": summary.kept,
         "directories": summary.directories, "others": summary.others, "links": summary.links,
@@ -152,6 +157,7 @@ pub fn run(args: &RestoreArgs, global: &Global) -> Result<Class, CliError> {
         "would_remove": args.dry_run.then_some(would_remove), "partial": info.snapshot.partial,
         "issues": shown, "damaged_copies": copies.len(),
     });
+    timings.add_to(&mut document);
     let printed = Output { json: global.json }.result(&document, |out| {
         for issue in &summary.issues {
             writeln!(
@@ -209,6 +215,9 @@ pub fn run(args: &RestoreArgs, global: &Global) -> Result<Class, CliError> {
         }
         Ok(())
     });
+    if !global.json {
+        timings.show();
+    }
     let class = if summary.issues.is_empty() { Class::Success } else { Class::Partial };
     class.worse(doubt(&selection.snapshot, listing_class)).printed(printed)
 }

@@ -29,18 +29,18 @@ impl Timings {
         &self.timer
     }
 
-    /// For the JSON result; null if no times are taken.
-    pub fn document(&self) -> Value {
-        let Some(taken) = self.timer.taken() else { return Value::Null };
+    /// Adds `timings` to a JSON result, if times are taken.
+    pub fn add_to(&self, document: &mut Value) {
+        let Some(taken) = self.timer.taken() else { return };
         let stage = |time: &StageTime| {
             json!({
                 "stage": time.stage.name(), "busy_ns": time.busy_ns, "waiting_ns": time.waiting_ns, "bytes": time.bytes,
             })
         };
-        json!({
+        document["timings"] = json!({
             "elapsed_ns": elapsed_ns().saturating_sub(self.began_ns),
             "stages": taken.iter().map(stage).collect::<Vec<_>>(),
-        })
+        });
     }
 
     /// Prints the table, if times are taken.
@@ -54,7 +54,7 @@ impl Timings {
 fn table(taken: &[StageTime], elapsed_ns: u64) -> Vec<String> {
     let seconds = |ns: u64| format!("{:.3} s", Duration::from_nanos(ns).as_secs_f64());
     let row = |name: &str, busy: &str, waiting: &str, bytes: &str, rate: &str| {
-        format!("{name:<9}{busy:>12}{waiting:>12}{bytes:>12}{rate:>14}").trim_end().to_owned()
+        format!("{name:<10}{busy:>11}{waiting:>12}{bytes:>12}{rate:>14}").trim_end().to_owned()
     };
     let mut lines = vec![row("STAGE", "BUSY", "WAITING", "BYTES", "BYTES/BUSY")];
     for time in taken.iter().filter(|time| time.busy_ns + time.waiting_ns > 0) {
@@ -99,8 +99,10 @@ mod tests {
 
     #[test]
     fn without_the_option_there_are_none() {
-        assert!(Timings::begin(false).document().is_null());
-        let document = Timings::begin(true).document();
-        assert_eq!(document["stages"].as_array().map(Vec::len), Some(Stage::ALL.len()));
+        let mut document = serde_json::json!({});
+        Timings::begin(false).add_to(&mut document);
+        assert_eq!(document, serde_json::json!({}));
+        Timings::begin(true).add_to(&mut document);
+        assert_eq!(document["timings"]["stages"].as_array().map(Vec::len), Some(Stage::ALL.len()));
     }
 }

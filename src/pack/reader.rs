@@ -10,6 +10,7 @@ use crate::format::ids::PackId;
 use crate::format::pack::{Directory, FOOTER_BYTES, Footer, PACK_HEADER_BYTES, PackHeader, SECTION_RECORD_BYTES};
 use crate::format::wire::DecodeError;
 use crate::store::Store;
+use crate::timing::{Stage, Timer};
 
 /// The opened sections of one pack.
 pub struct PackReader {
@@ -18,6 +19,7 @@ pub struct PackReader {
     /// Its header.
     pub header: PackHeader,
     sections: Vec<SectionKey>,
+    timer: Timer,
 }
 
 /// The object's name of a pack.
@@ -67,7 +69,12 @@ impl PackReader {
             return Err(PackError::Decode { pack, source: DecodeError::new("OBJ-9", detail) });
         }
         let sections: Result<Vec<_>, _> = header.sections.iter().map(|record| keyring.open_section(record)).collect();
-        Ok(PackReader { pack, header, sections: sections? })
+        Ok(PackReader { pack, header, sections: sections?, timer: Timer::off() })
+    }
+
+    /// Has its stages timed.
+    pub fn timed(self, timer: Timer) -> Self {
+        PackReader { timer, ..self }
     }
 
     /// Opens one sealed frame in place; its plaintext takes the place of what `out` held.
@@ -88,16 +95,15 @@ impl PackReader {
             pack,
             source: DecodeError::new("SEG-3", format!("section {section} of {}", self.sections.len())),
         })?;
-        let length = key.open(number, raw_length, sealed).map_err(|source| PackError::Frame {
-            pack,
-            frame: position,
-            source,
-        })?;
-        decompress_into(&sealed[..length], raw_length as usize, out).map_err(|source| PackError::Decompress {
-            pack,
-            frame: position,
-            source,
-        })
+        let timer = &self.timer;
+        timer.bytes(Stage::Unseal, sealed.len() as u64);
+        let length = timer.run(Stage::Unseal, || key.open(number, raw_length, sealed));
+        let length = length.map_err(|source| PackError::Frame { pack, frame: position, source })?;
+        timer.bytes(Stage::Decompress, u64::from(raw_length));
+        let sealed = &sealed[..length];
+        timer
+            .run(Stage::Decompress, || decompress_into(sealed, raw_length as usize, out))
+            .map_err(|source| PackError::Decompress { pack, frame: position, source })
     }
 }
 

@@ -12,6 +12,7 @@ use crate::pack::reader::pack_name;
 use crate::pack::{PackError, PackReader, read_header};
 use crate::report::{Issue, IssueKind, Monitor};
 use crate::store::StoreErrorKind;
+use crate::timing::{Stage, Timer};
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -55,6 +56,7 @@ pub struct Fetcher<'a> {
     pub repository: &'a Repository,
     /// Finds chunks.
     pub index: &'a dyn Index,
+    timer: Timer,
     monitor: &'a dyn Monitor,
     /// By region and pack: a header that is another one in one region must not spoil the others.
     packs: Mutex<HashMap<(usize, PackId), Arc<PackReader>>>,
@@ -117,6 +119,7 @@ impl<'a> Fetcher<'a> {
         Fetcher {
             repository,
             index,
+            timer: monitor.timer(),
             monitor,
             packs: Mutex::new(HashMap::new()),
             frames: Mutex::new(FrameCache { bytes_max: cache_bytes, ..FrameCache::default() }),
@@ -143,7 +146,10 @@ impl<'a> Fetcher<'a> {
 
     /// Reads a range of a pack from one region.
     fn read_range(&self, region: usize, pack: PackId, offset: u64, length: u64) -> Result<Vec<u8>, PackError> {
-        Ok(self.repository.regions[region].store.get_range(&pack_name(&pack), offset, length)?)
+        let store = &self.repository.regions[region].store;
+        let read = self.timer.run(Stage::Fetch, || store.get_range(&pack_name(&pack), offset, length))?;
+        self.timer.bytes(Stage::Fetch, read.len() as u64);
+        Ok(read)
     }
 
     /// The opened header of a pack, from one region.
@@ -151,8 +157,10 @@ impl<'a> Fetcher<'a> {
         if let Some(reader) = self.packs.lock().unwrap_or_else(PoisonError::into_inner).get(&(region, pack)) {
             return Ok(Arc::clone(reader));
         }
-        let header = read_header(&*self.repository.regions[region].store, pack)?;
-        let reader = Arc::new(PackReader::open(pack, header, &self.repository.keyring)?);
+        let store = &*self.repository.regions[region].store;
+        let header = self.timer.run(Stage::Fetch, || read_header(store, pack))?;
+        let reader = PackReader::open(pack, header, &self.repository.keyring)?;
+        let reader = Arc::new(reader.timed(self.timer.clone()));
         let mut packs = self.packs.lock().unwrap_or_else(PoisonError::into_inner);
         if packs.len() >= OPEN_PACKS_MAX {
             packs.clear();

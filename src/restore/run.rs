@@ -10,6 +10,7 @@ use crate::format::node::{Content, Extent, Node, NodeKind};
 use crate::repo::fetch::{FetchError, Fetcher};
 use crate::repo::walk::{Extents, Nodes, find_name, root_node};
 use crate::report::{Issue, IssueKind, Monitor, Phase};
+use crate::timing::Stage;
 use std::borrow::Cow;
 use std::sync::PoisonError;
 
@@ -17,8 +18,9 @@ use std::sync::PoisonError;
 const WINDOW_BYTES: u64 = 256 << 20;
 /// The first one is small, as nothing is fetched while it is filled; each is twice as large as the one before.
 const FIRST_WINDOW_BYTES: u64 = 16 << 20;
-/// Some 600 bytes each. The workers run out of work while those that wait are finished.
-const DIRECTORIES_WAITING_MAX: usize = 16 << 10;
+/// Directories, further names, and files to read back that wait, each: some 600 bytes. The workers run out of work while
+/// those that wait are finished.
+const WAITING_MAX: usize = 16 << 10;
 /// Extended attributes of directories and further names that wait take so many bytes at least before they are done.
 const ATTRIBUTES_WAITING_BYTES_MIN: usize = 1 << 20;
 /// What a thread of a restore holds at most with frames of the usual size, in bytes: sealed frames read at once, and
@@ -114,7 +116,8 @@ pub fn restore(
 ) -> Result<RestoreSummary, RestoreError> {
     let exclude = Patterns::of(&options.exclude)?;
     target.spare_named(exclude.clone());
-    let outcome = Outcome::default();
+    let timer = monitor.timer();
+    let outcome = Outcome { timer: timer.clone(), ..Outcome::default() };
     let queue = Queue::new(target, fetcher, &outcome, options.threads);
     let run = Run {
         target,
@@ -135,7 +138,7 @@ pub fn restore(
         verify: Vec::new(),
     };
     let (mut summary, nothing) = queue
-        .beside(|| run.all(root, totals))
+        .beside(|| timer.run(Stage::Walk, || run.all(root, totals)))
         .map_err(|error| RestoreError::Threads { count: options.threads, error })??;
     summary.removed += target.counts().displaced.get();
     summary.files += outcome.files.get();
@@ -176,7 +179,7 @@ impl Run<'_> {
         self.flush()?;
         self.read_back()?;
         if !self.target.options().dry_run {
-            self.target.sync()?;
+            self.written(|target| target.sync())?;
         }
         let nothing = self.include.is_some() && !self.included;
         Ok((self.summary, nothing))
@@ -210,7 +213,7 @@ impl Run<'_> {
                         if !self.clears_the_way(&parent, &child, &path)? {
                             continue;
                         }
-                        match self.target.enter_directory(&parent, &child) {
+                        match self.written(|target| target.enter_directory(&parent, &child)) {
                             Ok(handle) => {
                                 let nodes = Nodes::of(fetcher, tree);
                                 stack.push(Open { handle, node: child, path, nodes, names: Vec::new() });
@@ -273,7 +276,7 @@ impl Run<'_> {
         self.monitor.advance(1, 0);
         self.attributes += attributes_bytes(&done.node);
         self.directories.push((done.handle, done.node));
-        if self.directories.len() >= DIRECTORIES_WAITING_MAX || self.attributes_are_full() {
+        if self.directories.len() >= WAITING_MAX || self.attributes_are_full() {
             self.flush()?;
         }
         Ok(())
@@ -347,6 +350,10 @@ impl Run<'_> {
             return Ok(());
         }
         self.included = true;
+        if self.links.len().max(self.verify.len()) >= WAITING_MAX {
+            self.flush()?;
+            self.read_back()?;
+        }
         let decision = match self.target.decide(parent, node) {
             Ok(decision) => decision,
             Err(error) => return self.target_error(error),
@@ -362,13 +369,15 @@ impl Run<'_> {
                     Ok(restored) => self.outcome.restored(restored),
                     Err(error) => return self.target_error(error),
                 },
-                Decision::Write | Decision::Replace => match self.target.write_special(parent, node) {
-                    Ok(restored) => {
-                        self.summary.others += 1;
-                        self.outcome.restored(restored);
+                Decision::Write | Decision::Replace => {
+                    match self.written(|target| target.write_special(parent, node)) {
+                        Ok(restored) => {
+                            self.summary.others += 1;
+                            self.outcome.restored(restored);
+                        }
+                        Err(error) => return self.target_error(error),
                     }
-                    Err(error) => return self.target_error(error),
-                },
+                }
             }
             return Ok(());
         };
@@ -465,7 +474,7 @@ impl Run<'_> {
         if let Content::Inline(extents) = content {
             match &extents[..] {
                 [] => {
-                    match self.target.write_small_file(parent, node, &[]) {
+                    match self.written(|target| target.write_small_file(parent, node, &[])) {
                         Ok(restored) => self.outcome.restored(restored),
                         Err(error) => return self.target_error(error),
                     }
@@ -606,7 +615,7 @@ impl Run<'_> {
     fn flush(&mut self) -> Result<(), RestoreError> {
         self.settle()?;
         for (parent, node, path) in std::mem::take(&mut self.links) {
-            match self.target.link(&parent, &node) {
+            match self.written(|target| target.link(&parent, &node)) {
                 Ok(Linked::Done) => self.summary.links += 1,
                 Ok(Linked::Already) => self.summary.files_skipped += 1,
                 Ok(Linked::Kept) => self.summary.kept += 1,
@@ -620,7 +629,7 @@ impl Run<'_> {
         self.settle()?;
         self.attributes = 0;
         for (handle, node) in std::mem::take(&mut self.directories) {
-            match self.target.finish_directory(&handle, &node) {
+            match self.written(|target| target.finish_directory(&handle, &node)) {
                 Ok(restored) => self.outcome.restored(restored),
                 Err(error) => self.target_error(error)?,
             }
@@ -634,6 +643,11 @@ impl Run<'_> {
             NodeKind::File { content, .. } => self.content(parent, node, &content.clone(), path),
             _ => Ok(()),
         }
+    }
+
+    /// What writes to the target, timed as that.
+    fn written<T>(&self, write: impl FnOnce(&Target) -> T) -> T {
+        self.outcome.timer.run(Stage::Write, || write(self.target))
     }
 
     fn target_error(&mut self, error: TargetError) -> Result<(), RestoreError> {

@@ -11,6 +11,7 @@ use crate::format::node::{Node, NodeKind};
 use crate::index::{PackEntry, Place};
 use crate::repo::fetch::{FetchError, Fetcher};
 use crate::report::{Issue, IssueKind};
+use crate::timing::{Stage, Timer};
 use std::collections::{BTreeMap, VecDeque};
 use std::io;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -207,6 +208,8 @@ pub struct Outcome {
     pub files: crate::report::Counter,
     /// Bytes written.
     pub bytes: crate::report::Counter,
+    /// Where their time goes.
+    pub timer: Timer,
 }
 
 impl Outcome {
@@ -294,7 +297,7 @@ impl Window {
         // In the order of their ids neighbours lie in one part of the index.
         wishes.sort_unstable_by_key(|wish| wish.id);
         let ids: Vec<ChunkId> = wishes.iter().map(|wish| wish.id).collect();
-        let places = queue.fetcher.index.places(&ids)?;
+        let places = queue.outcome.timer.run(Stage::LookUp, || queue.fetcher.index.places(&ids))?;
         drop(ids);
         let mut wants = Vec::with_capacity(wishes.len());
         for (wish, places) in wishes.into_iter().zip(places) {
@@ -390,7 +393,7 @@ impl<'a> Queue<'a> {
             return;
         }
         let waiting = |pending: &mut Pending| pending.stretches.len() >= self.threads;
-        let held = self.changed.wait_while(self.pending(), waiting);
+        let held = self.outcome.timer.wait(Stage::Walk, || self.changed.wait_while(self.pending(), waiting));
         held.unwrap_or_else(PoisonError::into_inner).stretches.extend(stretches);
         self.changed.notify_all();
     }
@@ -398,13 +401,14 @@ impl<'a> Queue<'a> {
     /// Returns when everything pushed has been fetched.
     pub fn drain(&self) {
         let waiting = |pending: &mut Pending| pending.busy > 0 || !pending.stretches.is_empty();
-        drop(self.changed.wait_while(self.pending(), waiting));
+        drop(self.outcome.timer.wait(Stage::Walk, || self.changed.wait_while(self.pending(), waiting)));
     }
 
     fn work(&self) {
         let idle = |pending: &mut Pending| pending.stretches.is_empty() && !pending.closed;
         loop {
-            let mut pending = self.changed.wait_while(self.pending(), idle).unwrap_or_else(PoisonError::into_inner);
+            let pending = self.outcome.timer.wait(Stage::Fetch, || self.changed.wait_while(self.pending(), idle));
+            let mut pending = pending.unwrap_or_else(PoisonError::into_inner);
             let Some(stretch) = pending.stretches.pop_front() else { return };
             pending.busy += 1;
             drop(pending);
@@ -503,7 +507,9 @@ impl Stretch {
                 let is_right = bytes.is_some_and(|bytes| hasher.id(ChunkKind::Data, bytes) == want.wish.id);
                 (want, is_right)
             };
-            let wants: Vec<(Want, bool)> = wants.into_iter().map(verified).collect();
+            let asked: u64 = wants.iter().map(|want| u64::from(want.place.length)).sum();
+            outcome.timer.bytes(Stage::Id, asked);
+            let wants = outcome.timer.run(Stage::Id, || wants.into_iter().map(verified).collect::<Vec<(Want, bool)>>());
             // Neighbours are written in one go: a large file's chunks are many and small.
             for joined in wants.chunk_by(|(a, right), (b, also)| *right && *also && a.runs_on_in(b)) {
                 match joined {
@@ -540,8 +546,11 @@ fn slow(target: &Target, fetcher: &Fetcher<'_>, want: &Want, outcome: &Outcome) 
 fn write(target: &Target, first: &Wish, count: usize, bytes: &[u8], outcome: &Outcome) {
     let Wish { file, file_offset, .. } = first;
     if !file.failed.load(Ordering::Relaxed) {
-        match file.write(target, bytes, *file_offset, outcome) {
-            Ok(()) => outcome.bytes.add(bytes.len() as u64),
+        match outcome.timer.run(Stage::Write, || file.write(target, bytes, *file_offset, outcome)) {
+            Ok(()) => {
+                outcome.bytes.add(bytes.len() as u64);
+                outcome.timer.bytes(Stage::Write, bytes.len() as u64);
+            }
             Err(error) => {
                 file.failed.store(true, Ordering::Relaxed);
                 outcome.target_error(error);
@@ -561,7 +570,7 @@ pub fn release(target: &Target, file: &Arc<OpenFile>, outcome: &Outcome) {
     if file.failed.load(Ordering::Relaxed) {
         return;
     }
-    let finished = match state {
+    let finished = outcome.timer.run(Stage::Write, || match state {
         State::Made(handle) => match Arc::into_inner(handle) {
             Some(handle) => target.finish_file(handle, &file.node),
             // Whoever writes gives it back before it counts as written.
@@ -576,7 +585,7 @@ pub fn release(target: &Target, file: &Arc<OpenFile>, outcome: &Outcome) {
             .and_then(|handle| target.finish_file(handle, &file.node)),
         State::Gathered(bytes) => target.write_small_file(&file.parent, &file.node, &bytes),
         State::Small | State::Done => Ok(Restored::default()),
-    };
+    });
     match finished {
         Ok(restored) => {
             outcome.restored(restored);

@@ -593,6 +593,34 @@ fn timings_say_where_the_time_went() {
 }
 
 #[test]
+fn timings_say_where_a_restores_and_a_checks_time_went() {
+    let program = Program::new();
+    program.write("a", &noise(1, 300_000));
+    program.write("b", &noise(2, 200_000));
+    program.backup(&[]);
+    let restored = program.restore("out", &["latest", "--timings"]).expect(0).json();
+    let checked = program.run(["--json", "check", "--read-data", "--timings"]).expect(0).json();
+    for (run, stages) in [
+        (&restored, &["open", "walk", "look-up", "fetch", "unseal", "decompress", "id", "write"][..]),
+        (&checked, &["open", "segment", "tree", "fetch", "unseal", "decompress", "id"]),
+    ] {
+        let listed = run["timings"]["stages"].as_array().unwrap();
+        for stage in stages {
+            let time = listed.iter().find(|time| time["stage"] == *stage).unwrap();
+            assert!(time["busy_ns"].as_u64() > Some(0), "{stage}: {run}");
+            let moves = ["fetch", "unseal", "decompress", "id", "write"].contains(stage);
+            assert!(!moves || time["bytes"].as_u64() >= Some(500_000), "{stage}: {run}");
+        }
+    }
+    for arguments in [&["check"][..], &["restore", "latest", "--to", "other"]] {
+        let plain = program.run(["--json"].iter().chain(arguments)).expect(0).json();
+        assert!(plain.get("timings").is_none(), "{plain}");
+    }
+    let shown = program.run(["check", "--timings"]).expect(0);
+    assert!(shown.stderr.contains("STAGE") && !shown.stdout.contains("STAGE"), "{}", shown.stderr);
+}
+
+#[test]
 fn content_is_compressed_as_hard_as_asked() {
     let mut stored = std::collections::BTreeMap::new();
     let text: Vec<u8> =

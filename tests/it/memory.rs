@@ -31,7 +31,9 @@ fn bounded(entries: u32) {
         std::fs::write(program.source().join(format!("a-rather-long-name-of-an-entry-{at:07}")), at.to_le_bytes())
             .unwrap();
     }
-    for command in [&["-q", "backup", "source"][..], &["-q", "restore", "latest", "--to", "out"]] {
+    let restore = ["-q", "restore", "latest", "--to", "out"];
+    let again = [&restore[..], &["--verify", "--overwrite", "always"]].concat();
+    for command in [&["-q", "backup", "source"][..], &restore, &again] {
         let peak = peak_of(&program, command);
         eprintln!("{} of {entries} entries: {} MiB at most", command[1], peak >> 20);
         assert!(peak > 0 && peak < CEILING_BYTES + OVERHEAD_BYTES, "{} MiB", peak >> 20);

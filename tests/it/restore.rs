@@ -378,6 +378,22 @@ fn a_full_region_is_left_out_and_the_other_one_commits() {
     program.assert_tidy();
 }
 
+/// What waits for a second name, or to be read back, doesn't wait for the end: there may be any number of either.
+#[test]
+fn further_names_and_reading_back_take_turns_with_the_rest() {
+    const FILES: usize = 9_000;
+    let program = Program::new();
+    for at in 0..FILES {
+        let first = program.write(&format!("{}/{at}", at % 3), &at.to_le_bytes());
+        std::fs::hard_link(first, program.source().join(format!("2/and-{at}"))).unwrap();
+    }
+    program.backup(&[]);
+    let restored = program.restore("out", &["latest", "--verify"]).expect(0).json();
+    assert_eq!((&restored["files"], &restored["links"]), (&FILES.into(), &FILES.into()), "{restored}");
+    assert_eq!(restored["verified"], 2 * FILES);
+    assert_same(&program.source(), &program.path("out"));
+}
+
 /// Garbage in what should be a hole is found by reading back, whatever the file's size and time say; and a file that
 /// was there already with both is read back too.
 #[test]

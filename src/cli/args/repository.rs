@@ -112,6 +112,10 @@ pub struct CheckArgs {
         default_missing_value = "all"
     )]
     pub read_data: Option<ReadData>,
+
+    /// Show where the time went, stage by stage, on the standard error (under --json in the result)
+    #[arg(long)]
+    pub timings: bool,
 }
 
 /// Verify every stored byte of a region, without any key

@@ -48,6 +48,10 @@ pub struct RestoreArgs {
     #[arg(long, short = 'n')]
     pub dry_run: bool,
 
+    /// Show where the time went, stage by stage, on the standard error (under --json in the result)
+    #[arg(long)]
+    pub timings: bool,
+
     /// Read back every file that was written, or was there already with its size and time, and compare
     #[arg(long)]
     pub verify: bool,
