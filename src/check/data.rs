@@ -11,11 +11,12 @@ use crate::crypto::keyring::ChunkHasher;
 use crate::crypto::listing::listings;
 use crate::env::random_bytes;
 use crate::format::envelope::TRAILER_BYTES;
-use crate::format::ids::{ChunkId, Digest, PackId};
+use crate::format::ids::{ChunkId, Digest, PackId, SegmentId, SlotId};
 use crate::format::pack::{Directory, PackHeader};
 use crate::format::segment::{Reference, Segment, SegmentFrame, SegmentPack};
 use crate::format::sequence::{decode_chunk, references};
 use crate::index::PackEntry;
+use crate::index::graph::ChunkCopy;
 use crate::index::segment::segment_name;
 use crate::limits::{DIRECTORY_BYTES_MAX, PACK_BYTES_MAX};
 use crate::pack::PackReader;
@@ -84,45 +85,55 @@ pub(super) fn read(run: &Run<'_>, regions: &mut [Checked], subset: Subset) -> Re
     }
     run.findings.monitor.phase(Phase::Check, Some(packs), Some(bytes));
     for checked in regions {
-        let chosen: Vec<PackId> = chosen(checked).into_iter().map(|(pack, _)| pack).collect();
+        let chosen = chosen(checked);
         read_region(run, checked, &chosen)?;
     }
     Ok(())
 }
 
-fn read_region(run: &Run<'_>, checked: &mut Checked, chosen: &[PackId]) -> Result<(), CheckError> {
+fn read_region(run: &Run<'_>, checked: &mut Checked, chosen: &[(PackId, u64)]) -> Result<(), CheckError> {
     let region = &run.repository.regions[checked.at];
     // By what is stated of a pack, not by the pack: a segment that lies about it must not pass because
     // another told the truth.
     let mut claimed: HashSet<Digest> = HashSet::new();
     let (packs, bytes, chunks) = (Counter::default(), Counter::default(), Counter::default());
     let damaged = Mutex::new(checked.graph.marks());
+    // Of what is stated of packs, what isn't so; as the graph tells it apart.
+    let faulty: Mutex<HashSet<(PackId, SlotId, bool)>> = Mutex::default();
     let verified = Mutex::new(Vec::new());
     let damaged_packs = Mutex::new(Vec::new());
     for id in &checked.segments {
-        let segment = match run.findings.timer.run(Stage::Segment, || read_segment(run.repository, region, *id)) {
-            Ok(opened) => opened.segment,
+        let opened = match run.findings.timer.run(Stage::Segment, || read_segment(run.repository, region, *id)) {
+            Ok(opened) => opened,
             Err(error) => {
                 run.findings.note(&region.name, &segment_name(id), error)?;
                 continue;
             }
         };
-        let listings = listings(&segment);
-        let todo: Vec<usize> = (0..segment.packs.len())
-            .filter(|at| chosen.binary_search(&segment.packs[*at].pack).is_ok() && claimed.insert(listings[*at]))
-            .collect();
+        let segment = &opened.segment;
+        let listings = listings(segment);
+        // One of another size than the pack has was told with the structure.
+        let is_chosen = |at: &usize| {
+            let pack = &segment.packs[*at];
+            chosen.binary_search(&(pack.pack, pack.size)).is_ok() && claimed.insert(listings[*at])
+        };
+        let todo: Vec<usize> = (0..segment.packs.len()).filter(is_chosen).collect();
         let ids: Vec<ChunkId> = segment.chunks().map(|chunk| chunk.id).collect();
         // What isn't fetching, opening or hashing is comparing with what the segment states.
         run.findings.parallel(Stage::Segment, run.threads(), todo.len(), &|at| {
-            let mut reading = PackReading::new(run, region, &segment, &ids, todo[at]);
-            reading.read()?;
+            let mut reading = PackReading::new(run, region, segment, &ids, todo[at]);
+            reading.read(id, opened.signer)?;
             packs.add(1);
             bytes.add(reading.pack.size);
             chunks.add(reading.verified);
             let mut damaged = damaged.lock().unwrap_or_else(PoisonError::into_inner);
             checked.graph.mark(&mut damaged, &reading.damaged)?;
             drop(damaged);
-            if reading.faults_total == 0 && !reading.failed {
+            if reading.faults_total > 0 || reading.failed {
+                let attested = run.attested.contains(&listings[todo[at]]);
+                let stated = (reading.pack.pack, reading.pack.origin, attested);
+                faulty.lock().unwrap_or_else(PoisonError::into_inner).insert(stated);
+            } else {
                 verified.lock().unwrap_or_else(PoisonError::into_inner).push(listings[todo[at]]);
             }
             if reading.misnamed {
@@ -140,7 +151,18 @@ fn read_region(run: &Run<'_>, checked: &mut Checked, chosen: &[PackId]) -> Resul
     checked.report.bytes_read = bytes.get();
     checked.report.chunks_verified = chunks.get();
     checked.verified = verified.into_inner().unwrap_or_else(PoisonError::into_inner);
-    checked.damaged = Some(damaged.into_inner().unwrap_or_else(PoisonError::into_inner));
+    let mut damaged = damaged.into_inner().unwrap_or_else(PoisonError::into_inner);
+    if damaged.count() > 0 {
+        // What another pack holds, or another segment states truly of this one, can be had.
+        let faulty = faulty.into_inner().unwrap_or_else(PoisonError::into_inner);
+        let rows = &checked.rows;
+        let is_faulty = |copy: &ChunkCopy| {
+            let row = &rows[copy.pack as usize];
+            !copy.present || faulty.contains(&(row.id, row.origin, row.attested))
+        };
+        checked.graph.sift(&mut damaged, &|copies| copies.iter().all(is_faulty))?;
+    }
+    checked.damaged = Some(damaged);
     Ok(())
 }
 
@@ -241,7 +263,8 @@ impl<'a> PackReading<'a> {
         }
     }
 
-    fn read(&mut self) -> Result<(), CheckError> {
+    /// Reads it all; what is wrong is told of the pack, or, where this is what its name says, of the segment.
+    fn read(&mut self, segment: &SegmentId, signer: SlotId) -> Result<(), CheckError> {
         let name = self.name.clone();
         let mut stream = Stream {
             store: &*self.region.store,
@@ -263,12 +286,15 @@ impl<'a> PackReading<'a> {
             },
             Err(Stop::Store(error)) => self.store_failed(error)?,
         }
-        for detail in &self.faults {
-            findings.issue(IssueKind::Damaged, &self.region.name, &self.name, detail);
-        }
         if self.faults_total > self.faults.len() as u64 {
-            let detail = format!("{} more faults", self.faults_total - self.faults.len() as u64);
-            findings.issue(IssueKind::Damaged, &self.region.name, &self.name, detail);
+            self.faults.push(format!("{} more faults", self.faults_total - self.faults.len() as u64));
+        }
+        let as_named = !self.misnamed && !self.failed;
+        for detail in &self.faults {
+            match as_named {
+                true => self.run.misstated(&self.region.name, segment, signer, &self.pack.pack, detail),
+                false => findings.issue(IssueKind::Damaged, &self.region.name, &self.name, detail),
+            }
         }
         Ok(())
     }

@@ -6,7 +6,7 @@ use crate::crypto::listing::listings;
 use crate::format::ids::{ChunkId, Digest, PackId, SegmentId, SlotId, SnapshotId};
 use crate::format::segment::{Segment, SegmentPack};
 use crate::index::graph::{ChunkCopy, Graph, GraphBuilder, GraphError, Lack, Marks, key};
-use crate::index::segment::segment_name;
+use crate::index::segment::{OpenedSegment, segment_name};
 use crate::index::{Index, IndexError, PackEntry, Place};
 use crate::pack::reader::pack_name;
 use crate::repo::attest;
@@ -23,12 +23,12 @@ use std::sync::{Mutex, PoisonError};
 const SEGMENTS_AT_ONCE: usize = 4;
 
 /// What some segments of a region state of a pack.
-struct Row {
-    id: PackId,
+pub(super) struct Row {
+    pub(super) id: PackId,
     /// The slot that first wrote its frames, as stated.
-    origin: SlotId,
+    pub(super) origin: SlotId,
     /// An owner verified that it holds what is stated.
-    attested: bool,
+    pub(super) attested: bool,
     /// It is there in the size that is stated.
     present: bool,
     /// A final lists it as deleted: it isn't lost.
@@ -50,9 +50,9 @@ pub(super) struct Checked {
     pub(super) graph: Graph,
     /// Segments that could be opened.
     pub(super) segments: Vec<SegmentId>,
-    /// Listed packs that are present with the right size, ascending, with their sizes.
+    /// Packs that are present in the size that some segment states, ascending, with their sizes.
     pub(super) packs: Vec<(PackId, u64)>,
-    /// Chunks that reading found damaged, once it has read.
+    /// Chunks of which reading found no whole copy, once it has read.
     pub(super) damaged: Option<Marks>,
     /// Packs whose bytes are not those of their names, once it has read.
     pub(super) damaged_packs: Vec<PackEntry>,
@@ -63,7 +63,7 @@ pub(super) struct Checked {
     /// Each snapshot that counts here, with its slot and its root.
     roots: Vec<(SnapshotId, SlotId, ChunkId)>,
     /// Listed packs by the numbers that the graph knows them by.
-    rows: Vec<Row>,
+    pub(super) rows: Vec<Row>,
     /// Those that are gone, or of another size than is stated.
     unusable: Vec<Unusable>,
     /// Some snapshot reaches what can't be had.
@@ -79,8 +79,10 @@ struct Gathered {
     superseded: BTreeSet<SegmentId>,
     /// Every listed pack.
     listed: Vec<PackId>,
-    /// Listed packs that are absent or have another size.
-    unusable: Vec<(PackId, SegmentId, Option<u64>, u64)>,
+    /// Of these, the ones that are there in the size that is stated.
+    usable: HashSet<PackId>,
+    /// Listed packs that are absent or have another size, with the segment and who signed it.
+    unusable: Vec<(PackId, SegmentId, SlotId, Option<u64>, u64)>,
     chunks: u64,
     index_differs: Vec<String>,
 }
@@ -128,6 +130,7 @@ impl Run<'_> {
             opened: Vec::new(),
             superseded: BTreeSet::new(),
             listed: Vec::new(),
+            usable: HashSet::new(),
             unusable: Vec::new(),
             chunks: 0,
             index_differs: Vec::new(),
@@ -141,7 +144,7 @@ impl Run<'_> {
                     let vouched = attest::vouched(self.attested, &opened.segment);
                     let mut gathered = gathered.lock().unwrap_or_else(PoisonError::into_inner);
                     gathered.index_differs.extend(differs);
-                    gathered.take(id, &opened.segment, &vouched, &stored, &log)?;
+                    gathered.take(id, &opened, &vouched, &stored, &log)?;
                 }
                 Err(error) => self.findings.note(&region.name, &segment_name(&id), error)?,
             }
@@ -168,7 +171,7 @@ impl Run<'_> {
         gathered.listed.dedup();
 
         gathered.unusable.sort_unstable();
-        for (pack, segment, found, stated) in &gathered.unusable {
+        for (pack, segment, signer, found, stated) in &gathered.unusable {
             let mut unusable = |kind, detail: String| checked.unusable.push(Unusable { pack: *pack, kind, detail });
             match found {
                 // What a superseded segment or a finished collection speaks of may be gone.
@@ -178,18 +181,22 @@ impl Run<'_> {
                     let detail = format!("segment {segment} lists it, {stated} bytes, and it is not there");
                     unusable(IssueKind::Missing, detail);
                 }
+                // Another segment says it as it is: this one's word is false, and the pack is what it should be.
+                Some(found) if gathered.usable.contains(pack) => {
+                    let detail = format!("it is {stated} bytes long, and it is {found}");
+                    self.misstated(&region.name, segment, *signer, pack, &detail);
+                }
                 Some(found) => {
                     let detail = format!("it is {found} bytes long, segment {segment} says {stated}");
                     unusable(IssueKind::Damaged, detail);
                 }
             }
         }
-        let unusable: HashSet<PackId> = gathered.unusable.iter().map(|(pack, ..)| *pack).collect();
         for (pack, size) in &stored {
             if gathered.listed.binary_search(pack).is_err() {
                 checked.report.packs_orphan += 1;
                 checked.report.orphan_bytes += size;
-            } else if !unusable.contains(pack) {
+            } else if gathered.usable.contains(pack) {
                 checked.report.pack_bytes += size;
                 checked.packs.push((*pack, *size));
             }
@@ -320,6 +327,14 @@ impl Run<'_> {
         Ok(())
     }
 
+    /// Tells of what a segment states falsely of a pack (`SEG-10`): that pack is as its name says.
+    pub(super) fn misstated(&self, region: &str, segment: &SegmentId, signer: SlotId, pack: &PackId, detail: &str) {
+        let slot = self.repository.roster.slot(signer);
+        let label = slot.map_or_else(|| signer.to_string(), |slot| format!("'{}' ({signer})", slot.label));
+        let detail = format!("SEG-10: slot {label} states falsely of {}: {detail}", pack_name(pack));
+        self.findings.issue(IssueKind::Damaged, region, &segment_name(segment), detail);
+    }
+
     /// What the local index says otherwise than a segment; `None` when they agree.
     fn compare(
         &self,
@@ -410,11 +425,12 @@ impl Gathered {
     fn take(
         &mut self,
         id: SegmentId,
-        segment: &Segment,
+        opened: &OpenedSegment,
         vouched: &[bool],
         stored: &[(PackId, u64)],
         log: &GcLog,
     ) -> Result<(), GraphError> {
+        let segment = &opened.segment;
         let (mut packs, mut present) = (Vec::new(), Vec::new());
         for (pack, attested) in segment.packs.iter().zip(vouched.iter().copied()) {
             let place = stored.binary_search_by_key(&pack.pack, |(pack, _)| *pack).ok();
@@ -427,8 +443,9 @@ impl Gathered {
             });
             packs.push(*number);
             present.push(is_there);
-            if found != Some(pack.size) {
-                self.unusable.push((pack.pack, id, found, pack.size));
+            match is_there {
+                true => drop(self.usable.insert(pack.pack)),
+                false => self.unusable.push((pack.pack, id, opened.signer, found, pack.size)),
             }
             self.listed.push(pack.pack);
         }

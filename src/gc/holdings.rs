@@ -3,10 +3,11 @@
 //! Memory: about 100 bytes a pack, 12 a frame, and what the graph may take.
 
 use super::{GcError, GcOptions};
+use crate::crypto::listing::listings;
 use crate::crypto::object;
 use crate::format::envelope::ObjectKind;
 use crate::format::ids::{Digest, PackId, SegmentId, SessionId, SlotId};
-use crate::format::roster::SlotState;
+use crate::format::roster::{Role, SlotState};
 use crate::format::segment::{Segment, SegmentPack};
 use crate::index::graph::{Graph, GraphBuilder};
 use crate::index::segment::{self, segment_name};
@@ -17,6 +18,7 @@ use crate::repo::open::{DECIDERS, RegionHandle, Repository, WRITERS};
 use crate::repo::sessions::is_forged;
 use crate::repo::sync::{list_segments, overstated, read_segment_bytes};
 use crate::report::{Monitor, Phase};
+use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 /// How often the segments are listed again because some were taken away or came while they were read.
@@ -35,9 +37,10 @@ pub struct Pack {
     pub origin: SlotId,
     /// It is there, with the stated size.
     pub present: bool,
-    /// A final lists it as deleted: it is no copy of anything, even while it is still there.
+    /// A final lists it as deleted: it is no copy of anything, even while it is still there. So is what a segment states
+    /// of a pack otherwise than an owner verified: a row of its own.
     pub dead: bool,
-    /// Segments state different things of it: it stands in for no other pack's copy.
+    /// Segments state different things of it, and no owner verified one: it stands in for no other pack's copy.
     pub disputed: bool,
     /// An owner verified that it holds what every segment states of it.
     pub attested: bool,
@@ -91,6 +94,8 @@ pub struct Holdings {
     pub graph: Graph,
     /// What was passed over.
     pub notices: Vec<String>,
+    /// What segments state of packs otherwise than an owner verified.
+    pub false_listings: BTreeSet<(SegmentId, PackId)>,
 }
 
 /// What reading one segment came to.
@@ -160,12 +165,64 @@ struct Gathering<'a> {
     log: &'a GcLog,
     stored: &'a [(PackId, u64)],
     /// Listings that owners verified.
-    attested: HashSet<Digest>,
+    attested: &'a HashSet<Digest>,
     builder: GraphBuilder,
     packs: Vec<Pack>,
     ordinals: HashMap<PackId, u32>,
     frames: Vec<Frame>,
     segments: Vec<SegmentRow>,
+    /// By pack: what an owner verified, and whether some segment states something else.
+    verified: HashMap<PackId, Verified>,
+    /// What is known of packs from the start.
+    settled: &'a HashMap<PackId, Settled>,
+    false_listings: BTreeSet<(SegmentId, PackId)>,
+}
+
+/// What segments state of one pack, beside what owners say.
+#[derive(Default)]
+struct Verified {
+    first: Option<(Digest, SlotId)>,
+    differs: bool,
+    /// What an owner verified.
+    truth: Option<Digest>,
+    /// What an owner's segment states, and the origin there.
+    owners: Option<(Digest, SlotId)>,
+    /// Owners say different things, so that nothing is settled: of what is in the pack, of its origin.
+    doubtful: [bool; 2],
+}
+
+/// What is known of a pack: what is stated otherwise is false.
+struct Settled {
+    listing: Digest,
+    /// Where an owner's segment states it.
+    origin: Option<SlotId>,
+}
+
+impl Verified {
+    fn take(&mut self, listing: Digest, origin: SlotId, attested: bool, by_owner: bool) {
+        let stated = (listing, origin);
+        self.differs |= *self.first.get_or_insert(stated) != stated;
+        if attested {
+            self.doubtful[0] |= *self.truth.get_or_insert(listing) != listing;
+        }
+        if by_owner {
+            self.doubtful[1] |= *self.owners.get_or_insert(stated) != stated;
+        }
+    }
+
+    /// What is true, where some segment says otherwise.
+    fn settled(&self) -> Option<Settled> {
+        let listing = self.truth.filter(|_| self.differs && !self.doubtful[0])?;
+        let origin =
+            self.owners.filter(|(stated, _)| *stated == listing && !self.doubtful[1]).map(|(_, origin)| origin);
+        Some(Settled { listing, origin })
+    }
+}
+
+impl Settled {
+    fn refutes(&self, listing: Digest, origin: SlotId) -> bool {
+        self.listing != listing || self.origin.is_some_and(|known| known != origin)
+    }
 }
 
 impl Gathering<'_> {
@@ -192,33 +249,66 @@ impl Gathering<'_> {
             }
             return *ordinal;
         }
+        let ordinal = self.push(listed, Standing::Counts { present, attested });
+        self.ordinals.insert(listed.pack, ordinal);
+        ordinal
+    }
+
+    fn push(&mut self, listed: &SegmentPack, standing: Standing) -> u32 {
         let ordinal = self.packs.len() as u32;
+        let (present, attested, dead) = match standing {
+            Standing::Counts { present, attested } => (present, attested, self.log.dead.contains(&listed.pack)),
+            Standing::False => (false, false, true),
+        };
         self.packs.push(Pack {
             id: listed.pack,
             size: listed.size,
             session: listed.session,
             origin: listed.origin,
             present,
-            dead: self.log.dead.contains(&listed.pack),
+            dead,
             disputed: false,
             attested,
-            statement,
+            statement: statement(listed),
             first_frame: self.frames.len(),
             frame_count: listed.frames.len() as u32,
         });
         self.frames.extend(frames_of(listed));
-        self.ordinals.insert(listed.pack, ordinal);
         ordinal
     }
 
     fn take(&mut self, id: SegmentId, opened: &segment::OpenedSegment) -> Result<(), GcError> {
         let segment: &Segment = &opened.segment;
-        let vouched = attest::vouched(&self.attested, segment);
-        let ordinals: Vec<u32> =
-            segment.packs.iter().zip(vouched).map(|(pack, attested)| self.pack(pack, attested)).collect();
-        let usable = |pack: &SegmentPack| self.is_stored(pack) && !self.log.dead.contains(&pack.pack);
-        let present: Vec<bool> = segment.packs.iter().map(usable).collect();
-        self.builder.add(segment, &ordinals, &present)?;
+        // The digests take time, and few repositories attest.
+        let stated = if self.attested.is_empty() { Vec::new() } else { listings(segment) };
+        let signer = self.repository.roster.slot(opened.signer).filter(|slot| slot.state != SlotState::Revoked);
+        let by_owner = signer.is_some_and(|slot| slot.role == Role::Owner);
+        let (mut ordinals, mut present) = (Vec::new(), Vec::new());
+        for (at, pack) in segment.packs.iter().enumerate() {
+            let listing = stated.get(at).copied();
+            let attested = listing.is_some_and(|listing| self.attested.contains(&listing));
+            if let Some(listing) = listing {
+                self.verified.entry(pack.pack).or_default().take(listing, pack.origin, attested, by_owner);
+                // A pack is what its name says, for ever: what was once verified of it makes all else false.
+                if self.settled.get(&pack.pack).is_some_and(|settled| settled.refutes(listing, pack.origin)) {
+                    self.false_listings.insert((id, pack.pack));
+                    ordinals.push(self.push(pack, Standing::False));
+                    present.push(false);
+                    continue;
+                }
+            }
+            ordinals.push(self.pack(pack, attested));
+            present.push(self.is_stored(pack) && !self.log.dead.contains(&pack.pack));
+        }
+        let mut segment = Cow::Borrowed(segment);
+        if self.false_listings.range((id, PackId([0; 32]))..).next().is_some_and(|(of, _)| *of == id) {
+            // Nor does anything refer to what a false listing says that it refers to.
+            let is_false = |pack: &&mut SegmentPack| self.false_listings.contains(&(id, pack.pack));
+            let packs = segment.to_mut().packs.iter_mut().filter(is_false);
+            let chunks = packs.flat_map(|pack| &mut pack.frames).flat_map(|frame| &mut frame.chunks);
+            chunks.for_each(|chunk| chunk.references.clear());
+        }
+        self.builder.add(&segment, &ordinals, &present)?;
         let signer = self.repository.roster.slot(opened.signer);
         self.segments.push(SegmentRow {
             id,
@@ -230,6 +320,16 @@ impl Gathering<'_> {
         });
         Ok(())
     }
+}
+
+/// What becomes of what a segment states of a pack.
+enum Standing {
+    Counts {
+        present: bool,
+        attested: bool,
+    },
+    /// Otherwise than an owner verified: no copy of anything.
+    False,
 }
 
 fn frames_of(pack: &SegmentPack) -> impl Iterator<Item = Frame> + '_ {
@@ -253,16 +353,44 @@ impl Holdings {
         options: &GcOptions,
         monitor: &dyn Monitor,
     ) -> Result<Self, GcError> {
+        let attested = attest::read_for_many(repository);
+        let read = |settled: &HashMap<PackId, Settled>| {
+            Self::gather(repository, region, log, &stored, &attested, settled, options, monitor)
+        };
+        let (mut holdings, settled) = read(&HashMap::new())?;
+        if !settled.is_empty() {
+            // Somebody states falsely what an owner verified. That is rare enough to read once more.
+            holdings = read(&settled)?.0;
+        }
+        holdings.stored = stored;
+        Ok(holdings)
+    }
+
+    /// Reads the segments with what is known of packs; gives what else is: which verified packs are stated otherwise.
+    #[allow(clippy::too_many_arguments, reason = "two calls; a struct would only name them twice")]
+    fn gather(
+        repository: &Repository,
+        region: &RegionHandle,
+        log: &GcLog,
+        stored: &[(PackId, u64)],
+        attested: &HashSet<Digest>,
+        settled: &HashMap<PackId, Settled>,
+        options: &GcOptions,
+        monitor: &dyn Monitor,
+    ) -> Result<(Self, HashMap<PackId, Settled>), GcError> {
         let mut gathering = Gathering {
             repository,
             log,
-            stored: &stored,
-            attested: attest::read_for_many(repository),
+            stored,
+            attested,
             builder: GraphBuilder::new(options.spill.clone(), options.memory_bytes),
             packs: Vec::new(),
             ordinals: HashMap::new(),
             frames: Vec::new(),
             segments: Vec::new(),
+            verified: HashMap::new(),
+            settled,
+            false_listings: BTreeSet::new(),
         };
         let mut read: BTreeSet<SegmentId> = BTreeSet::new();
         let mut gone: BTreeSet<SegmentId> = BTreeSet::new();
@@ -303,9 +431,16 @@ impl Holdings {
                 }
             }
         }
-        let Gathering { builder, packs, ordinals, frames, segments, .. } = gathering;
-        let notices = refused.into_values().map(|why| format!("segment refused, and passed over: {why}")).collect();
-        Ok(Holdings { stored, packs, ordinals, frames, segments, graph: builder.finish()?, notices })
+        let Gathering { builder, packs, ordinals, frames, segments, verified, false_listings, .. } = gathering;
+        let refused = refused.into_values().map(|why| format!("segment refused, and passed over: {why}"));
+        let told = |(segment, pack): &(SegmentId, PackId)| {
+            format!("segment {segment} states of pack {pack} what an owner found to be otherwise: passed over")
+        };
+        let notices = refused.chain(false_listings.iter().map(told)).collect();
+        let settled = verified.into_iter().filter_map(|(pack, verified)| Some((pack, verified.settled()?))).collect();
+        let graph = builder.finish()?;
+        let stored = Vec::new();
+        Ok((Holdings { stored, packs, ordinals, frames, segments, graph, notices, false_listings }, settled))
     }
 
     /// Packs that a final lists as deleted since these holdings were read.

@@ -148,14 +148,14 @@ impl Run<'_> {
             if !group.is_empty()
                 && (packs + live.len() > SEGMENT_PACKS_TARGET || chunks + row.chunks > SEGMENT_CHUNKS_TARGET)
             {
-                self.supersede(&std::mem::take(&mut group), &known)?;
+                self.supersede(&std::mem::take(&mut group), view, &known)?;
                 (packs, chunks) = (0, 0);
             }
             packs += live.len();
             chunks += row.chunks;
             group.push(row);
         }
-        self.supersede(&group, &known)
+        self.supersede(&group, view, &known)
     }
 
     fn delete_segment(&mut self, id: SegmentId) -> Result<(), GcError> {
@@ -172,7 +172,7 @@ impl Run<'_> {
     }
 
     /// Writes one segment in the place of several, then deletes these.
-    fn supersede(&mut self, rows: &[&SegmentRow], listed: &BTreeSet<SegmentId>) -> Result<(), GcError> {
+    fn supersede(&mut self, rows: &[&SegmentRow], view: &View, listed: &BTreeSet<SegmentId>) -> Result<(), GcError> {
         if rows.is_empty() {
             return Ok(());
         }
@@ -189,7 +189,9 @@ impl Run<'_> {
                 ReadSegment::Gone | ReadSegment::Refused(_) => {}
             }
         }
-        let keeps = |pack: &SegmentPack| !self.log.dead.contains(&pack.pack);
+        let keeps = |id: &SegmentId, pack: &SegmentPack| {
+            !self.log.dead.contains(&pack.pack) && !view.holdings.false_listings.contains(&(*id, pack.pack))
+        };
         let mut merged = merge(&segments, &keeps);
         // A store that refused to delete what these replaced still lists it: it stays replaced.
         let before: BTreeSet<SegmentId> = rows.iter().flat_map(|row| &row.supersedes).copied().collect();

@@ -62,7 +62,7 @@ pub fn build(packs: Vec<FinishedPack>, session: SessionId, origin: SlotId) -> Se
 
 /// One segment that replaces several: it lists those of their packs that `keeps` says, each once. What refers
 /// to a chunk of a pack that is left out keeps the first bytes of its id.
-pub fn merge(segments: &[(SegmentId, Segment)], keeps: &dyn Fn(&SegmentPack) -> bool) -> Segment {
+pub fn merge(segments: &[(SegmentId, Segment)], keeps: &dyn Fn(&SegmentId, &SegmentPack) -> bool) -> Segment {
     let mut packs: Vec<SegmentPack> = Vec::new();
     // The first ordinal of each pack that is kept.
     let mut starts: HashMap<PackId, u32> = HashMap::new();
@@ -70,11 +70,11 @@ pub fn merge(segments: &[(SegmentId, Segment)], keeps: &dyn Fn(&SegmentPack) -> 
     // By segment and old ordinal: the new one.
     let mut moved: Vec<Vec<Option<u32>>> = Vec::new();
     let mut taken: Vec<(usize, usize)> = Vec::new();
-    for (at, (_, segment)) in segments.iter().enumerate() {
+    for (at, (id, segment)) in segments.iter().enumerate() {
         let mut ordinals = Vec::with_capacity(segment.chunk_count());
         for (position, pack) in segment.packs.iter().enumerate() {
             let count: usize = pack.frames.iter().map(|frame| frame.chunks.len()).sum();
-            if !keeps(pack) {
+            if !keeps(id, pack) {
                 ordinals.resize(ordinals.len() + count, None);
                 continue;
             }
@@ -223,7 +223,7 @@ mod tests {
             ],
         };
         let segments = [(SegmentId([9; 32]), first), (SegmentId([8; 32]), second)];
-        let merged = merge(&segments, &|pack| pack.pack != PackId([1; 32]));
+        let merged = merge(&segments, &|_, pack| pack.pack != PackId([1; 32]));
         assert_eq!(merged.supersedes, [SegmentId([8; 32]), SegmentId([9; 32])], "SEG-7");
         let packs: Vec<u8> = merged.packs.iter().map(|pack| pack.pack.0[0]).collect();
         assert_eq!(packs, [2, 3, 4], "SEG-5");

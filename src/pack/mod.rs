@@ -72,6 +72,9 @@ pub enum PackError {
         /// The id of the bytes.
         actual: ChunkId,
     },
+    /// A frame didn't open when it was read before.
+    #[error("{0}")]
+    Unopened(String),
     /// The store failed.
     #[error(transparent)]
     Store(#[from] crate::store::StoreError),

@@ -1,10 +1,13 @@
 //! Fetches frames from whichever region has them whole, opens them, and checks every chunk.
 //!
 //! Guarantees: no byte leaves here that wasn't compared with its ChunkId (`CHUNK-1`); a copy that is
-//! missing or damaged in one region is read from another, and said.
+//! missing or damaged in one region is read from another, and said. Who lists others' packs falsely costs a run
+//! little: of several places those are tried first that an owner vouches for, and those last that turned out false.
 
+use super::attest;
 use super::open::Repository;
-use crate::format::ids::{ChunkId, ChunkKind, PackId};
+use crate::format::ids::{ChunkId, ChunkKind, Digest, PackId};
+use crate::format::roster::{Role, SlotState};
 use crate::format::sequence::{SequenceChunk, decode_chunk};
 use crate::format::wire::DecodeError;
 use crate::index::{FrameEntry, Index, IndexError, PackEntry, Place};
@@ -13,8 +16,8 @@ use crate::pack::{PackError, PackReader, read_header};
 use crate::report::{Issue, IssueKind, Monitor};
 use crate::store::StoreErrorKind;
 use crate::timing::{Stage, Timer};
-use std::collections::{HashMap, VecDeque};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::collections::{HashMap, HashSet, VecDeque};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 const OPEN_PACKS_MAX: usize = 512;
 
@@ -60,10 +63,32 @@ pub struct Fetcher<'a> {
     monitor: &'a dyn Monitor,
     /// By region and pack: a header that is another one in one region must not spoil the others.
     packs: Mutex<HashMap<(usize, PackId), Arc<PackReader>>>,
+    /// Listings that owners verified; read when they first matter.
+    attested: OnceLock<HashSet<Digest>>,
+    /// Listings of which something turned out false, or couldn't be read.
+    failed: Mutex<HashSet<u32>>,
+    /// Frames that don't open, and why.
+    unopened: Mutex<HashMap<FrameKey, String>>,
     frames: Mutex<FrameCache>,
     /// Copies that could not be used, each once.
     issues: Mutex<Vec<Issue>>,
 }
+
+/// How little a listing is to be relied on, least first.
+#[derive(PartialEq, Eq, PartialOrd, Ord)]
+enum Doubt {
+    /// An owner verified it.
+    Attested,
+    /// An owner wrote the pack, as an owner or maintainer says.
+    Owners,
+    Others,
+    Revoked,
+    /// It turned out false in this run, or its pack damaged.
+    Failed,
+}
+
+/// A pack's ordinal in the index, a frame's position in it, and a region by index into the repository's.
+type FrameKey = (u32, u32, usize);
 
 /// A frame's plaintext and the epoch of its section.
 #[derive(Clone)]
@@ -88,13 +113,14 @@ impl Troubles {
 
 #[derive(Default)]
 struct FrameCache {
-    frames: VecDeque<((u32, u32), OpenedFrame)>,
+    /// By pack, frame and region.
+    frames: VecDeque<(FrameKey, OpenedFrame)>,
     bytes: usize,
     bytes_max: usize,
 }
 
 impl FrameCache {
-    fn get(&mut self, key: (u32, u32)) -> Option<OpenedFrame> {
+    fn get(&mut self, key: FrameKey) -> Option<OpenedFrame> {
         let at = self.frames.iter().position(|(known, _)| *known == key)?;
         let found = self.frames.remove(at)?;
         let frame = found.1.clone();
@@ -102,7 +128,7 @@ impl FrameCache {
         Some(frame)
     }
 
-    fn insert(&mut self, key: (u32, u32), frame: OpenedFrame) {
+    fn insert(&mut self, key: FrameKey, frame: OpenedFrame) {
         self.bytes += frame.bytes.len();
         self.frames.push_back((key, frame));
         while self.bytes > self.bytes_max && self.frames.len() > 1 {
@@ -122,6 +148,9 @@ impl<'a> Fetcher<'a> {
             timer: monitor.timer(),
             monitor,
             packs: Mutex::new(HashMap::new()),
+            attested: OnceLock::new(),
+            failed: Mutex::default(),
+            unopened: Mutex::default(),
             frames: Mutex::new(FrameCache { bytes_max: cache_bytes, ..FrameCache::default() }),
             issues: Mutex::new(Vec::new()),
         }
@@ -132,13 +161,19 @@ impl<'a> Fetcher<'a> {
         std::mem::take(&mut *self.issues.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    fn note(&self, region: &str, pack: PackId, error: &PackError) {
+    fn note(&self, region: &str, pack: &PackEntry, error: &PackError) {
         let missing = matches!(error, PackError::Store(store) if store.kind == StoreErrorKind::NotFound);
         let kind = if missing { IssueKind::Missing } else { IssueKind::Damaged };
-        let subject = format!("{region}:{}", pack_name(&pack)).into_bytes();
+        let subject = format!("{region}:{}", pack_name(&pack.id)).into_bytes();
         let mut issues = self.issues.lock().unwrap_or_else(PoisonError::into_inner);
         if !issues.iter().any(|known| known.subject == subject) && issues.len() < 10_000 {
-            let issue = Issue { kind, subject, detail: error.to_string() };
+            let slot = self.repository.roster.slot(pack.origin);
+            let detail = match (error, slot) {
+                // The pack may be what it should be, and who lists it may not.
+                (PackError::WrongChunk { .. }, Some(slot)) => format!("{error}, as slot '{}' lists it", slot.label),
+                _ => error.to_string(),
+            };
+            let issue = Issue { kind, subject, detail };
             self.monitor.issue(&issue);
             issues.push(issue);
         }
@@ -175,20 +210,44 @@ impl<'a> Fetcher<'a> {
         regions.filter(|(_, region)| pack.regions.contains(&region.info.region)).map(|(at, _)| at).collect()
     }
 
-    /// The place to try first: one in a pack that a reached region lists, if there is one.
+    /// How little what is stated of a pack is to be relied on.
+    fn doubt(&self, ordinal: u32, pack: &PackEntry) -> Doubt {
+        if self.failed.lock().unwrap_or_else(PoisonError::into_inner).contains(&ordinal) {
+            return Doubt::Failed;
+        }
+        if self.attested.get_or_init(|| attest::read_for_many(self.repository)).contains(&pack.listing) {
+            return Doubt::Attested;
+        }
+        match self.repository.roster.slot(pack.origin) {
+            Some(slot) if slot.state == SlotState::Revoked => Doubt::Revoked,
+            Some(slot) if slot.role == Role::Owner => Doubt::Owners,
+            _ => Doubt::Others,
+        }
+    }
+
+    /// The place to try first: of those in packs that a reached region lists the one to be relied on most.
     ///
     /// # Errors
     /// When the index can't be read.
     pub fn best_place(&self, places: &[Place]) -> Result<Option<Place>, IndexError> {
         // With one place there is nothing to choose, and the pack need not be asked.
-        if let [_, _, ..] = places {
-            for place in places {
-                if !self.regions_of(&*self.index.pack(place.pack)?).is_empty() {
-                    return Ok(Some(*place));
-                }
-            }
+        Ok(match places {
+            [_, _, ..] => self.in_turn(places)?.first().map(|(place, _)| *place),
+            _ => places.first().copied(),
+        })
+    }
+
+    /// Places with their packs, in the order in which they are to be tried.
+    fn in_turn(&self, places: &[Place]) -> Result<Vec<(Place, Arc<PackEntry>)>, IndexError> {
+        let mut all = Vec::with_capacity(places.len());
+        for place in places {
+            // An index that can't be read says nothing about the pack.
+            all.push((*place, self.index.pack(place.pack)?));
         }
-        Ok(places.first().copied())
+        if all.len() > 1 {
+            all.sort_by_cached_key(|(place, pack)| (self.regions_of(pack).is_empty(), self.doubt(place.pack, pack)));
+        }
+        Ok(all)
     }
 
     /// Opens one frame out of bytes already fetched, into `out`.
@@ -238,7 +297,7 @@ impl<'a> Fetcher<'a> {
     }
 
     /// A chunk at one place, from the cache or from the first region whose copy is whole: a frame that
-    /// opens but holds another chunk is no better than one that doesn't open.
+    /// opens but holds another chunk is no better than one that doesn't open. Neither is read twice.
     fn chunk_at(
         &self,
         kind: ChunkKind,
@@ -248,40 +307,60 @@ impl<'a> Fetcher<'a> {
         troubles: &mut Troubles,
     ) -> Option<Vec<u8>> {
         let position = place.frame as usize;
-        let Some(frame) = pack.frames.get(position) else {
+        if pack.frames.get(position).is_none() {
             troubles.add(format!("pack {} has no frame {position}", pack.id), None);
             return None;
-        };
-        let key = (place.pack, place.frame);
-        let cached = self.frames.lock().unwrap_or_else(PoisonError::into_inner).get(key);
-        if let Some(Ok(bytes)) = cached.map(|opened| self.take(&opened, pack.id, kind, id, place)) {
-            return Some(bytes);
         }
         let regions = self.regions_of(pack);
         if regions.is_empty() {
             troubles.add(format!("pack {} is listed in no reached region", pack.id), None);
         }
+        let mut unread = Vec::new();
         for region in regions {
-            let read = || -> Result<Vec<u8>, PackError> {
-                let mut sealed = self.read_range(region, pack.id, frame.offset, u64::from(frame.sealed_length))?;
-                let mut plain = Vec::new();
-                self.open_frame(region, pack, position, &mut sealed, &mut plain)?;
-                let opened = OpenedFrame { bytes: Arc::new(plain), epoch: self.epoch_of(region, pack, frame)? };
-                let bytes = self.take(&opened, pack.id, kind, id, place)?;
-                self.frames.lock().unwrap_or_else(PoisonError::into_inner).insert(key, opened);
-                Ok(bytes)
-            };
-            match read() {
+            let key = (place.pack, place.frame, region);
+            let cached = self.frames.lock().unwrap_or_else(PoisonError::into_inner).get(key);
+            match cached.map(|opened| self.take(&opened, pack.id, kind, id, place)) {
+                Some(Ok(bytes)) => return Some(bytes),
+                Some(Err(error)) => self.fail(region, place, pack, &error, troubles),
+                None => unread.push(region),
+            }
+        }
+        for region in unread {
+            match self.read_frame(region, pack, place).and_then(|opened| self.take(&opened, pack.id, kind, id, place)) {
                 Ok(bytes) => return Some(bytes),
-                Err(error) => {
-                    let name = &self.repository.regions[region].name;
-                    self.note(name, pack.id, &error);
-                    let kind = if let PackError::Store(store) = &error { Some(store.kind) } else { None };
-                    troubles.add(format!("region '{name}': {error}"), kind);
-                }
+                Err(error) => self.fail(region, place, pack, &error, troubles),
             }
         }
         None
+    }
+
+    /// Reads and opens a frame, and keeps it.
+    fn read_frame(&self, region: usize, pack: &PackEntry, place: &Place) -> Result<OpenedFrame, PackError> {
+        let key = (place.pack, place.frame, region);
+        if let Some(why) = self.unopened.lock().unwrap_or_else(PoisonError::into_inner).get(&key) {
+            return Err(PackError::Unopened(why.clone()));
+        }
+        let (position, frame) = (place.frame as usize, &pack.frames[place.frame as usize]);
+        let mut sealed = self.read_range(region, pack.id, frame.offset, u64::from(frame.sealed_length))?;
+        let mut plain = Vec::new();
+        if let Err(error) = self.open_frame(region, pack, position, &mut sealed, &mut plain) {
+            if let PackError::Frame { .. } | PackError::Decompress { .. } = error {
+                self.unopened.lock().unwrap_or_else(PoisonError::into_inner).insert(key, error.to_string());
+            }
+            return Err(error);
+        }
+        let opened = OpenedFrame { bytes: Arc::new(plain), epoch: self.epoch_of(region, pack, frame)? };
+        self.frames.lock().unwrap_or_else(PoisonError::into_inner).insert(key, opened.clone());
+        Ok(opened)
+    }
+
+    /// Notes that a chunk isn't to be had at a place in one region.
+    fn fail(&self, region: usize, place: &Place, pack: &PackEntry, error: &PackError, troubles: &mut Troubles) {
+        let name = &self.repository.regions[region].name;
+        self.failed.lock().unwrap_or_else(PoisonError::into_inner).insert(place.pack);
+        self.note(name, pack, error);
+        let kind = if let PackError::Store(store) = error { Some(store.kind) } else { None };
+        troubles.add(format!("region '{name}': {error}"), kind);
     }
 
     /// One chunk's plaintext, checked.
@@ -297,10 +376,8 @@ impl<'a> Fetcher<'a> {
             return Err(FetchError::Unlisted(id));
         }
         let mut troubles = Troubles::default();
-        for place in &places {
-            // An index that can't be read says nothing about the pack.
-            let pack = self.index.pack(place.pack)?;
-            if let Some(bytes) = self.chunk_at(kind, id, &pack, place, &mut troubles) {
+        for (place, pack) in self.in_turn(&places)? {
+            if let Some(bytes) = self.chunk_at(kind, id, &pack, &place, &mut troubles) {
                 return Ok(bytes);
             }
         }

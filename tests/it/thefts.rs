@@ -12,7 +12,7 @@ use keepstone::format::attestation::Attestation;
 use keepstone::format::envelope::ObjectKind;
 use keepstone::format::ids::{ChunkId, ChunkKind, Digest, PackId, SegmentId, SlotId, SnapshotId, number_name};
 use keepstone::format::roster::{Role, Roster};
-use keepstone::format::segment::{Segment, SegmentPack};
+use keepstone::format::segment::{Reference, Segment, SegmentPack};
 use keepstone::format::verdict::{Ruling, Verdict};
 use keepstone::index::segment::{seal, segment_name};
 use keepstone::index::{Index, MemoryIndex};
@@ -84,7 +84,7 @@ impl Scene {
     fn listed(&self) -> Vec<SegmentPack> {
         let owner = self.owner();
         let ids = list_segments(&owner.regions[0]).unwrap();
-        let open = |id| read_segment(&owner, &owner.regions[0], id).unwrap().segment.packs;
+        let open = |id| with_prefixes(read_segment(&owner, &owner.regions[0], id).unwrap().segment);
         ids.into_keys().flat_map(open).collect()
     }
 
@@ -239,6 +239,159 @@ fn a_lying_segment_hides_nothing_and_is_found() {
     };
     assert!(report.verified.iter().all(|listing| truth.contains(listing)), "a lie is never attested");
     assert_eq!(report.verified.len(), truth.len());
+}
+
+/// The owner's own packs in sizes that they don't have.
+fn misjudged(scene: &Scene) -> Segment {
+    let mut packs = scene.listed();
+    for pack in &mut packs {
+        pack.origin = scene.slot;
+        pack.size += 4096;
+    }
+    Segment { supersedes: Vec::new(), packs }
+}
+
+/// SEG-10: a pack is read though somebody states another size of it, and its damage is found.
+#[test]
+fn a_false_size_keeps_no_pack_from_being_read() {
+    let scene = Scene::new(Role::Writer);
+    let lie = scene.put_segment(&misjudged(&scene));
+    let packs = scene.listed().into_iter().filter(|pack| pack.origin != scene.slot).count();
+    let report = scene.read_data();
+    assert_eq!(report.regions[0].packs_read, packs as u64);
+    assert_eq!((report.verified.len(), &report.regions[0].snapshots_broken[..]), (packs, &[][..]));
+    let of_the_lie = |issue: &&keepstone::report::Issue| {
+        let detail = &issue.detail;
+        issue.subject.ends_with(segment_name(&lie).as_bytes())
+            && detail.contains("SEG-10: slot 'stolen'")
+            && detail.contains("states falsely of packs/")
+    };
+    assert_eq!(report.issues.iter().filter(of_the_lie).count(), packs, "{:?}", report.issues);
+    assert_eq!(report.issues_total, packs as u64, "the packs and the snapshot are whole: {:?}", report.issues);
+    // A byte of one of them: that is damage.
+    let damaged = scene.listed().into_iter().find(|pack| pack.origin != scene.slot && !pack.metadata).unwrap();
+    let name = keepstone::pack::reader::pack_name(&damaged.pack);
+    let mut bytes = scene.store().get(&name, u64::MAX).unwrap();
+    bytes[5000] ^= 1;
+    scene.store().delete(&name).unwrap();
+    scene.put(&name, bytes);
+    let report = scene.read_data();
+    assert!(report.issues.iter().any(|issue| issue.subject.ends_with(name.as_bytes())), "{:?}", report.issues);
+    assert_eq!(report.regions[0].snapshots_broken, [scene.saved]);
+}
+
+/// A restore without an index of its own reads what false listings name once at most, not for every chunk.
+#[test]
+fn a_false_listing_costs_a_restore_little() {
+    let scene = Scene::new(Role::Writer);
+    write(scene.source.path(), "large", &noise(7, 3_000_000));
+    scene.world.backup(&[0], scene.source.path(), 1).unwrap();
+    let saved = scene.world.list(&[0]).snapshots.last().unwrap().id;
+    let reads = || {
+        scene.world.stores[0].clear_log();
+        scene.world.assert_restores(&[0], saved, scene.source.path(), 1);
+        scene.world.stores[0].count(Operation::GetRange)
+    };
+    let honest = reads();
+    let mut packs = scene.listed();
+    let chunks: usize = packs.iter().flat_map(|pack| &pack.frames).map(|frame| frame.chunks.len()).sum();
+    for pack in &mut packs {
+        pack.origin = scene.slot;
+        for frame in &mut pack.frames {
+            let ids: Vec<ChunkId> = frame.chunks.iter().map(|chunk| chunk.id).collect();
+            let others = ids.iter().cycle().skip(1);
+            frame.chunks.iter_mut().zip(others).for_each(|(chunk, other)| chunk.id = *other);
+        }
+    }
+    scene.put_segment(&Segment { supersedes: Vec::new(), packs: packs.clone() });
+    let lied = reads();
+    assert!(chunks > 100 && lied < honest + 30, "{chunks} chunks: {honest} reads, then {lied}");
+    for frame in packs.iter_mut().flat_map(|pack| &mut pack.frames) {
+        frame.number += 1;
+    }
+    scene.put_segment(&Segment { supersedes: Vec::new(), packs });
+    let lied = reads();
+    assert!(lied < honest + 30, "{chunks} chunks: {honest} reads, then {lied}");
+}
+
+/// A segment's packs, fit for any other segment.
+fn with_prefixes(segment: Segment) -> Vec<SegmentPack> {
+    let ids: Vec<ChunkId> = segment.chunks().map(|chunk| chunk.id).collect();
+    let mut packs = segment.packs;
+    let chunks = packs.iter_mut().flat_map(|pack| &mut pack.frames).flat_map(|frame| &mut frame.chunks);
+    for reference in chunks.flat_map(|chunk| &mut chunk.references) {
+        if let Reference::Ordinal(at) = *reference {
+            *reference = Reference::Prefix(ids[at as usize].0[..8].try_into().unwrap());
+        }
+    }
+    packs
+}
+
+/// COLLECT-19: what an owner found of a pack makes what others state of it false, and a collection takes that away.
+#[test]
+fn a_false_listing_goes_once_an_owner_has_read_the_pack() {
+    let invented = ChunkId([7; 32]);
+    let all: [(&str, &dyn Fn(&Scene) -> Segment); 3] = [
+        ("chunks", &|scene| lies(scene, ChunkId([7; 32]))),
+        ("size", &misjudged),
+        ("references", &|scene| {
+            let mut segment = misjudged(scene);
+            for pack in &mut segment.packs {
+                pack.size -= 4096;
+                let chunks = pack.frames.iter_mut().flat_map(|frame| &mut frame.chunks);
+                chunks
+                    .filter(|chunk| chunk.kind.is_structural())
+                    .for_each(|chunk| chunk.references.push(Reference::Prefix([7; 8])));
+            }
+            segment
+        }),
+    ];
+    for (what, lie) in all {
+        for role in [Role::Owner, Role::Maintainer] {
+            let scene = Scene::new(Role::Writer);
+            let mut packs = lie(&scene).packs;
+            // In the same segment the liar lists a pack of its own, which its snapshot needs.
+            let own = tempfile::tempdir().unwrap();
+            write(own.path(), "own", &noise(91, 90_000));
+            scene.thief.backup(&[0], own.path(), 0).unwrap();
+            for (id, _) in list_segments(&scene.owner().regions[0]).unwrap() {
+                let opened = read_segment(&scene.owner(), &scene.owner().regions[0], id).unwrap();
+                if opened.signer == scene.slot {
+                    packs.extend(with_prefixes(opened.segment));
+                    scene.store().delete(&segment_name(&id)).unwrap();
+                }
+            }
+            packs.sort_by_key(|pack| pack.pack);
+            let id = scene.put_segment(&Segment { supersedes: Vec::new(), packs });
+            assert!(!scene.read_data().is_sound(), "{what}: the lie is told");
+            let identity = scene.world.add_slot(role, "collects").1;
+            let collector = scene.world.as_slot(&identity);
+            let collect = || crate::gc::collect(&collector, &crate::gc::at_once());
+            // Nobody has looked yet.
+            if what == "size" {
+                collect();
+                assert!(list_segments(&scene.owner().regions[0]).unwrap().contains_key(&id), "{what}");
+            }
+            attest::publish(&scene.owner(), &scene.read_data().verified).unwrap();
+            (0..3).for_each(|_| drop(collect()));
+            let left = scene.listed();
+            assert!(!list_segments(&scene.owner().regions[0]).unwrap().contains_key(&id), "{what}");
+            assert!(
+                left.iter()
+                    .flat_map(|pack| &pack.frames)
+                    .flat_map(|frame| &frame.chunks)
+                    .all(|chunk| chunk.id != invented)
+            );
+            let report = scene.read_data();
+            assert!(report.is_sound(), "{what}: {:?}", report.issues);
+            scene.assert_whole();
+            assert_eq!(
+                scene.thief.fork().backup(&[0], own.path(), 1).unwrap().new_bytes,
+                0,
+                "{what}: what it wrote is there"
+            );
+        }
+    }
 }
 
 /// SEG-12, and ATTEST-4: what can't be read as stated is not attested.

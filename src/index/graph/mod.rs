@@ -413,6 +413,12 @@ impl Marks {
         self.lost
     }
 
+    fn clear(&mut self, chunk: &Group) {
+        self.bits[(chunk.position / 64) as usize] &= !(1u64 << (chunk.position % 64));
+        self.reached -= 1;
+        self.lost -= u64::from(!chunk.present);
+    }
+
     /// True when some chunk is marked here and in other marks of the same graph.
     pub fn meets(&self, other: &Marks) -> bool {
         self.bits.iter().zip(&other.bits).any(|(one, other)| one & other != 0)
@@ -571,6 +577,26 @@ impl Graph {
             if let Some(group) = self.find(&mut listed, id, &mut copies)? {
                 marks.reach(&group);
             }
+        }
+        marks.incomplete = false;
+        Ok(())
+    }
+
+    /// Of marked chunks, leaves those marked of whose copies `keep` says so.
+    ///
+    /// # Errors
+    /// As [`Graph::mark`].
+    pub fn sift(&self, marks: &mut Marks, keep: &dyn Fn(&[ChunkCopy]) -> bool) -> Result<(), GraphError> {
+        if marks.incomplete {
+            return Err(GraphError::Incomplete);
+        }
+        marks.incomplete = true;
+        let (mut listed, mut copies) = (self.listed.cursor(), Vec::new());
+        while let Some(group) = group(&mut listed, &mut |copy| copies.push(*copy))? {
+            if marks.is_set(group.position) && !keep(&copies) {
+                marks.clear(&group);
+            }
+            copies.clear();
         }
         marks.incomplete = false;
         Ok(())
