@@ -6,6 +6,7 @@
 //! below another process that relies on it.
 
 use self::holder::{HOLDER_FILE, HoldProblem, Holder};
+use self::options::{database_options, options};
 use super::memory::places_of;
 use super::record::{PackEntry, Place, decode_ordinals, decode_places, encode_ordinals, encode_places};
 use super::{Arrival, Detached, EachPack, Index, IndexError};
@@ -14,8 +15,8 @@ use crate::env::{SystemRandom, random_bytes};
 use crate::format::ids::{ChunkId, PackId, RegionId, RepositoryId, SegmentId};
 use crate::format::segment::Segment;
 use rocksdb::{
-    BlockBasedIndexType, BlockBasedOptions, Cache, ColumnFamily, ColumnFamilyDescriptor, DB, DBCompressionType,
-    IngestExternalFileOptions, Options, SstFileWriter,
+    BottommostLevelCompaction, Cache, ColumnFamily, ColumnFamilyDescriptor, CompactOptions, DB,
+    IngestExternalFileOptions, LiveFile, SstFileWriter,
 };
 use rustix::fs::{FlockOperation, flock};
 use rustix::io::Errno;
@@ -39,6 +40,12 @@ const PACK_CACHE_ENTRIES: usize = 2048;
 const LOOKUPS_AT_ONCE: usize = 4096;
 /// Files in level 0 from which on compaction begins and is waited for; RocksDB slows writers down at 20.
 const LEVEL_0_FILES_MAX: u64 = 8;
+
+/// Files that are smaller than this are joined once a family has so many of them: records that lie side by side with
+/// the others', as those of packs and segments do, come to rest in the lowest level at once, a file each, where nothing
+/// compacts them.
+const SMALL_FILE_BYTES: usize = 256 << 10;
+const SMALL_FILES_MAX: usize = 32;
 
 /// Takes a key and its value.
 type EachRecord<'a> = dyn FnMut(&[u8], &[u8]) -> Result<(), IndexError> + 'a;
@@ -102,57 +109,6 @@ impl State {
             numbering: None,
             unlisted: HashSet::new(),
         }
-    }
-}
-
-fn options(name: &str, cache: &Cache) -> Options {
-    // Best of those measured for 40 million 32-byte keys: two-level index, partitioned ribbon
-    // filters of 10 bits, 8 KiB blocks under zstd.
-    let mut table = BlockBasedOptions::default();
-    table.set_format_version(6);
-    table.set_block_cache(cache);
-    table.set_block_size(8 << 10);
-    table.set_index_type(BlockBasedIndexType::TwoLevelIndexSearch);
-    table.set_ribbon_filter(10.0);
-    table.set_partition_filters(true);
-    table.set_cache_index_and_filter_blocks(true);
-    table.set_pin_top_level_index_and_filter(true);
-    let mut options = Options::default();
-    options.set_block_based_table_factory(&table);
-    options.set_compression_type(DBCompressionType::Zstd);
-    // Sooner, one would begin whenever the database is open for a moment, and be thrown away.
-    options.set_level_zero_file_num_compaction_trigger(LEVEL_0_FILES_MAX as i32);
-    // Keys of the chunk family are random and values small: a small write buffer is enough, since
-    // everything large is ingested.
-    options.set_write_buffer_size(2 << 20);
-    options.set_max_write_buffer_number(2);
-    if name == "chunks" {
-        options.set_optimize_filters_for_hits(false);
-    }
-    options
-}
-
-fn database_options() -> Options {
-    let mut options = Options::default();
-    options.create_if_missing(true);
-    options.create_missing_column_families(true);
-    options.set_atomic_flush(true);
-    options.set_max_open_files(64);
-    // There are few: threads take longer to begin than files to open.
-    options.set_max_file_opening_threads(1);
-    options.set_keep_log_file_num(1);
-    options.set_max_background_jobs(2);
-    options.set_info_log_level_quiet();
-    options
-}
-
-trait Quiet {
-    fn set_info_log_level_quiet(&mut self);
-}
-
-impl Quiet for Options {
-    fn set_info_log_level_quiet(&mut self) {
-        self.set_log_level(rocksdb::LogLevel::Error);
     }
 }
 
@@ -602,8 +558,21 @@ impl RocksIndex {
     }
 
     /// Lets compaction catch up before the database is closed: else ingested files pile up in level 0,
-    /// each look-up asks every one of them, and at last ingesting stops.
+    /// each look-up asks every one of them, and at last ingesting stops; or they pile up below it, and each is opened
+    /// by every run.
     fn settle(&self, db: &DB) -> Result<(), IndexError> {
+        let files = db.live_files().map_err(|e| self.fail(e))?;
+        for name in FAMILIES {
+            let is_small = |file: &&LiveFile| file.column_family_name == name && file.size < SMALL_FILE_BYTES;
+            let small: Vec<&LiveFile> = files.iter().filter(is_small).collect();
+            if small.len() > SMALL_FILES_MAX {
+                let start = small.iter().filter_map(|file| file.start_key.as_ref()).min();
+                let end = small.iter().filter_map(|file| file.end_key.as_ref()).max();
+                let mut options = CompactOptions::default();
+                options.set_bottommost_level_compaction(BottommostLevelCompaction::Force);
+                db.compact_range_cf_opt(self.family(db, name)?, start, end, &options);
+            }
+        }
         for name in FAMILIES {
             let family = self.family(db, name)?;
             let files = db.property_int_value_cf(family, "rocksdb.num-files-at-level0").map_err(|e| self.fail(e))?;
@@ -885,5 +854,6 @@ const OPEN_ATTEMPTS: u32 = 600;
 const CLAIM_ATTEMPTS: u32 = 50;
 
 mod holder;
+mod options;
 #[cfg(test)]
 mod tests;

@@ -42,6 +42,22 @@ fn all_found(index: &dyn Index, segment: &Segment) -> bool {
     })
 }
 
+/// Whoever backs up every hour for years opens few files all the same.
+#[test]
+fn files_of_many_small_changes_are_joined() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let segments: Vec<_> = (0..150).map(|number| segment(number, 5)).collect();
+    for (id, segment) in &segments {
+        let index = RocksIndex::open(directory.path(), REPOSITORY, 1 << 20).expect("opened");
+        index.ingest(*id, 100, segment, &REGIONS[..1]).expect("ingested");
+    }
+    let index = RocksIndex::open(directory.path(), REPOSITORY, 1 << 20).expect("opened");
+    assert!(segments.iter().all(|(_, segment)| all_found(&index, segment)));
+    let files = std::fs::read_dir(directory.path()).expect("listed").map(|entry| entry.expect("listed").path());
+    let tables = files.filter(|path| path.extension().is_some_and(|extension| extension == "sst")).count();
+    assert!(tables < FAMILIES.len() * (SMALL_FILES_MAX + 2), "{tables} files");
+}
+
 #[test]
 fn segments_are_found_again_after_closing_and_know_their_regions() {
     let directory = tempfile::tempdir().expect("a directory");
