@@ -328,10 +328,12 @@ fn collect_18_a_lost_pack_is_waited_for_while_only_another_slot_claims_its_chunk
         }
         let told = |done: &Replicated| {
             let claims = done.issues.iter().filter(|issue| issue.detail.contains("by the word of other slots")).count();
-            (claims, done.whole.len(), done.lost.len())
+            (claims, done.whole.len(), done.lost.len(), done.by_word.len())
         };
         for _ in 0..4 {
-            assert_eq!(told(&replicated(&world, Depth::Content)), (2, 0, 2));
+            // Where no listing is left that says that it stored them itself, who saw it vanish has to say so.
+            let expected = if segments_too { (0, 2, 0, 2) } else { (2, 0, 2, 0) };
+            assert_eq!(told(&replicated(&world, Depth::Content)), expected);
             // Nor does a collection take the evidence away.
             collect(&world, &thorough());
         }
@@ -339,11 +341,11 @@ fn collect_18_a_lost_pack_is_waited_for_while_only_another_slot_claims_its_chunk
         let report = looked_at(&world);
         assert_eq!(report.is_sound(), segments_too, "{:?}", report.issues);
         attest::publish(&world.open(&world.all()).unwrap(), &report.verified).unwrap();
-        assert_eq!(told(&replicated(&world, Depth::Content)), (0, 2, 0), "an owner has looked");
+        assert_eq!(told(&replicated(&world, Depth::Content)), (0, 2, 0, 0), "an owner has looked");
         assert!(looked_at(&world).is_sound(), "and nothing needs the lost ones");
         (0..3).for_each(|_| drop(collect(&world, &thorough())));
         assert!(segments_too || own.iter().all(|pack| dead(&world, 1).contains(pack)));
-        assert_eq!(told(&replicated(&world, Depth::Content)), (0, 2, 0));
+        assert_eq!(told(&replicated(&world, Depth::Content)), (0, 2, 0, 0));
     }
 }
 
@@ -383,6 +385,99 @@ fn what_was_relied_on_where_all_are_trusted_counts_as_held() {
     assert_eq!(replicated(&world, Depth::Content).whole.len(), 3);
     assert!(world.ids(&[2]).contains(&theirs));
     world.assert_restores(&[2], summary.snapshot.unwrap(), source.path(), 0);
+}
+
+/// HEAL-2: a slot that trusts every slot and stores nothing, since another one has backed up the same tree, relied on
+/// that by its snapshot's word. All who look agree, and a new region gets it.
+#[test]
+fn heal_2_two_slots_with_one_tree_and_full_trust_are_sound() {
+    for owner_first in [true, false] {
+        let world = World::new(3);
+        let source = source(15);
+        let (_, identity) = world.add_slot(Role::Writer, "writer");
+        let trusting = Backup { trust: DedupTrust::All, ..options(0) };
+        let (owner, writer) = (world.as_slot(&world.identity), world.as_slot(&identity));
+        let (first, second) = if owner_first { (owner, writer) } else { (writer, owner) };
+        first.backup_as(&[0, 1], source.path(), &trusting).unwrap();
+        let summary = second.backup_as(&[0, 1], source.path(), &trusting).unwrap();
+        assert_eq!(summary.new_bytes, 0, "its root is the other's");
+        let done = replicated(&world, Depth::Content);
+        assert_eq!((done.commits, done.issues.len(), done.is_damaged()), (2, 0, false), "{:?}", done.issues);
+        let done = replicated(&world, Depth::Content);
+        assert_eq!((done.whole.len(), done.by_word.len(), done.is_damaged()), (3, 3, false));
+        // A collection and a check without data say the same, and keep it so.
+        assert!(
+            check(&world.open(&world.all()).unwrap(), None, &check::Options::default(), &Silent).unwrap().is_sound()
+        );
+        let before = packs(&world, 0);
+        (0..2).for_each(|_| drop(collect(&world, &thorough())));
+        assert_eq!(packs(&world, 0), before);
+        let report = looked_at(&world);
+        assert!(report.is_sound(), "{:?}", report.issues);
+        attest::publish(&world.open(&world.all()).unwrap(), &report.verified).unwrap();
+        assert!(replicated(&world, Depth::Content).by_word.is_empty(), "an owner has looked");
+        world.all().iter().for_each(|at| world.assert_restores(&[*at], summary.snapshot.unwrap(), source.path(), 0));
+        // What then is lost in every region is told as lost.
+        for at in world.all() {
+            packs(&world, at).iter().for_each(|pack| memory(&world, at).delete(&pack_name(pack)).unwrap());
+        }
+        let done = replicated(&world, Depth::Content);
+        assert!(done.whole.is_empty() && done.lost.len() == 3, "{:?}", done.issues);
+    }
+}
+
+/// HEAL-2: the program, which ends with 0 over two hosts' one tree, and with 11 where it saw the listings vanish of what
+/// only another slot's word holds.
+#[test]
+fn heal_2_another_slots_word_hides_no_listing_that_was_seen_to_vanish() {
+    let program = Program::new();
+    let trusted = "dedup_trust = \"all\"\n".to_owned();
+    let configuration = trusted + &std::fs::read_to_string(program.path("keepstone.toml")).unwrap();
+    std::fs::write(program.path("keepstone.toml"), configuration).unwrap();
+    program.write("a", &noise(16, 300_000));
+    let source = program.source().display().to_string();
+    program.add_slot("writer");
+    program.run_as("writer", ["--cache-dir", "other", "backup", &source]).expect(0);
+    assert_eq!(program.backup(&[])["new_bytes"], 0);
+    for _ in 0..2 {
+        program.run(["replicate"]).expect(0);
+        program.run(["backup", &source]).expect(0);
+    }
+    program.run(["check"]).expect(0);
+
+    // The owner for itself, and all that it stored gone everywhere.
+    let program = Program::new();
+    program.write("a", &noise(16, 300_000));
+    let source = program.source().display().to_string();
+    program.add_slot("writer");
+    program.run_as("writer", ["--cache-dir", "other", "backup", &source]).expect(0);
+    let theirs = stored(&program);
+    program.backup(&[]);
+    let own: Vec<_> = stored(&program).into_iter().filter(|path| !theirs.contains(path)).collect();
+    own.iter().for_each(|path| std::fs::remove_file(path).unwrap());
+    for _ in 0..2 {
+        let ended = program.run(["replicate"]).expect(11);
+        assert!(ended.stderr.contains("by the word of other slots alone"), "{}", ended.stderr);
+    }
+    program.run(["check", "--read-data"]).expect(0);
+    program.run(["replicate"]).expect(0);
+    program.run(["backup", &source]).expect(0);
+}
+
+/// Packs and segments of both regions.
+fn stored(program: &Program) -> BTreeSet<std::path::PathBuf> {
+    let mut found = BTreeSet::new();
+    let mut open: Vec<_> = ["one/packs", "one/index", "two/packs", "two/index"].map(|name| program.path(name)).into();
+    while let Some(directory) = open.pop() {
+        for entry in std::fs::read_dir(directory).unwrap() {
+            let path = entry.unwrap().path();
+            match path.is_dir() {
+                true => open.push(path),
+                false => drop(found.insert(path)),
+            }
+        }
+    }
+    found
 }
 
 /// Packs that are gone and that nothing needs: one answer of all who look.
