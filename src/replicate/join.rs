@@ -23,19 +23,17 @@ struct Difference {
     kinds: Vec<usize>,
 }
 
-/// The pack of this name out of copies of one length. Frames that open are right, where this ring opens payloads; of
-/// what else differs, each combination is compared with the name, if these are few.
+/// The pack of this name and length out of copies. Frames that open are right, where this ring opens payloads; of what
+/// else differs, each combination is compared with the name, if these are few.
 pub(super) fn join(
     keyring: &Keyring,
     pack: PackId,
-    mut copies: Vec<Vec<u8>>,
+    length: usize,
+    copies: &[Vec<u8>],
     frames: &[FrameEntry],
 ) -> Option<Vec<u8>> {
-    let length = copies.first()?.len();
     let body = length.checked_sub(TRAILER_BYTES)?;
-    if copies.len() < 2 || copies.iter().any(|copy| copy.len() != length) {
-        return None;
-    }
+    let mut copies = levelled(copies, length, body)?;
     if keyring.can_open_payloads() {
         take_whole_frames(keyring, pack, &mut copies, frames);
     }
@@ -51,6 +49,21 @@ pub(super) fn join(
     // What the name states.
     whole[body..].copy_from_slice(&pack.0);
     Some(whole)
+}
+
+/// Brings copies to one length: what is too long is cut, and what is cut short ends as the longest does, so that it says
+/// nothing about what it lacks. `None` where all lack the same.
+fn levelled(copies: &[Vec<u8>], length: usize, body: usize) -> Option<Vec<Vec<u8>>> {
+    let mut longest =
+        copies.iter().max_by_key(|copy| copy.len().min(length)).filter(|copy| copy.len() >= body)?.clone();
+    // What may be lacking of the trailer, the name states.
+    longest.resize(length, 0);
+    let levelled = copies.iter().map(|copy| {
+        let mut copy = copy[..copy.len().min(length)].to_vec();
+        copy.extend_from_slice(&longest[copy.len()..]);
+        copy
+    });
+    Some(levelled.collect())
 }
 
 /// Where copies of a frame differ, gives each the one that opens.

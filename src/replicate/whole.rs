@@ -105,14 +105,18 @@ pub(super) struct Trouble {
 }
 
 /// A pack's bytes from the first region whose copy is whole; else put together from copies that are damaged each
-/// elsewhere.
+/// elsewhere, cut short or too long ones included, in whichever region these are: the name proves what comes of them.
 pub(super) fn read_pack(repository: &Repository, pack: PackId, copied: &Copied) -> Result<Read, Unread> {
     let (mut troubles, mut unanswered) = (Vec::new(), None);
     let (mut copies, mut damaged) = (Vec::new(), Vec::new());
-    for at in &copied.held {
-        let region = &repository.regions[*at];
+    let others = (0..repository.regions.len()).filter(|at| !copied.held.contains(at));
+    for at in copied.held.iter().copied().chain(others) {
+        let region = &repository.regions[at];
+        let is_held = copied.held.contains(&at);
         let bytes = match region.store.get(&pack_name(&pack), PACK_BYTES_MAX) {
             Ok(bytes) => bytes,
+            // Nobody says that it has the pack.
+            Err(_) if !is_held => continue,
             Err(source) => {
                 let kind = match source.kind {
                     StoreErrorKind::NotFound => Some(IssueKind::Missing),
@@ -123,24 +127,36 @@ pub(super) fn read_pack(repository: &Repository, pack: PackId, copied: &Copied) 
                 };
                 let error = region.error(source);
                 match kind {
-                    Some(kind) => troubles.push(Trouble { at: *at, kind, detail: error.to_string() }),
+                    Some(kind) => troubles.push(Trouble { at, kind, detail: error.to_string() }),
                     None => unanswered = Some(error),
                 }
                 continue;
             }
         };
         match compare(region, pack, &bytes) {
-            Ok(()) => return Ok(Read { bytes, damaged, whole_in: Some(*at) }),
+            Ok(()) => return Ok(Read { bytes, damaged, whole_in: Some(at) }),
             Err(error) => {
-                troubles.push(Trouble { at: *at, kind: IssueKind::Damaged, detail: error.to_string() });
-                damaged.push(*at);
-                if bytes.len() as u64 == copied.size && !copies.contains(&bytes) {
+                if is_held {
+                    troubles.push(Trouble { at, kind: IssueKind::Damaged, detail: error.to_string() });
+                    damaged.push(at);
+                }
+                if !copies.contains(&bytes) {
                     copies.push(bytes);
                 }
             }
         }
     }
-    match join(&repository.keyring, pack, copies, &copied.frames) {
+    // What is stated of its size may be a lie, as what a copy has of it may be damage.
+    let stated = usize::try_from(copied.size).ok().filter(|size| *size as u64 <= PACK_BYTES_MAX);
+    let mut lengths: Vec<usize> = stated.into_iter().collect();
+    for copy in &copies {
+        if !lengths.contains(&copy.len()) {
+            lengths.push(copy.len());
+        }
+    }
+    let joined =
+        lengths.into_iter().find_map(|length| join(&repository.keyring, pack, length, &copies, &copied.frames));
+    match joined {
         Some(bytes) => Ok(Read { bytes, damaged, whole_in: None }),
         None => Err(unanswered.map_or(Unread::Spoiled(troubles), Unread::Region)),
     }

@@ -8,12 +8,14 @@ use keepstone::backup::{Backup, DedupTrust};
 use keepstone::check::{self, CheckReport, check};
 use keepstone::format::ids::{PackId, SnapshotId};
 use keepstone::format::roster::Role;
+use keepstone::index::MemoryIndex;
 use keepstone::index::segment::segment_name;
 use keepstone::pack::reader::pack_name;
-use keepstone::replicate::{Copied, DamagedPacks, Depth, Replicated, mend, replicate};
+use keepstone::replicate::{Copied, DamagedPacks, Depth, Replicated, heal, mend, replicate};
 use keepstone::repo::attest;
+use keepstone::repo::presence::look;
 use keepstone::repo::snapshots::{list, snapshot_name};
-use keepstone::repo::sync::{list_packs, list_segments, read_segment};
+use keepstone::repo::sync::{list_packs, list_segments, read_segment, sync};
 use keepstone::report::{Issue, IssueKind, Silent};
 use keepstone::store::faults::{Fault, Operation, Trigger};
 use keepstone::store::memory::MemoryStore;
@@ -283,6 +285,112 @@ fn what_a_check_found_damaged_is_put_right_from_what_regions_have() {
             false => {
                 assert_eq!((mended.healed, mended.issues.len(), whole), (0, copies, false));
                 assert!(mended.issues.iter().all(|issue| issue.detail.contains("don't remove it")));
+            }
+        }
+    }
+}
+
+/// So many hundredths of its length: cut short, or with bytes that it had not.
+fn resize(world: &World, at: usize, pack: &PackId, hundredths: usize) {
+    let name = pack_name(pack);
+    let mut bytes = memory(world, at).get(&name, 1 << 30).unwrap();
+    bytes.resize(bytes.len() * hundredths / 100, 0x77);
+    memory(world, at).heal(&name, &bytes.into()).unwrap();
+}
+
+/// Finds damaged packs by reading, and puts them right; true if nothing stays damaged.
+fn check_and_mend(world: &World) -> bool {
+    let report = looked_at(world);
+    let copied = |pack: check::DamagedPack| (pack.entry.id, (Copied::from_entry(&pack.entry, pack.held), pack.regions));
+    let damaged: DamagedPacks = report.damaged_packs.into_iter().map(copied).collect();
+    mend(&world.open(&world.all()).unwrap(), &damaged, &Silent).unwrap().issues.is_empty()
+}
+
+/// As the program does it: what was lost first, under its own name.
+fn heal_and_replicate(world: &World) -> bool {
+    let repository = world.open(&world.all()).unwrap();
+    let index = MemoryIndex::new();
+    sync(&repository, &index, &Silent).unwrap();
+    let mut lacking = look(&repository, &index).unwrap();
+    heal(&repository, &index, &mut lacking, &Silent).unwrap();
+    let done = replicated(world, Depth::Content);
+    !done.is_damaged() && done.lost.is_empty()
+}
+
+/// HEAL-1: what is cut short or too long is a copy of what it has, by whichever way it is met; and has its size wrong, if
+/// nothing else.
+#[test]
+fn heal_1_copies_of_another_size_help_to_put_a_pack_together() {
+    let world = World::new(2);
+    let source = source(9);
+    let id = world.backup(&[0, 1], source.path(), 0).unwrap().snapshot.unwrap();
+    let names = packs(&world, 0);
+    let whole = memory(&world, 0).fork();
+    let bytes = |memory: &MemoryStore, pack: &PackId| memory.get(&pack_name(pack), 1 << 30).unwrap();
+    // What is spoiled where, and how long it is then, in hundredths.
+    type Case<'a> = (&'a [(usize, usize)], &'a [(usize, usize)], bool);
+    let cases: [Case; 8] = [
+        (&[(1, 10)], &[(0, 90)], true),
+        (&[(0, 20), (1, 10)], &[(0, 90)], true),
+        (&[(0, 20), (1, 10)], &[(0, 110)], true),
+        (&[], &[(0, 10)], true),
+        (&[], &[(0, 101)], true),
+        // Nowhere in its size.
+        (&[(0, 10)], &[(0, 101), (1, 90)], true),
+        (&[], &[(0, 110), (1, 0)], true),
+        // What the one lacks the other has wrong.
+        (&[(1, 60)], &[(0, 50)], false),
+    ];
+    for (spoiled, resized, comes_back) in cases {
+        for way in [check_and_mend, heal_and_replicate] {
+            let world = world.fork();
+            for pack in &names {
+                spoiled.iter().for_each(|(at, hundredths)| spoil(&world, *at, pack, *hundredths));
+                resized.iter().for_each(|(at, hundredths)| resize(&world, *at, pack, *hundredths));
+            }
+            let before: Vec<MemoryStore> = [0, 1].map(|at| memory(&world, at).fork()).into();
+            assert_eq!(way(&world), comes_back, "{spoiled:?} {resized:?}");
+            for (at, before) in before.iter().enumerate() {
+                let expected = if comes_back { &whole } else { before };
+                for pack in &names {
+                    assert!(bytes(memory(&world, at), pack) == bytes(expected, pack), "{at}: {spoiled:?} {resized:?}");
+                }
+                if comes_back {
+                    world.assert_restores(&[at], id, source.path(), 0);
+                }
+            }
+            assert_eq!(looked_at(&world).is_sound(), comes_back);
+        }
+    }
+}
+
+/// A listing that states another size than the pack has gets nothing replaced, and keeps nothing from being put together.
+#[test]
+fn a_false_size_in_a_segment_spoils_no_copy() {
+    let world = World::new(2);
+    let source = source(10);
+    world.backup(&[0, 1], source.path(), 0).unwrap();
+    let whole = memory(&world, 0).fork();
+    let bytes = |memory: &MemoryStore, pack: &PackId| memory.get(&pack_name(pack), 1 << 30).unwrap();
+    let entries = {
+        packs(&world, 0)
+            .iter()
+            .for_each(|pack| [(0, 40), (1, 97)].iter().for_each(|(at, h)| spoil(&world, *at, pack, *h)));
+        looked_at(&world).damaged_packs
+    };
+    for size in [0, 1, 100, 1 << 20, u64::MAX] {
+        let world = world.fork();
+        let lied = |pack: &check::DamagedPack| {
+            let copied = Copied { size, ..Copied::from_entry(&pack.entry, Vec::new()) };
+            (pack.entry.id, (copied, pack.regions.clone()))
+        };
+        let damaged: DamagedPacks = entries.iter().map(lied).collect();
+        for _ in 0..2 {
+            assert!(mend(&world.open(&world.all()).unwrap(), &damaged, &Silent).unwrap().issues.is_empty(), "{size}");
+            for (at, pack) in
+                [0, 1].into_iter().flat_map(|at| packs(&world, at).into_iter().map(move |pack| (at, pack)))
+            {
+                assert!(bytes(memory(&world, at), &pack) == bytes(&whole, &pack), "{size}");
             }
         }
     }
