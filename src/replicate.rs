@@ -739,7 +739,7 @@ fn copy_packs(
                 let listed = &view.packs[number as usize];
                 let mut pack = segment.packs[listed.place.1 as usize].clone();
                 let copied = Copied::from_segment(&pack, listed.held.clone());
-                let bytes = match read_pack(repository, listed.id, &copied) {
+                let bytes = match read_pack(repository, listed.id, &copied, monitor) {
                     Ok(read) => {
                         done.packs_read.found_damaged(listed.id, &copied, &read.damaged);
                         bytes::Bytes::from(read.bytes)

@@ -146,7 +146,18 @@ fn heal_region(
                 // Nothing needs it there, or what does has another copy (`NAME-3`).
                 continue;
             }
-            let bytes = match read_pack(repository, *pack, &lost.copied) {
+            let spoiled = |why: &str, healed: &mut Healed| {
+                // One that nobody holds in its size is as lost as before, which others tell.
+                if !lost.copied.held.is_empty() {
+                    let detail = format!("no region has it whole: {why}");
+                    note_issue(&mut healed.issues, monitor, subject(), &detail);
+                }
+            };
+            if let Some(why) = read_so_far.why_spoiled(pack) {
+                spoiled(why, healed);
+                continue;
+            }
+            let bytes = match read_pack(repository, *pack, &lost.copied, monitor) {
                 Ok(read) if read.bytes.len() as u64 == *size => {
                     read_so_far.found_damaged(*pack, &lost.copied, &read.damaged);
                     read.bytes
@@ -158,16 +169,14 @@ fn heal_region(
                 Err(Unread::Region(RepoError::Store { source, .. })) if source.kind == StoreErrorKind::Denied => {
                     return Err(Pending::Unreadable);
                 }
+                Err(Unread::Region(RepoError::Cancelled)) => return Err(RepoError::Cancelled.into()),
                 Err(Unread::Region(error)) => {
                     note_issue(&mut healed.issues, monitor, subject(), &error);
                     continue;
                 }
-                // As lost as before, which others tell.
-                Err(Unread::Spoiled(_)) if lost.copied.held.is_empty() => continue,
                 Err(Unread::Spoiled(troubles)) => {
-                    let details: Vec<String> = troubles.into_iter().map(|trouble| trouble.detail).collect();
-                    let detail = format!("no region has it whole: {}", details.join("; "));
-                    note_issue(&mut healed.issues, monitor, subject(), &detail);
+                    read_so_far.found_spoiled(*pack, &troubles);
+                    spoiled(read_so_far.why_spoiled(pack).unwrap_or_default(), healed);
                     continue;
                 }
             };

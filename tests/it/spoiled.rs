@@ -12,15 +12,17 @@ use keepstone::index::MemoryIndex;
 use keepstone::index::segment::segment_name;
 use keepstone::pack::reader::pack_name;
 use keepstone::replicate::{Copied, DamagedPacks, Depth, Replicated, heal, mend, replicate};
+use keepstone::repo::RepoError;
 use keepstone::repo::attest;
 use keepstone::repo::presence::look;
 use keepstone::repo::snapshots::{list, snapshot_name};
 use keepstone::repo::sync::{list_packs, list_segments, read_segment, sync};
-use keepstone::report::{Issue, IssueKind, Silent};
-use keepstone::store::faults::{Fault, Operation, Trigger};
+use keepstone::report::{Issue, IssueKind, Monitor, Phase, Silent};
+use keepstone::store::faults::{Fault, Logged, Operation, Trigger};
 use keepstone::store::memory::MemoryStore;
 use keepstone::store::{Store, StoreErrorKind};
 use std::collections::BTreeSet;
+use std::sync::atomic::{AtomicU64, Ordering};
 use tempfile::TempDir;
 
 fn memory(world: &World, at: usize) -> &MemoryStore {
@@ -360,6 +362,77 @@ fn heal_1_copies_of_another_size_help_to_put_a_pack_together() {
                 }
             }
             assert_eq!(looked_at(&world).is_sound(), comes_back);
+        }
+    }
+}
+
+/// Counts what it is told, and asks to stop after so many looks.
+#[derive(Default)]
+struct Watcher {
+    looks_left: Option<AtomicU64>,
+    entries: AtomicU64,
+    phases: AtomicU64,
+}
+
+impl Monitor for Watcher {
+    fn phase(&self, _: Phase, entries: Option<u64>, _: Option<u64>) {
+        self.phases.fetch_add(entries.unwrap(), Ordering::SeqCst);
+    }
+
+    fn advance(&self, entries: u64, _: u64) {
+        self.entries.fetch_add(entries, Ordering::SeqCst);
+    }
+
+    fn cancelled(&self) -> bool {
+        let looks =
+            |left: &AtomicU64| left.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| left.checked_sub(1));
+        self.looks_left.as_ref().is_some_and(|left| looks(left).is_err())
+    }
+}
+
+/// However many regions hold it damaged, a pack is read and tried once; the run says how far it is, and stops when asked,
+/// also within a pack.
+#[test]
+fn damaged_packs_are_tried_once_for_all_regions_and_stop_when_asked() {
+    let world = World::new(3);
+    let source = source(18);
+    world.backup(&[0, 1, 2], source.path(), 0).unwrap();
+    let names = packs(&world, 0);
+    for (places, comes_back) in [([30, 45, 60], false), ([40, 60, 80], true)] {
+        let world = world.fork();
+        for (at, hundredths) in places.iter().enumerate() {
+            names.iter().for_each(|pack| spoil(&world, at, pack, *hundredths));
+        }
+        if !comes_back {
+            // And one place that is wrong everywhere.
+            world.all().iter().for_each(|at| names.iter().for_each(|pack| spoil(&world, *at, pack, 70)));
+        }
+        let copied =
+            |pack: check::DamagedPack| (pack.entry.id, (Copied::from_entry(&pack.entry, pack.held), pack.regions));
+        let damaged: DamagedPacks = looked_at(&world).damaged_packs.into_iter().map(copied).collect();
+        assert_eq!(damaged.len(), names.len());
+        let repository = world.open(&world.all()).unwrap();
+        let mut looks = 0;
+        loop {
+            let world = world.fork();
+            let watcher = Watcher { looks_left: Some(AtomicU64::new(looks)), ..Watcher::default() };
+            match mend(&world.open(&world.all()).unwrap(), &damaged, &watcher) {
+                Err(RepoError::Cancelled) => looks += 1,
+                ended => break assert_eq!(ended.unwrap().healed > 0, comes_back),
+            }
+            assert!(looks < 10_000);
+        }
+        assert!(looks > 2 * names.len() as u64, "{looks}");
+        world.forget_history();
+        let watcher = Watcher::default();
+        let mended = mend(&repository, &damaged, &watcher).unwrap();
+        assert_eq!((mended.issues.is_empty(), mended.healed > 0), (comes_back, comes_back));
+        assert_eq!(watcher.phases.load(Ordering::SeqCst), names.len() as u64);
+        assert_eq!(watcher.entries.load(Ordering::SeqCst), names.len() as u64);
+        for at in world.all() {
+            let log = world.stores[at].log();
+            let is_read = |call: &&Logged| call.operation == Operation::Get && call.name.starts_with("packs/");
+            assert_eq!(log.iter().filter(is_read).count(), names.len(), "region {at}");
         }
     }
 }
