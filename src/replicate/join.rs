@@ -459,7 +459,8 @@ mod tests {
             // Nor where the directory doesn't open, since it is damaged in both.
             let mut copies = copies.clone();
             let after = frames[FRAMES - 1].offset as usize + frames[FRAMES - 1].sealed_length as usize;
-            (copies[0][after + 1] ^= 1, copies[1][after + PIECE_BYTES + 1] ^= 1);
+            copies[0][after + 1] ^= 1;
+            copies[1][after + PIECE_BYTES + 1] ^= 1;
             assert_eq!(joined(true, &copies, &lie, id, EFFORT_BYTES_MAX).0.as_deref(), Ok(&whole[..]));
         }
     }
