@@ -66,6 +66,11 @@ pub struct Replicated {
     /// Regions that list and hold all that the snapshots need that count in them, by now. Those whose content was
     /// looked at and that are not among them are in `lost`.
     pub whole: BTreeSet<RegionId>,
+    /// Of the regions in `whole`, those that are so by other slots' word alone: how many chunks the snapshots there reach
+    /// that their own slot neither listed nor referred to in what it listed, and that no owner vouches for. So it is
+    /// where a slot that trusts all slots backed up what another one had stored; and where every trace is gone that it
+    /// stored the chunks itself, which only who saw it vanish can tell.
+    pub by_word: BTreeMap<RegionId, u64>,
     /// Regions that lack some of it still.
     pub lost: BTreeSet<RegionId>,
     /// Something was told that no later run heals by itself, though nothing is known to be damaged.
@@ -79,6 +84,16 @@ impl Replicated {
     /// itself.
     pub fn is_damaged(&self) -> bool {
         self.lasting || self.issues.iter().any(|issue| issue.kind == IssueKind::Damaged)
+    }
+
+    fn is_whole(&mut self, region: &RegionHandle, by_word: u64) {
+        let id = region.info.region;
+        self.lost.remove(&id);
+        self.whole.insert(id);
+        match by_word {
+            0 => drop(self.by_word.remove(&id)),
+            chunks => drop(self.by_word.insert(id, chunks)),
+        }
     }
 }
 
@@ -109,8 +124,9 @@ enum Pending {
     )]
     Damaged(BTreeSet<PackId>),
     #[error(
-        "{0} chunks that are needed are held by the word of other slots alone, which the slot that backed them up had \
-         no reason to take: `keepstone check --read-data` with an owner's key tells whether they are what these claim"
+        "{0} chunks that are needed are held by the word of other slots alone: the slot that backed them up stored them \
+         itself, and that copy is lost. `keepstone check --read-data` with an owner's key tells whether the others are \
+         what they claim"
     )]
     Claimed(u64),
     #[error("it needs packs of other slots, which only an owner's or maintainer's key may list there")]
@@ -459,6 +475,7 @@ fn restock(
     };
     let mut chosen = choose_all(&log.dead, brought, &done.packs_read)?;
     let mut is_whole = chosen.nowhere == 0 && chosen.claimed == 0;
+    let by_word = chosen.by_word;
     let subject = || format!("{}:packs/", to.name).into_bytes();
     if chosen.nowhere > 0 {
         note(done, monitor, subject(), &Pending::Lost(chosen.nowhere));
@@ -468,9 +485,9 @@ fn restock(
     }
     if chosen.wanted.is_empty() {
         match is_whole && chosen.spoiled.is_empty() {
-            true => done.whole.insert(to.info.region),
-            false => done.lost.insert(to.info.region),
-        };
+            true => done.is_whole(to, by_word),
+            false => drop(done.lost.insert(to.info.region)),
+        }
         return Ok(());
     }
     // Until all of it is there again.
@@ -508,8 +525,7 @@ fn restock(
     })();
     session.end(repository);
     if is_whole && outcome.is_ok() {
-        done.lost.remove(&to.info.region);
-        done.whole.insert(to.info.region);
+        done.is_whole(to, by_word);
     }
     outcome
 }
@@ -597,8 +613,10 @@ struct Chosen {
     nowhere: u64,
     /// Packs that no region has whole, with the reached chunks that are in no other.
     spoiled: BTreeMap<PackId, Vec<ChunkName>>,
-    /// Reached chunks that are held only by the word of slots that the snapshot's slot has no reason to trust.
+    /// Reached chunks of which the snapshot's slot listed a copy that is lost, and that only other slots' word holds.
     claimed: u64,
+    /// Reached chunks that only other slots' word holds, and that nothing which the snapshot's slot listed refers to.
+    by_word: u64,
 }
 
 /// Adds to `chosen` which packs of the region a slot's roots may rely on there, and which are wanted from elsewhere, so
@@ -635,7 +653,8 @@ fn choose(
         if origins.contains(&slot) {
             origins = vec![slot];
         } else if !origins.is_empty() && !held.iter().any(|copy| pack(copy).attested) {
-            // One that it stored itself and that is lost is evidence that it relied on no other.
+            // One that it stored itself and that is lost is evidence that it relied on no other. Of what it never
+            // listed, the snapshot that it signed says that it relied on the others.
             match copies.iter().any(|copy| pack(copy).origin == slot && pack(copy).counts) {
                 true => chosen.claimed += 1,
                 false => foreign.push(*name),
@@ -665,13 +684,13 @@ fn choose(
     // A chunk that is listed and lost is among both.
     chosen.nowhere += lacking.max(unheld);
     if !foreign.is_empty() {
-        chosen.claimed += foreign.len() as u64 - relied_on(view, slot, &marks, &foreign)?;
+        chosen.by_word += foreign.len() as u64 - relied_on(view, slot, &marks, &foreign)?;
     }
     Ok(())
 }
 
-/// How many of these chunks the slot relied on by its own word: what it stored itself refers to them, or to what refers
-/// to them. So it is where it trusts every slot.
+/// How many of these chunks the slot relied on by the word of its own listings: what it stored itself refers to them, or
+/// to what refers to them. So it is where it trusts every slot.
 fn relied_on(view: &View, slot: SlotId, marks: &Marks, chunks: &[ChunkName]) -> Result<u64, Pending> {
     let mut own: Vec<ChunkId> = Vec::new();
     view.graph.each_chunk(marks, &mut |name, reached, copies| {
@@ -720,7 +739,7 @@ fn copy_packs(
                 let listed = &view.packs[number as usize];
                 let mut pack = segment.packs[listed.place.1 as usize].clone();
                 let copied = Copied::from_segment(&pack, listed.held.clone());
-                let bytes = match read_pack(repository, listed.id, &copied) {
+                let bytes = match read_pack(repository, listed.id, &copied, monitor) {
                     Ok(read) => {
                         done.packs_read.found_damaged(listed.id, &copied, &read.damaged);
                         bytes::Bytes::from(read.bytes)

@@ -133,7 +133,7 @@ pub struct DamagedPack {
     pub entry: PackEntry,
     /// The regions whose copy is damaged, by index into the repository's.
     pub regions: BTreeSet<usize>,
-    /// The reached regions that list it and have it in the size that is stated, these included.
+    /// The reached regions that list it and have it in the size that is stated: those that are damaged in place among them.
     pub held: Vec<usize>,
 }
 
@@ -150,7 +150,8 @@ pub struct CheckReport {
     pub pending: Vec<PendingSnapshot>,
     /// What else the regions don't agree on.
     pub differences: Vec<String>,
-    /// Packs whose bytes were read and are not those of their names, the first [`ISSUES_LISTED_MAX`] of a region.
+    /// Packs whose bytes were read and are not those of their names, and, where packs were read, those of another size
+    /// than is stated that some snapshot needs; the first [`ISSUES_LISTED_MAX`] of a region.
     pub damaged_packs: Vec<DamagedPack>,
     /// The local index says other things than the segments: `cache rebuild` makes it anew.
     pub index_stale: bool,
@@ -218,6 +219,9 @@ pub fn check(
     }
     for region in &mut checked {
         run.name_broken_snapshots(region)?;
+        if options.read_data.is_some() {
+            run.add_cut(region);
+        }
     }
     let mut damaged: BTreeMap<PackId, (PackEntry, BTreeSet<usize>)> = BTreeMap::new();
     for region in &mut checked {

@@ -1,7 +1,7 @@
 //! One region's structure: segments, packs, snapshots, and what these reach. No pack is read.
 
 use super::run::Run;
-use super::{CheckError, RegionReport, objects};
+use super::{CheckError, ISSUES_LISTED_MAX, RegionReport, objects};
 use crate::crypto::listing::listings;
 use crate::format::ids::{ChunkId, Digest, PackId, SegmentId, SlotId, SnapshotId};
 use crate::format::segment::{Segment, SegmentPack};
@@ -38,6 +38,7 @@ pub(super) struct Row {
 /// A listed pack that can't be used, with what is said of it.
 struct Unusable {
     pack: PackId,
+    segment: SegmentId,
     kind: IssueKind,
     detail: String,
 }
@@ -68,6 +69,8 @@ pub(super) struct Checked {
     unusable: Vec<Unusable>,
     /// Some snapshot reaches what can't be had.
     lacking: bool,
+    /// Those that are there in another size and that some snapshot needs, with a segment that lists them.
+    cut: Vec<(PackId, SegmentId)>,
 }
 
 /// What the threads that open segments gather.
@@ -166,13 +169,16 @@ impl Run<'_> {
             rows: gathered.rows,
             unusable: Vec::new(),
             lacking: false,
+            cut: Vec::new(),
         };
         gathered.listed.sort_unstable();
         gathered.listed.dedup();
 
         gathered.unusable.sort_unstable();
         for (pack, segment, signer, found, stated) in &gathered.unusable {
-            let mut unusable = |kind, detail: String| checked.unusable.push(Unusable { pack: *pack, kind, detail });
+            let mut unusable = |kind, detail: String| {
+                checked.unusable.push(Unusable { pack: *pack, segment: *segment, kind, detail });
+            };
             match found {
                 // What a superseded segment or a finished collection speaks of may be gone.
                 None if gathered.superseded.contains(segment) || log.is_missing(pack) => {}
@@ -287,8 +293,11 @@ impl Run<'_> {
         let needed = needed_of_lost(checked)?;
         let (needed, spare): (Vec<&Unusable>, Vec<&Unusable>) =
             unusable.iter().partition(|unusable| needed.contains(&unusable.pack));
-        for Unusable { pack, kind, detail } in needed {
+        for Unusable { pack, segment, kind, detail } in needed {
             self.findings.issue(*kind, &checked.report.name, &pack_name(pack), detail);
+            if *kind == IssueKind::Damaged {
+                checked.cut.push((*pack, *segment));
+            }
         }
         if let Some(Unusable { pack, detail, .. }) = spare.first() {
             let more = match spare.len() - 1 {
@@ -302,6 +311,22 @@ impl Run<'_> {
             ));
         }
         Ok(())
+    }
+
+    /// Adds the packs of another size than a segment states to those that are damaged.
+    pub(super) fn add_cut(&self, checked: &mut Checked) {
+        let mut by_segment: BTreeMap<SegmentId, BTreeSet<PackId>> = BTreeMap::new();
+        for (pack, segment) in checked.cut.drain(..) {
+            by_segment.entry(segment).or_default().insert(pack);
+        }
+        for (id, packs) in by_segment {
+            // One that can't be read any more was told.
+            let Ok(opened) = read_segment(self.repository, &self.repository.regions[checked.at], id) else { continue };
+            let listed = opened.segment.packs.iter().zip(listings(&opened.segment));
+            let cut = listed.filter(|(pack, _)| packs.contains(&pack.pack));
+            checked.damaged_packs.extend(cut.map(|(pack, listing)| PackEntry::from_segment(pack, listing, &[])));
+        }
+        checked.damaged_packs.truncate(ISSUES_LISTED_MAX);
     }
 
     /// Says which snapshots reach what is lost or damaged: known once everything was read.

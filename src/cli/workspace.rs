@@ -439,7 +439,8 @@ impl Workspace {
         let mut found = BTreeSet::new();
         for region in self.repository.regions.iter().filter(|region| doubted.contains(&region.info.region)) {
             found.insert(region.info.region);
-            let detail = "this region lost segments: whether it lists what its snapshots need has to be looked at";
+            let detail = "this region lost segments, or was found to lack something: whether it has what its snapshots need \
+                          has to be looked at";
             let subject = format!("{}:index/", region.name).into_bytes();
             self.progress.issue(&Issue { kind: IssueKind::Missing, subject, detail: detail.to_owned() });
         }
@@ -460,7 +461,16 @@ impl Workspace {
     ) -> Result<Class, CliError> {
         let (mut whole, mut class) = (BTreeSet::new(), Class::Success);
         if let Some(done) = looked {
-            done.whole.iter().try_for_each(|region| index.doubt(*region, false))?;
+            // Who saw segments vanish in every region knows that a slot's own listings may have been among them, where
+            // other slots' word is all that there is.
+            let before = index.doubted()?;
+            let sound = done.by_word.keys().any(|region| !before.contains(region));
+            for region in &done.whole {
+                match done.by_word.get(region).filter(|_| !sound && before.contains(region)) {
+                    None => index.doubt(*region, false)?,
+                    Some(chunks) => self.tell_word(region, *chunks),
+                }
+            }
             done.lost.iter().try_for_each(|region| index.doubt(*region, true))?;
             whole.extend(done.whole.iter().copied());
         }
@@ -478,6 +488,18 @@ impl Workspace {
             }
         }
         Ok(class)
+    }
+
+    fn tell_word(&self, id: &RegionId, chunks: u64) {
+        for region in self.repository.regions.iter().filter(|region| region.info.region == *id) {
+            let detail = format!(
+                "{chunks} chunks that are needed are held by the word of other slots alone, and every reached region lost \
+                 segments, which may have listed what the slot stored itself that backed them up: `keepstone check \
+                 --read-data` with an owner's key tells whether these are what they claim"
+            );
+            let subject = format!("{}:packs/", region.name).into_bytes();
+            self.progress.issue(&Issue { kind: IssueKind::Missing, subject, detail });
+        }
     }
 
     /// The directory of the local index.

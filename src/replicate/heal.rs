@@ -9,11 +9,12 @@ use crate::repo::at_once::at_once;
 use crate::repo::open::RegionHandle;
 use crate::repo::presence::Lacking;
 use crate::repo::snapshots::{SnapshotInfo, read_snapshot, snapshot_name};
+use crate::repo::sync::list_packs;
 use crate::repo::{RepoError, Repository, Session};
 use crate::report::{Issue, IssueKind, Monitor};
 use crate::ship::put_with_retries;
 use crate::store::{Payload, StoreErrorKind};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 
 /// What was put back where it was lost.
 #[derive(Debug, Default)]
@@ -42,6 +43,7 @@ pub fn heal(
     monitor: &dyn Monitor,
 ) -> Result<Healed, RepoError> {
     let (mut healed, mut read) = (Healed::default(), Whole::default());
+    let mut there: Option<HashSet<PackId>> = None;
     for (at, to) in repository.regions.iter().enumerate() {
         let mut wanted: BTreeMap<(PackId, u64), LostPack> = BTreeMap::new();
         for (ordinal, pack) in lacking.lost(&to.info.region) {
@@ -61,14 +63,24 @@ pub fn heal(
             lost.ordinals.push(ordinal);
             lost.sessions.insert(entry.session);
         }
-        wanted.retain(|_, lost| !lost.copied.held.is_empty());
+        let count = wanted.values().filter(|lost| !lost.copied.held.is_empty()).count();
+        if count < wanted.len() {
+            // Of what is nowhere in its size there may be enough in other sizes.
+            let there = match &mut there {
+                Some(there) => &*there,
+                none => none.insert(in_any_size(repository, &mut healed, monitor)),
+            };
+            wanted.retain(|(pack, _), lost| !lost.copied.held.is_empty() || there.contains(pack));
+        }
         if wanted.is_empty() {
             continue;
         }
-        let count = wanted.len();
-        let notice =
-            format!("region '{}' lost packs that other regions have, {count} in number: they are put back", to.name);
-        monitor.notice(&notice);
+        if count > 0 {
+            monitor.notice(&format!(
+                "region '{}' lost packs that other regions have, {count} in number: they are put back",
+                to.name
+            ));
+        }
         match heal_region(repository, at, &wanted, lacking, &mut healed, &mut read, monitor) {
             Ok(()) => {}
             Err(Pending::Repo(RepoError::Cancelled)) => return Err(RepoError::Cancelled),
@@ -82,6 +94,20 @@ pub fn heal(
     healed.mended = mended.healed;
     healed.issues.extend(mended.issues);
     Ok(healed)
+}
+
+/// The packs that some region has, be they as they must be or not.
+fn in_any_size(repository: &Repository, healed: &mut Healed, monitor: &dyn Monitor) -> HashSet<PackId> {
+    let mut there = HashSet::new();
+    for region in &repository.regions {
+        match list_packs(region) {
+            Ok(packs) => there.extend(packs.into_iter().map(|(pack, _)| pack)),
+            Err(error) => {
+                note_issue(&mut healed.issues, monitor, format!("{}:packs/", region.name).into_bytes(), &error);
+            }
+        }
+    }
+    there
 }
 
 /// A pack to be put back where it was lost.
@@ -120,7 +146,18 @@ fn heal_region(
                 // Nothing needs it there, or what does has another copy (`NAME-3`).
                 continue;
             }
-            let bytes = match read_pack(repository, *pack, &lost.copied) {
+            let spoiled = |why: &str, healed: &mut Healed| {
+                // One that nobody holds in its size is as lost as before, which others tell.
+                if !lost.copied.held.is_empty() {
+                    let detail = format!("no region has it whole: {why}");
+                    note_issue(&mut healed.issues, monitor, subject(), &detail);
+                }
+            };
+            if let Some(why) = read_so_far.why_spoiled(pack) {
+                spoiled(why, healed);
+                continue;
+            }
+            let bytes = match read_pack(repository, *pack, &lost.copied, monitor) {
                 Ok(read) if read.bytes.len() as u64 == *size => {
                     read_so_far.found_damaged(*pack, &lost.copied, &read.damaged);
                     read.bytes
@@ -132,14 +169,14 @@ fn heal_region(
                 Err(Unread::Region(RepoError::Store { source, .. })) if source.kind == StoreErrorKind::Denied => {
                     return Err(Pending::Unreadable);
                 }
+                Err(Unread::Region(RepoError::Cancelled)) => return Err(RepoError::Cancelled.into()),
                 Err(Unread::Region(error)) => {
                     note_issue(&mut healed.issues, monitor, subject(), &error);
                     continue;
                 }
                 Err(Unread::Spoiled(troubles)) => {
-                    let details: Vec<String> = troubles.into_iter().map(|trouble| trouble.detail).collect();
-                    let detail = format!("no region has it whole: {}", details.join("; "));
-                    note_issue(&mut healed.issues, monitor, subject(), &detail);
+                    read_so_far.found_spoiled(*pack, &troubles);
+                    spoiled(read_so_far.why_spoiled(pack).unwrap_or_default(), healed);
                     continue;
                 }
             };

@@ -5,7 +5,7 @@
 //! may be replaced, as a pack that was cut short does (`HEAL-1`).
 
 use super::heal::replace;
-use super::join::join;
+use super::join::{Apart, Effort, join};
 use super::{Pending, Relied, Replicated, misnamed, note_as, stop_if_asked, watch};
 use crate::crypto::object::check_digest;
 use crate::format::ids::{Digest, PackId, SessionId};
@@ -16,9 +16,9 @@ use crate::limits::PACK_BYTES_MAX;
 use crate::pack::reader::pack_name;
 use crate::repo::open::RegionHandle;
 use crate::repo::{RepoError, Repository, Session};
-use crate::report::{Issue, IssueKind, Monitor};
-use crate::store::StoreErrorKind;
-use std::collections::{BTreeMap, BTreeSet};
+use crate::report::{Issue, IssueKind, Monitor, Phase};
+use crate::store::{Payload, StoreErrorKind};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 
 /// A pack as a segment states it, and where it is.
 #[derive(Clone, Debug)]
@@ -51,7 +51,8 @@ pub type DamagedPacks = BTreeMap<PackId, (Copied, BTreeSet<usize>)>;
 /// What packs turned out to be where they were read.
 #[derive(Debug, Default)]
 pub(super) struct Whole {
-    spoiled: BTreeSet<PackId>,
+    /// Those that can't, with why.
+    spoiled: BTreeMap<PackId, String>,
     /// Those that can be had, and the regions whose copy is damaged.
     damaged: DamagedPacks,
 }
@@ -59,7 +60,18 @@ pub(super) struct Whole {
 impl Whole {
     /// True for a pack that was read, and that can't be had whole.
     pub fn is_spoiled(&self, pack: &PackId) -> bool {
-        self.spoiled.contains(pack)
+        self.spoiled.contains_key(pack)
+    }
+
+    /// Why it can't.
+    pub fn why_spoiled(&self, pack: &PackId) -> Option<&str> {
+        self.spoiled.get(pack).map(String::as_str)
+    }
+
+    /// Nobody need try again.
+    pub fn found_spoiled(&mut self, pack: PackId, troubles: &[Trouble]) {
+        let details: Vec<&str> = troubles.iter().map(|trouble| trouble.detail.as_str()).collect();
+        self.spoiled.insert(pack, details.join("; "));
     }
 
     /// True when there is such a pack.
@@ -93,7 +105,7 @@ pub(super) struct Read {
 pub(super) enum Unread {
     /// No region that lists it has it whole, and it can't be put together: each copy's trouble.
     Spoiled(Vec<Trouble>),
-    /// A region doesn't answer, or gives this slot no packs: that says nothing about the pack.
+    /// A region doesn't answer, or gives this slot no packs, or the user stopped it: that says nothing about the pack.
     Region(RepoError),
 }
 
@@ -105,14 +117,23 @@ pub(super) struct Trouble {
 }
 
 /// A pack's bytes from the first region whose copy is whole; else put together from copies that are damaged each
-/// elsewhere.
-pub(super) fn read_pack(repository: &Repository, pack: PackId, copied: &Copied) -> Result<Read, Unread> {
+/// elsewhere, cut short or too long ones included, in whichever region these are: the name proves what comes of them.
+pub(super) fn read_pack(
+    repository: &Repository,
+    pack: PackId,
+    copied: &Copied,
+    monitor: &dyn Monitor,
+) -> Result<Read, Unread> {
     let (mut troubles, mut unanswered) = (Vec::new(), None);
     let (mut copies, mut damaged) = (Vec::new(), Vec::new());
-    for at in &copied.held {
-        let region = &repository.regions[*at];
+    let others = (0..repository.regions.len()).filter(|at| !copied.held.contains(at));
+    for at in copied.held.iter().copied().chain(others) {
+        let region = &repository.regions[at];
+        let is_held = copied.held.contains(&at);
         let bytes = match region.store.get(&pack_name(&pack), PACK_BYTES_MAX) {
             Ok(bytes) => bytes,
+            // Nobody says that it has the pack.
+            Err(_) if !is_held => continue,
             Err(source) => {
                 let kind = match source.kind {
                     StoreErrorKind::NotFound => Some(IssueKind::Missing),
@@ -123,27 +144,42 @@ pub(super) fn read_pack(repository: &Repository, pack: PackId, copied: &Copied) 
                 };
                 let error = region.error(source);
                 match kind {
-                    Some(kind) => troubles.push(Trouble { at: *at, kind, detail: error.to_string() }),
+                    Some(kind) => troubles.push(Trouble { at, kind, detail: error.to_string() }),
                     None => unanswered = Some(error),
                 }
                 continue;
             }
         };
         match compare(region, pack, &bytes) {
-            Ok(()) => return Ok(Read { bytes, damaged, whole_in: Some(*at) }),
+            Ok(()) => return Ok(Read { bytes, damaged, whole_in: Some(at) }),
             Err(error) => {
-                troubles.push(Trouble { at: *at, kind: IssueKind::Damaged, detail: error.to_string() });
-                damaged.push(*at);
-                if bytes.len() as u64 == copied.size && !copies.contains(&bytes) {
+                if is_held {
+                    troubles.push(Trouble { at, kind: IssueKind::Damaged, detail: error.to_string() });
+                    damaged.push(at);
+                }
+                if !copies.contains(&bytes) {
                     copies.push(bytes);
                 }
             }
         }
     }
-    match join(&repository.keyring, pack, copies, &copied.frames) {
-        Some(bytes) => Ok(Read { bytes, damaged, whole_in: None }),
-        None => Err(unanswered.map_or(Unread::Spoiled(troubles), Unread::Region)),
+    // What is stated of its size may be a lie, as what a copy has of it may be damage.
+    let stated = usize::try_from(copied.size).ok().filter(|size| *size as u64 <= PACK_BYTES_MAX);
+    let mut lengths: Vec<usize> = stated.into_iter().collect();
+    for copy in &copies {
+        if !lengths.contains(&copy.len()) {
+            lengths.push(copy.len());
+        }
     }
+    let mut effort = Effort::new(monitor);
+    for length in lengths {
+        match join(&repository.keyring, pack, length, &copies, &copied.frames, &mut effort) {
+            Ok(bytes) => return Ok(Read { bytes, damaged, whole_in: None }),
+            Err(Apart::Cancelled) => return Err(Unread::Region(RepoError::Cancelled)),
+            Err(Apart::Hopeless) => {}
+        }
+    }
+    Err(unanswered.map_or(Unread::Spoiled(troubles), Unread::Region))
 }
 
 fn compare(from: &RegionHandle, pack: PackId, bytes: &[u8]) -> Result<(), RepoError> {
@@ -163,7 +199,7 @@ pub(super) fn pass_over(
     done: &mut Replicated,
     monitor: &dyn Monitor,
 ) {
-    done.packs_read.spoiled.insert(pack);
+    done.packs_read.found_spoiled(pack, &troubles);
     for Trouble { at, kind, detail } in troubles {
         let subject = format!("{}:{}", repository.regions[at].name, pack_name(&pack)).into_bytes();
         // One that is gone since it was listed may be in its place again.
@@ -182,105 +218,157 @@ pub struct Mended {
 }
 
 /// Gives damaged copies of packs the bytes that their name proves, from a region that has them whole or put together
-/// from several, as an ordinary writer there (`HEAL-1`).
+/// from several, as an ordinary writer there (`HEAL-1`). Each pack is read once, for all regions that hold it damaged.
 ///
 /// # Errors
 /// [`RepoError::Cancelled`] when the user stops it. What single packs and regions say becomes an issue.
 pub fn mend(repository: &Repository, damaged: &DamagedPacks, monitor: &dyn Monitor) -> Result<Mended, RepoError> {
     let mut mended = Mended::default();
-    for (at, to) in repository.regions.iter().enumerate() {
-        let here: BTreeMap<PackId, &Copied> = damaged
-            .iter()
-            .filter(|(_, (_, regions))| regions.contains(&at))
-            .map(|(pack, (copied, _))| (*pack, copied))
-            .collect();
-        if here.is_empty() {
-            continue;
-        }
-        match mend_region(repository, at, &here, &mut mended, monitor) {
-            Ok(()) => {}
-            Err(Pending::Repo(RepoError::Cancelled)) => return Err(RepoError::Cancelled),
-            Err(error) => {
-                let subject = format!("{}:packs/", to.name).into_bytes();
-                let detail = format!("damaged packs were not put right: {error}");
-                note_as(IssueKind::Damaged, &mut mended.issues, monitor, subject, &detail);
+    if damaged.is_empty() {
+        return Ok(mended);
+    }
+    monitor.phase(Phase::Check, Some(damaged.len() as u64), None);
+    let mut writing: BTreeMap<usize, Writing> = BTreeMap::new();
+    let outcome = (|| {
+        for at in damaged.values().flat_map(|(_, regions)| regions).copied().collect::<BTreeSet<usize>>() {
+            let here = damaged.values().filter(|(_, regions)| regions.contains(&at));
+            match Writing::begin(repository, at, here.map(|(copied, _)| copied.session)) {
+                Ok(begun) => drop(writing.insert(at, begun)),
+                Err(error) => given_up(repository, at, error, &mut mended, monitor)?,
             }
+        }
+        for (pack, (copied, regions)) in damaged {
+            stop_if_asked(monitor)?;
+            // Where the name is dead nothing needs it, or what does has another copy (`NAME-3`).
+            let takes = |at: &usize| writing.get(at).is_some_and(|begun| !begun.missing.contains(pack));
+            let regions: Vec<usize> = regions.iter().copied().filter(takes).collect();
+            if !regions.is_empty() {
+                mend_pack(repository, *pack, copied, &regions, &mut writing, &mut mended, monitor)?;
+            }
+            monitor.advance(1, 0);
+        }
+        Ok(())
+    })();
+    for (at, mut begun) in writing {
+        let watched = outcome.is_ok().then(|| watch(repository, &mut begun.session, &begun.relied));
+        begun.session.end(repository);
+        if let Some(Err(error)) = watched {
+            given_up(repository, at, error, &mut mended, monitor)?;
         }
     }
-    Ok(mended)
+    outcome.map(|()| mended)
 }
 
-fn mend_region(
+/// What keeps a collection of a region from the packs that are put right there.
+struct Writing {
+    session: Session,
+    relied: Relied,
+    missing: HashSet<PackId>,
+}
+
+impl Writing {
+    fn begin(
+        repository: &Repository,
+        at: usize,
+        adopted: impl IntoIterator<Item = SessionId>,
+    ) -> Result<Self, Pending> {
+        let session = Session::open_in(repository, at)?;
+        let mut begun = Writing { session, relied: Relied::default(), missing: HashSet::new() };
+        if let Err(error) = begun.adopt(repository, adopted) {
+            begun.session.end(repository);
+            return Err(error);
+        }
+        begun.missing = begun.session.missing();
+        Ok(begun)
+    }
+
+    fn adopt(&mut self, repository: &Repository, sessions: impl IntoIterator<Item = SessionId>) -> Result<(), Pending> {
+        self.session.adopt(repository, sessions)?;
+        watch(repository, &mut self.session, &self.relied)
+    }
+}
+
+/// Nothing more is put right in a region.
+fn given_up(
     repository: &Repository,
     at: usize,
-    packs: &BTreeMap<PackId, &Copied>,
+    error: Pending,
     mended: &mut Mended,
     monitor: &dyn Monitor,
-) -> Result<(), Pending> {
-    let to = &repository.regions[at];
-    let mut session = Session::open_in(repository, at)?;
-    let outcome = (|| {
-        session.adopt(repository, packs.values().map(|copied| copied.session))?;
-        let relied = Relied::default();
-        watch(repository, &mut session, &relied)?;
-        let missing = session.missing();
-        for (pack, copied) in packs {
-            stop_if_asked(monitor)?;
-            if missing.contains(pack) {
-                // Nothing needs it there, or what does has another copy (`NAME-3`).
-                continue;
-            }
-            let name = pack_name(pack);
-            let mut tell = |detail: String| {
-                let subject = format!("{}:{name}", to.name).into_bytes();
-                note_as(IssueKind::Damaged, &mut mended.issues, monitor, subject, &detail);
-            };
-            let read = match read_pack(repository, *pack, copied) {
-                Ok(read) => read,
-                Err(Unread::Region(error)) => {
-                    tell(format!("it is damaged, and was not put right: {error}"));
-                    continue;
-                }
-                Err(Unread::Spoiled(_)) => {
-                    tell(format!("it is damaged; {KEEP}"));
-                    continue;
-                }
-            };
-            relied.add(*pack);
-            if let Ok((header, _)) = PackHeader::decode_fixed(&read.bytes)
-                && header.session != copied.session
-            {
-                // A segment may state another one than the header, which a collector goes by.
-                session.adopt(repository, [header.session])?;
-                watch(repository, &mut session, &relied)?;
-            }
-            let from = match read.whole_in {
-                Some(whole) if whole == at => continue,
-                Some(whole) => format!("it was read whole in region '{}'", repository.regions[whole].name),
-                None => "it was put together from several regions' copies".to_owned(),
-            };
-            match replace(to, &name, &read.bytes.into()) {
-                Ok(true) => {
-                    mended.healed += 1;
-                    let subject = format!("{}:{name}", to.name).into_bytes();
-                    let detail = format!("its bytes were not those of its name: it has them again, {from}");
-                    monitor.issue(&Issue { kind: IssueKind::Damaged, subject, detail });
-                }
-                Ok(false) if read.whole_in.is_some() => tell(format!(
-                    "its bytes are not those of its name, and this access may not replace them; {from}: `keepstone \
-                     replicate` brings it back once this copy is removed"
-                )),
-                Ok(false) => tell(format!(
-                    "its bytes are not those of its name, and this access may not replace them; {from}, so don't \
-                     remove it: other parts of it are needed"
-                )),
-                Err(error) => tell(format!("it is damaged, and was not put right: {error}")),
-            }
+) -> Result<(), RepoError> {
+    if let Pending::Repo(RepoError::Cancelled) = error {
+        return Err(RepoError::Cancelled);
+    }
+    let subject = format!("{}:packs/", repository.regions[at].name).into_bytes();
+    let detail = format!("damaged packs were not put right: {error}");
+    note_as(IssueKind::Damaged, &mut mended.issues, monitor, subject, &detail);
+    Ok(())
+}
+
+fn mend_pack(
+    repository: &Repository,
+    pack: PackId,
+    copied: &Copied,
+    regions: &[usize],
+    writing: &mut BTreeMap<usize, Writing>,
+    mended: &mut Mended,
+    monitor: &dyn Monitor,
+) -> Result<(), RepoError> {
+    let name = pack_name(&pack);
+    let subject = |at: usize| format!("{}:{name}", repository.regions[at].name).into_bytes();
+    let tell = |at: usize, detail: String, mended: &mut Mended| {
+        note_as(IssueKind::Damaged, &mut mended.issues, monitor, subject(at), &detail);
+    };
+    let read = match read_pack(repository, pack, copied, monitor) {
+        Ok(read) => read,
+        Err(Unread::Region(RepoError::Cancelled)) => return Err(RepoError::Cancelled),
+        Err(Unread::Region(error)) => {
+            let detail = format!("it is damaged, and was not put right: {error}");
+            regions.iter().for_each(|at| tell(*at, detail.clone(), mended));
+            return Ok(());
         }
-        watch(repository, &mut session, &relied)
-    })();
-    session.end(repository);
-    outcome
+        Err(Unread::Spoiled(_)) => {
+            regions.iter().for_each(|at| tell(*at, format!("it is damaged; {KEEP}"), mended));
+            return Ok(());
+        }
+    };
+    let stated = PackHeader::decode_fixed(&read.bytes).map(|(header, _)| header.session);
+    let bytes = bytes::Bytes::from(read.bytes);
+    let from = match read.whole_in {
+        Some(whole) => format!("it was read whole in region '{}'", repository.regions[whole].name),
+        None => "it was put together from several regions' copies".to_owned(),
+    };
+    for at in regions.iter().copied().filter(|at| read.whole_in != Some(*at)) {
+        let Some(begun) = writing.get_mut(&at) else { continue };
+        begun.relied.add(pack);
+        if let Ok(session) = stated
+            && session != copied.session
+            // A segment may state another one than the header, which a collector goes by.
+            && let Err(error) = begun.adopt(repository, [session])
+        {
+            begun.session.end(repository);
+            writing.remove(&at);
+            given_up(repository, at, error, mended, monitor)?;
+            continue;
+        }
+        match replace(&repository.regions[at], &name, &Payload::Bytes(bytes.clone())) {
+            Ok(true) => {
+                mended.healed += 1;
+                let detail = format!("its bytes were not those of its name: it has them again, {from}");
+                monitor.issue(&Issue { kind: IssueKind::Damaged, subject: subject(at), detail });
+            }
+            Ok(false) => {
+                let remove = match read.whole_in {
+                    Some(_) => ": `keepstone replicate` brings it back once this copy is removed",
+                    None => ", so don't remove it: other parts of it are needed",
+                };
+                let denied = "its bytes are not those of its name, and this access may not replace them";
+                tell(at, format!("{denied}; {from}{remove}"), mended);
+            }
+            Err(error) => tell(at, format!("it is damaged, and was not put right: {error}"), mended),
+        }
+    }
+    Ok(())
 }
 
 /// What is said of a pack that can't be had whole.

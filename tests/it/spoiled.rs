@@ -8,17 +8,21 @@ use keepstone::backup::{Backup, DedupTrust};
 use keepstone::check::{self, CheckReport, check};
 use keepstone::format::ids::{PackId, SnapshotId};
 use keepstone::format::roster::Role;
+use keepstone::index::MemoryIndex;
 use keepstone::index::segment::segment_name;
 use keepstone::pack::reader::pack_name;
-use keepstone::replicate::{Copied, DamagedPacks, Depth, Replicated, mend, replicate};
+use keepstone::replicate::{Copied, DamagedPacks, Depth, Replicated, heal, mend, replicate};
+use keepstone::repo::RepoError;
 use keepstone::repo::attest;
+use keepstone::repo::presence::look;
 use keepstone::repo::snapshots::{list, snapshot_name};
-use keepstone::repo::sync::{list_packs, list_segments, read_segment};
-use keepstone::report::{Issue, IssueKind, Silent};
-use keepstone::store::faults::{Fault, Operation, Trigger};
+use keepstone::repo::sync::{list_packs, list_segments, read_segment, sync};
+use keepstone::report::{Issue, IssueKind, Monitor, Phase, Silent};
+use keepstone::store::faults::{Fault, Logged, Operation, Trigger};
 use keepstone::store::memory::MemoryStore;
 use keepstone::store::{Store, StoreErrorKind};
 use std::collections::BTreeSet;
+use std::sync::atomic::{AtomicU64, Ordering};
 use tempfile::TempDir;
 
 fn memory(world: &World, at: usize) -> &MemoryStore {
@@ -288,6 +292,183 @@ fn what_a_check_found_damaged_is_put_right_from_what_regions_have() {
     }
 }
 
+/// So many hundredths of its length: cut short, or with bytes that it had not.
+fn resize(world: &World, at: usize, pack: &PackId, hundredths: usize) {
+    let name = pack_name(pack);
+    let mut bytes = memory(world, at).get(&name, 1 << 30).unwrap();
+    bytes.resize(bytes.len() * hundredths / 100, 0x77);
+    memory(world, at).heal(&name, &bytes.into()).unwrap();
+}
+
+/// Finds damaged packs by reading, and puts them right; true if nothing stays damaged.
+fn check_and_mend(world: &World) -> bool {
+    let report = looked_at(world);
+    let copied = |pack: check::DamagedPack| (pack.entry.id, (Copied::from_entry(&pack.entry, pack.held), pack.regions));
+    let damaged: DamagedPacks = report.damaged_packs.into_iter().map(copied).collect();
+    mend(&world.open(&world.all()).unwrap(), &damaged, &Silent).unwrap().issues.is_empty()
+}
+
+/// As the program does it: what was lost first, under its own name.
+fn heal_and_replicate(world: &World) -> bool {
+    let repository = world.open(&world.all()).unwrap();
+    let index = MemoryIndex::new();
+    sync(&repository, &index, &Silent).unwrap();
+    let mut lacking = look(&repository, &index).unwrap();
+    heal(&repository, &index, &mut lacking, &Silent).unwrap();
+    let done = replicated(world, Depth::Content);
+    !done.is_damaged() && done.lost.is_empty()
+}
+
+/// HEAL-1: what is cut short or too long is a copy of what it has, by whichever way it is met; and has its size wrong, if
+/// nothing else.
+#[test]
+fn heal_1_copies_of_another_size_help_to_put_a_pack_together() {
+    let world = World::new(2);
+    let source = source(9);
+    let id = world.backup(&[0, 1], source.path(), 0).unwrap().snapshot.unwrap();
+    let names = packs(&world, 0);
+    let whole = memory(&world, 0).fork();
+    let bytes = |memory: &MemoryStore, pack: &PackId| memory.get(&pack_name(pack), 1 << 30).unwrap();
+    // What is spoiled where, and how long it is then, in hundredths.
+    type Case<'a> = (&'a [(usize, usize)], &'a [(usize, usize)], bool);
+    let cases: [Case; 8] = [
+        (&[(1, 10)], &[(0, 90)], true),
+        (&[(0, 20), (1, 10)], &[(0, 90)], true),
+        (&[(0, 20), (1, 10)], &[(0, 110)], true),
+        (&[], &[(0, 10)], true),
+        (&[], &[(0, 101)], true),
+        // Nowhere in its size.
+        (&[(0, 10)], &[(0, 101), (1, 90)], true),
+        (&[], &[(0, 110), (1, 0)], true),
+        // What the one lacks the other has wrong.
+        (&[(1, 60)], &[(0, 50)], false),
+    ];
+    for (spoiled, resized, comes_back) in cases {
+        for way in [check_and_mend, heal_and_replicate] {
+            let world = world.fork();
+            for pack in &names {
+                spoiled.iter().for_each(|(at, hundredths)| spoil(&world, *at, pack, *hundredths));
+                resized.iter().for_each(|(at, hundredths)| resize(&world, *at, pack, *hundredths));
+            }
+            let before: Vec<MemoryStore> = [0, 1].map(|at| memory(&world, at).fork()).into();
+            assert_eq!(way(&world), comes_back, "{spoiled:?} {resized:?}");
+            for (at, before) in before.iter().enumerate() {
+                let expected = if comes_back { &whole } else { before };
+                for pack in &names {
+                    assert!(bytes(memory(&world, at), pack) == bytes(expected, pack), "{at}: {spoiled:?} {resized:?}");
+                }
+                if comes_back {
+                    world.assert_restores(&[at], id, source.path(), 0);
+                }
+            }
+            assert_eq!(looked_at(&world).is_sound(), comes_back);
+        }
+    }
+}
+
+/// Counts what it is told, and asks to stop after so many looks.
+#[derive(Default)]
+struct Watcher {
+    looks_left: Option<AtomicU64>,
+    entries: AtomicU64,
+    phases: AtomicU64,
+}
+
+impl Monitor for Watcher {
+    fn phase(&self, _: Phase, entries: Option<u64>, _: Option<u64>) {
+        self.phases.fetch_add(entries.unwrap(), Ordering::SeqCst);
+    }
+
+    fn advance(&self, entries: u64, _: u64) {
+        self.entries.fetch_add(entries, Ordering::SeqCst);
+    }
+
+    fn cancelled(&self) -> bool {
+        let looks =
+            |left: &AtomicU64| left.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| left.checked_sub(1));
+        self.looks_left.as_ref().is_some_and(|left| looks(left).is_err())
+    }
+}
+
+/// However many regions hold it damaged, a pack is read and tried once; the run says how far it is, and stops when asked,
+/// also within a pack.
+#[test]
+fn damaged_packs_are_tried_once_for_all_regions_and_stop_when_asked() {
+    let world = World::new(3);
+    let source = source(18);
+    world.backup(&[0, 1, 2], source.path(), 0).unwrap();
+    let names = packs(&world, 0);
+    for (places, comes_back) in [([30, 45, 60], false), ([40, 60, 80], true)] {
+        let world = world.fork();
+        for (at, hundredths) in places.iter().enumerate() {
+            names.iter().for_each(|pack| spoil(&world, at, pack, *hundredths));
+        }
+        if !comes_back {
+            // And one place that is wrong everywhere.
+            world.all().iter().for_each(|at| names.iter().for_each(|pack| spoil(&world, *at, pack, 70)));
+        }
+        let copied =
+            |pack: check::DamagedPack| (pack.entry.id, (Copied::from_entry(&pack.entry, pack.held), pack.regions));
+        let damaged: DamagedPacks = looked_at(&world).damaged_packs.into_iter().map(copied).collect();
+        assert_eq!(damaged.len(), names.len());
+        let repository = world.open(&world.all()).unwrap();
+        let mut looks = 0;
+        loop {
+            let world = world.fork();
+            let watcher = Watcher { looks_left: Some(AtomicU64::new(looks)), ..Watcher::default() };
+            match mend(&world.open(&world.all()).unwrap(), &damaged, &watcher) {
+                Err(RepoError::Cancelled) => looks += 1,
+                ended => break assert_eq!(ended.unwrap().healed > 0, comes_back),
+            }
+            assert!(looks < 10_000);
+        }
+        assert!(looks > 2 * names.len() as u64, "{looks}");
+        world.forget_history();
+        let watcher = Watcher::default();
+        let mended = mend(&repository, &damaged, &watcher).unwrap();
+        assert_eq!((mended.issues.is_empty(), mended.healed > 0), (comes_back, comes_back));
+        assert_eq!(watcher.phases.load(Ordering::SeqCst), names.len() as u64);
+        assert_eq!(watcher.entries.load(Ordering::SeqCst), names.len() as u64);
+        for at in world.all() {
+            let log = world.stores[at].log();
+            let is_read = |call: &&Logged| call.operation == Operation::Get && call.name.starts_with("packs/");
+            assert_eq!(log.iter().filter(is_read).count(), names.len(), "region {at}");
+        }
+    }
+}
+
+/// A listing that states another size than the pack has gets nothing replaced, and keeps nothing from being put together.
+#[test]
+fn a_false_size_in_a_segment_spoils_no_copy() {
+    let world = World::new(2);
+    let source = source(10);
+    world.backup(&[0, 1], source.path(), 0).unwrap();
+    let whole = memory(&world, 0).fork();
+    let bytes = |memory: &MemoryStore, pack: &PackId| memory.get(&pack_name(pack), 1 << 30).unwrap();
+    let entries = {
+        packs(&world, 0)
+            .iter()
+            .for_each(|pack| [(0, 40), (1, 97)].iter().for_each(|(at, h)| spoil(&world, *at, pack, *h)));
+        looked_at(&world).damaged_packs
+    };
+    for size in [0, 1, 100, 1 << 20, u64::MAX] {
+        let world = world.fork();
+        let lied = |pack: &check::DamagedPack| {
+            let copied = Copied { size, ..Copied::from_entry(&pack.entry, Vec::new()) };
+            (pack.entry.id, (copied, pack.regions.clone()))
+        };
+        let damaged: DamagedPacks = entries.iter().map(lied).collect();
+        for _ in 0..2 {
+            assert!(mend(&world.open(&world.all()).unwrap(), &damaged, &Silent).unwrap().issues.is_empty(), "{size}");
+            for (at, pack) in
+                [0, 1].into_iter().flat_map(|at| packs(&world, at).into_iter().map(move |pack| (at, pack)))
+            {
+                assert!(bytes(memory(&world, at), &pack) == bytes(&whole, &pack), "{size}");
+            }
+        }
+    }
+}
+
 /// An owner and a writer who back up the same, each for itself; gives the writer's packs and the owner's.
 fn beside_a_writer(source: &TempDir) -> (World, Vec<PackId>, Vec<PackId>) {
     let world = World::new(2);
@@ -328,10 +509,12 @@ fn collect_18_a_lost_pack_is_waited_for_while_only_another_slot_claims_its_chunk
         }
         let told = |done: &Replicated| {
             let claims = done.issues.iter().filter(|issue| issue.detail.contains("by the word of other slots")).count();
-            (claims, done.whole.len(), done.lost.len())
+            (claims, done.whole.len(), done.lost.len(), done.by_word.len())
         };
         for _ in 0..4 {
-            assert_eq!(told(&replicated(&world, Depth::Content)), (2, 0, 2));
+            // Where no listing is left that says that it stored them itself, who saw it vanish has to say so.
+            let expected = if segments_too { (0, 2, 0, 2) } else { (2, 0, 2, 0) };
+            assert_eq!(told(&replicated(&world, Depth::Content)), expected);
             // Nor does a collection take the evidence away.
             collect(&world, &thorough());
         }
@@ -339,11 +522,11 @@ fn collect_18_a_lost_pack_is_waited_for_while_only_another_slot_claims_its_chunk
         let report = looked_at(&world);
         assert_eq!(report.is_sound(), segments_too, "{:?}", report.issues);
         attest::publish(&world.open(&world.all()).unwrap(), &report.verified).unwrap();
-        assert_eq!(told(&replicated(&world, Depth::Content)), (0, 2, 0), "an owner has looked");
+        assert_eq!(told(&replicated(&world, Depth::Content)), (0, 2, 0, 0), "an owner has looked");
         assert!(looked_at(&world).is_sound(), "and nothing needs the lost ones");
         (0..3).for_each(|_| drop(collect(&world, &thorough())));
         assert!(segments_too || own.iter().all(|pack| dead(&world, 1).contains(pack)));
-        assert_eq!(told(&replicated(&world, Depth::Content)), (0, 2, 0));
+        assert_eq!(told(&replicated(&world, Depth::Content)), (0, 2, 0, 0));
     }
 }
 
@@ -383,6 +566,99 @@ fn what_was_relied_on_where_all_are_trusted_counts_as_held() {
     assert_eq!(replicated(&world, Depth::Content).whole.len(), 3);
     assert!(world.ids(&[2]).contains(&theirs));
     world.assert_restores(&[2], summary.snapshot.unwrap(), source.path(), 0);
+}
+
+/// HEAL-2: a slot that trusts every slot and stores nothing, since another one has backed up the same tree, relied on
+/// that by its snapshot's word. All who look agree, and a new region gets it.
+#[test]
+fn heal_2_two_slots_with_one_tree_and_full_trust_are_sound() {
+    for owner_first in [true, false] {
+        let world = World::new(3);
+        let source = source(15);
+        let (_, identity) = world.add_slot(Role::Writer, "writer");
+        let trusting = Backup { trust: DedupTrust::All, ..options(0) };
+        let (owner, writer) = (world.as_slot(&world.identity), world.as_slot(&identity));
+        let (first, second) = if owner_first { (owner, writer) } else { (writer, owner) };
+        first.backup_as(&[0, 1], source.path(), &trusting).unwrap();
+        let summary = second.backup_as(&[0, 1], source.path(), &trusting).unwrap();
+        assert_eq!(summary.new_bytes, 0, "its root is the other's");
+        let done = replicated(&world, Depth::Content);
+        assert_eq!((done.commits, done.issues.len(), done.is_damaged()), (2, 0, false), "{:?}", done.issues);
+        let done = replicated(&world, Depth::Content);
+        assert_eq!((done.whole.len(), done.by_word.len(), done.is_damaged()), (3, 3, false));
+        // A collection and a check without data say the same, and keep it so.
+        assert!(
+            check(&world.open(&world.all()).unwrap(), None, &check::Options::default(), &Silent).unwrap().is_sound()
+        );
+        let before = packs(&world, 0);
+        (0..2).for_each(|_| drop(collect(&world, &thorough())));
+        assert_eq!(packs(&world, 0), before);
+        let report = looked_at(&world);
+        assert!(report.is_sound(), "{:?}", report.issues);
+        attest::publish(&world.open(&world.all()).unwrap(), &report.verified).unwrap();
+        assert!(replicated(&world, Depth::Content).by_word.is_empty(), "an owner has looked");
+        world.all().iter().for_each(|at| world.assert_restores(&[*at], summary.snapshot.unwrap(), source.path(), 0));
+        // What then is lost in every region is told as lost.
+        for at in world.all() {
+            packs(&world, at).iter().for_each(|pack| memory(&world, at).delete(&pack_name(pack)).unwrap());
+        }
+        let done = replicated(&world, Depth::Content);
+        assert!(done.whole.is_empty() && done.lost.len() == 3, "{:?}", done.issues);
+    }
+}
+
+/// HEAL-2: the program, which ends with 0 over two hosts' one tree, and with 11 where it saw the listings vanish of what
+/// only another slot's word holds.
+#[test]
+fn heal_2_another_slots_word_hides_no_listing_that_was_seen_to_vanish() {
+    let program = Program::new();
+    let trusted = "dedup_trust = \"all\"\n".to_owned();
+    let configuration = trusted + &std::fs::read_to_string(program.path("keepstone.toml")).unwrap();
+    std::fs::write(program.path("keepstone.toml"), configuration).unwrap();
+    program.write("a", &noise(16, 300_000));
+    let source = program.source().display().to_string();
+    program.add_slot("writer");
+    program.run_as("writer", ["--cache-dir", "other", "backup", &source]).expect(0);
+    assert_eq!(program.backup(&[])["new_bytes"], 0);
+    for _ in 0..2 {
+        program.run(["replicate"]).expect(0);
+        program.run(["backup", &source]).expect(0);
+    }
+    program.run(["check"]).expect(0);
+
+    // The owner for itself, and all that it stored gone everywhere.
+    let program = Program::new();
+    program.write("a", &noise(16, 300_000));
+    let source = program.source().display().to_string();
+    program.add_slot("writer");
+    program.run_as("writer", ["--cache-dir", "other", "backup", &source]).expect(0);
+    let theirs = stored(&program);
+    program.backup(&[]);
+    let own: Vec<_> = stored(&program).into_iter().filter(|path| !theirs.contains(path)).collect();
+    own.iter().for_each(|path| std::fs::remove_file(path).unwrap());
+    for _ in 0..2 {
+        let ended = program.run(["replicate"]).expect(11);
+        assert!(ended.stderr.contains("by the word of other slots alone"), "{}", ended.stderr);
+    }
+    program.run(["check", "--read-data"]).expect(0);
+    program.run(["replicate"]).expect(0);
+    program.run(["backup", &source]).expect(0);
+}
+
+/// Packs and segments of both regions.
+fn stored(program: &Program) -> BTreeSet<std::path::PathBuf> {
+    let mut found = BTreeSet::new();
+    let mut open: Vec<_> = ["one/packs", "one/index", "two/packs", "two/index"].map(|name| program.path(name)).into();
+    while let Some(directory) = open.pop() {
+        for entry in std::fs::read_dir(directory).unwrap() {
+            let path = entry.unwrap().path();
+            match path.is_dir() {
+                true => open.push(path),
+                false => drop(found.insert(path)),
+            }
+        }
+    }
+    found
 }
 
 /// Packs that are gone and that nothing needs: one answer of all who look.

@@ -327,11 +327,13 @@ fn with_prefixes(segment: Segment) -> Vec<SegmentPack> {
     packs
 }
 
+type Lie<'a> = &'a dyn Fn(&Scene) -> Segment;
+
 /// COLLECT-19: what an owner found of a pack makes what others state of it false, and a collection takes that away.
 #[test]
 fn a_false_listing_goes_once_an_owner_has_read_the_pack() {
     let invented = ChunkId([7; 32]);
-    let all: [(&str, &dyn Fn(&Scene) -> Segment); 3] = [
+    let all: [(&str, Lie); 3] = [
         ("chunks", &|scene| lies(scene, ChunkId([7; 32]))),
         ("size", &misjudged),
         ("references", &|scene| {
