@@ -159,8 +159,9 @@ fn require_there(
     let incomplete = |detail: String| GcError::Incomplete {
         region: region.name.clone(),
         detail: format!(
-            "{detail}. Bring it back from another region (`keepstone check` says what is missing), or forget the \
-             snapshots that reach it"
+            "{detail}. Bring it back from another region (`keepstone check` says what is missing). Where nothing is \
+             missing, a segment states falsely what refers to what: `keepstone check --read-data` with an owner's key \
+             names it, and is heeded here. Forget the snapshots that reach it only where they can't be restored"
         ),
     };
     let reaching = |from: &Option<Key>, to: &Key| -> Result<String, GcError> {
