@@ -278,15 +278,18 @@ fn show(
     });
     timings.add_to(&mut document);
     Output { json }.result(&document, |out| {
-        writeln!(
-            out,
-            "Files:   {} new, {} changed, {} unmodified; {} directories, {} others",
-            render::count(summary.files_new),
-            render::count(summary.files_changed),
-            render::count(summary.files_unmodified),
-            render::count(counts.directories),
-            render::count(counts.others),
-        )?;
+        match wanted.source {
+            BackupSource::Paths(_) => writeln!(
+                out,
+                "Files:   {} new, {} changed, {} unmodified; {} directories, {} others",
+                render::count(summary.files_new),
+                render::count(summary.files_changed),
+                render::count(summary.files_unmodified),
+                render::count(counts.directories),
+                render::count(counts.others),
+            )?,
+            _ => writeln!(out, "Stream:  {}", render::size(counts.bytes))?,
+        }
         if counts.omitted + counts.issues > 0 {
             writeln!(
                 out,

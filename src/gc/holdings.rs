@@ -1,6 +1,6 @@
 //! What a region holds at one moment: its packs, its segments, and what refers to what.
 //!
-//! Memory: about 100 bytes a pack, 12 a frame, and what the graph may take.
+//! Memory: about 100 bytes a pack, 200 more where owners attest, 12 a frame, and what the graph may take.
 
 use super::{GcError, GcOptions};
 use crate::crypto::listing::listings;
