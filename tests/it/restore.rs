@@ -383,6 +383,7 @@ fn a_full_region_is_left_out_and_the_other_one_commits() {
 fn further_names_and_reading_back_take_turns_with_the_rest() {
     const FILES: usize = 9_000;
     let program = Program::new();
+    create_dir_all(program.source().join("2")).unwrap();
     for at in 0..FILES {
         let first = program.write(&format!("{}/{at}", at % 3), &at.to_le_bytes());
         std::fs::hard_link(first, program.source().join(format!("2/and-{at}"))).unwrap();
