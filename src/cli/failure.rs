@@ -219,7 +219,7 @@ impl From<BackupError> for CliError {
                 "back up with --dataset {allowed}, leave the region out with --region, or use another access to it"
             )),
             BackupError::Threads { .. } => CliError::new(Class::Limit, text).hint(FEWER_THREADS),
-            BackupError::EmptySource { .. } | BackupError::EmptyStream { .. } => {
+            BackupError::EmptySource { .. } | BackupError::EmptyStream { .. } | BackupError::AllLeftOut { .. } => {
                 CliError::new(Class::Failed, text).hint("no snapshot was saved")
             }
             BackupError::Pack(source) => source.into(),
