@@ -101,7 +101,7 @@ pub fn run(args: &RestoreArgs, global: &Global) -> Result<Class, CliError> {
     workspace.progress.set_timer(timer.clone());
     let (index, _) = timer.run(Stage::Open, || workspace.index())?;
     let (listing, listing_class) = timer.run(Stage::Open, || workspace.snapshots())?;
-    let choice = Choice::new(&workspace, listing.snapshots, &args.filter);
+    let choice = Choice::new(&workspace, listing.snapshots, listing.forgotten, &args.filter);
     let info = choice.one(&workspace, &selection.snapshot)?;
     let (dataset, host) = (&info.snapshot.dataset, &info.snapshot.host);
     let series = choice.series(&selection.snapshot);

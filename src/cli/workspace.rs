@@ -495,7 +495,7 @@ impl Workspace {
         filter: &super::args::Filter,
     ) -> Result<(SnapshotInfo, Class), CliError> {
         let (listing, class) = self.snapshots()?;
-        let info = Choice::new(self, listing.snapshots, filter).one(self, reference)?.clone();
+        let info = Choice::new(self, listing.snapshots, listing.forgotten, filter).one(self, reference)?.clone();
         Ok((info, doubt(reference, class)))
     }
 
