@@ -97,6 +97,32 @@ fn what_is_wrong_with_the_source_is_told_and_nothing_is_saved() {
     program.run(["frobnicate"]).expect(2);
 }
 
+/// Whoever was revoked is told, where it is known whose secret it was, and a stranger nothing.
+#[test]
+fn a_revoked_slot_is_told_to_whom_it_was() {
+    let program = Program::new();
+    program.write("a", b"a");
+    let refused = |slot: &str| program.run_as(slot, ["--json", "snapshots"]).expect(10).error();
+    let mut slots = Vec::new();
+    for (role, command) in [("writer", &["key", "revoke"][..]), ("maintainer", &["key", "remove"])] {
+        let slot = program.add_slot(role)["slot"].as_str().unwrap().to_owned();
+        program.run_as(role, ["snapshots"]).expect(0);
+        program.run([command, &[&slot[..]]].concat()).expect(0);
+        let error = refused(role);
+        let verb = if role == "writer" { "was revoked" } else { "was removed" };
+        let message = error["message"].as_str().unwrap();
+        assert!(message.contains(&slot) && message.contains(verb), "{error}");
+        assert!(error["hint"].as_str().unwrap().contains("key add"), "{error}");
+        slots.push(slot);
+    }
+    std::fs::remove_dir_all(program.path("cache")).unwrap();
+    let error = refused("writer").to_string();
+    assert!(slots.iter().all(|slot| !error.contains(slot)) && error.contains("try again"), "{error}");
+    // It is the slots that were opened here, and none that still opens.
+    program.run(["snapshots"]).expect(0);
+    assert_eq!(refused("writer").to_string(), error);
+}
+
 /// A backup isn't green that a mistake in what it leaves out made empty, and a pattern that is none is refused.
 #[test]
 fn what_leaves_out_everything_is_told_and_nothing_is_saved() {
