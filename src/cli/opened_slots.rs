@@ -66,8 +66,10 @@ pub fn explain(error: RepoError, known: &[SlotId], roster: &Roster) -> CliError 
         return error.into();
     }
     let text = format!("{error}; of the slots that this host opened before, {}", gone.join(", "));
-    CliError::new(Class::Access, text)
-        .hint("a secret of such a slot opens nothing any more: an owner adds another one with `keepstone key add`")
+    CliError::new(Class::Access, text).hint(
+        "a secret of such a slot opens nothing any more, and an owner adds another one with `keepstone key add`; for \
+             another slot try again, or name another passphrase source or --identity FILE",
+    )
 }
 
 #[cfg(test)]

@@ -107,10 +107,15 @@ fn split(pattern: &str) -> (&str, &str) {
     pattern.split_at(usize::from(pattern.starts_with('!')))
 }
 
+/// Without the spaces at its end, unless they are escaped.
+fn trimmed(pattern: &str) -> &str {
+    if pattern.ends_with("\\ ") { pattern } else { pattern.trim_end() }
+}
+
 /// Why no entry at all can have a name that fits; `None` where one can.
 fn names_nothing(text: &str) -> Option<&'static str> {
     let (negation, rest) = split(text);
-    let rest = if rest.ends_with("\\ ") { rest } else { rest.trim_end() };
+    let rest = trimmed(rest);
     if negation.is_empty() && rest.starts_with('#') {
         return Some("it is a comment; for a name that begins with # write \\#");
     }
@@ -136,7 +141,7 @@ fn names_nothing(text: &str) -> Option<&'static str> {
 
 /// The parts of a pattern that begins with a slash.
 fn components(pattern: &str) -> Option<Vec<&str>> {
-    let path = pattern.trim_end().strip_prefix('/')?;
+    let path = trimmed(pattern).strip_prefix('/')?;
     Some(path.strip_suffix('/').unwrap_or(path).split('/').collect())
 }
 
@@ -161,7 +166,7 @@ fn inside(pattern: &str, root: &[Vec<u8>]) -> Vec<String> {
     let Some(parts) = components(pattern) else { return Vec::new() };
     let mut found = Vec::new();
     if root.first().is_none_or(|first| first == parts[0].as_bytes()) {
-        let end = if pattern.trim_end().ends_with('/') { "/" } else { "" };
+        let end = if trimmed(pattern).ends_with('/') { "/" } else { "" };
         descend(&parts, root, &mut |rest: &[&str]| found.push(format!("/{}{end}", rest.join("/"))));
     }
     found.sort_unstable();
@@ -221,6 +226,9 @@ mod tests {
             assert!(!excludes(pattern, "cache"), "{pattern}");
         }
         assert!(excludes("/*/cache", "x/cache") && excludes("/home/anna/cache", "home/anna/cache"));
+        assert!(
+            excludes("/home/anna/x\\ ", "x ") && excludes("/home/anna/x  ", "x") && excludes("/home/anna/x/ ", "x")
+        );
         let mut negated = builder();
         negated.add(b"*.iso").unwrap();
         negated.add(b"!/home/anna/keep.iso").unwrap();
