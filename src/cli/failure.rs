@@ -274,9 +274,9 @@ impl From<RestoreError> for CliError {
             RestoreError::NoSuchPath(_) => CliError::new(Class::Missing, text)
                 .hint("paths are given from the snapshot's root, as `keepstone ls` shows them"),
             RestoreError::Pattern { .. } => CliError::usage(text),
-            RestoreError::PatternElsewhere(_) => CliError::usage(text).hint(
-                "give a path as the backup saw it, below DIR, or from the snapshot's root as `keepstone ls` shows it; \
-                 or leave that pattern out",
+            RestoreError::PatternAstray(_) => CliError::usage(text).hint(
+                "give a path as the backup saw it, or the one below DIR, or the one from the snapshot's root with a / \
+                 before it; or leave that pattern out",
             ),
             RestoreError::NothingIncluded(_) => CliError::new(Class::Missing, text)
                 .hint("patterns are as in .gitignore, from the snapshot's root; `keepstone find` shows what one names"),

@@ -34,9 +34,22 @@ impl Patterns {
     }
 }
 
-/// Of these patterns each that is a path to what lies elsewhere than the snapshot's root, with that path's first name:
-/// unless the root holds something of that name, the pattern names nothing.
-pub(super) fn elsewhere<'a>(list: &'a [String], roots: &[PathBuf]) -> Vec<(&'a str, &'a str)> {
+/// A pattern that may name nothing.
+pub(super) struct Astray<'a> {
+    pub(super) pattern: &'a str,
+    /// It is a path to elsewhere than the snapshot's root, unless that holds something of this name.
+    pub(super) first: Option<&'a str>,
+    /// It leads into none of the paths that are restored.
+    pub(super) beside: bool,
+}
+
+/// Of these patterns those that may name nothing; `paths` are what is restored, empty for all.
+pub(super) fn astray<'a>(list: &'a [String], roots: &[PathBuf], paths: &[Vec<&[u8]>]) -> Vec<Astray<'a>> {
     let builder = PatternBuilder::new(roots);
-    list.iter().filter_map(|pattern| Some((&pattern[..], builder.leads_to(pattern)?))).collect()
+    let look = |pattern: &'a String| Astray {
+        pattern,
+        first: builder.leads_to(pattern),
+        beside: !paths.is_empty() && !paths.iter().any(|path| builder.leads_into(pattern, path)),
+    };
+    list.iter().map(look).filter(|found| found.first.is_some() || found.beside).collect()
 }

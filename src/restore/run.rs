@@ -1,7 +1,7 @@
 //! Drives a restore: walks the trees, decides about each entry, and fills windows of content.
 
 use super::RestoreError;
-use super::patterns::{Patterns, elsewhere};
+use super::patterns::{Astray, Patterns, astray};
 use super::scope::Scope;
 use super::target::{Decision, DirHandle, Linked, Room, Target, TargetError, TargetErrorKind, first_nonzero};
 use super::window::{GATHER_BYTES_MAX, OpenFile, Outcome, Queue, Window, attributes_bytes, release};
@@ -173,7 +173,7 @@ impl Run<'_> {
     /// Restores everything asked for; also says whether the patterns left nothing of it.
     fn all(mut self, root: ChunkId, totals: (u64, u64)) -> Result<(RestoreSummary, bool), RestoreError> {
         let (root, tree) = root_node(self.fetcher, root)?;
-        self.tell_elsewhere(tree)?;
+        self.tell_astray(tree)?;
         self.monitor.phase(Phase::Restore, Some(totals.0), Some(totals.1));
         if self.options.paths.is_empty() {
             self.directory(self.target.root(), root, tree, Vec::new())?;
@@ -189,33 +189,49 @@ impl Run<'_> {
         Ok((self.summary, nothing))
     }
 
-    /// Tells of patterns that are paths to what lies neither in the snapshot nor in the target.
+    /// Tells of patterns that can name nothing of what is restored, in the snapshot or in the target.
     ///
     /// # Errors
     /// Where such a pattern was to spare something that is deleted otherwise.
-    fn tell_elsewhere(&mut self, tree: ChunkId) -> Result<(), RestoreError> {
+    fn tell_astray(&mut self, tree: ChunkId) -> Result<(), RestoreError> {
         let options = self.options;
+        let paths: Vec<Vec<&[u8]>> = options.paths.iter().map(|path| names_of(path)).collect();
         for (list, option) in [(&options.exclude, "--exclude"), (&options.include, "--include")] {
-            for (pattern, first) in elsewhere(list, &options.roots) {
-                let spared = options.scope.spared(b"").is_some_and(|names| names.contains(&first.as_bytes()));
-                // Of what can't be read nobody knows what it holds.
-                let held = find_name(self.fetcher, tree, first.as_bytes()).map_or(true, |node| node.is_some());
-                if spared || held || self.target.holds(first.as_bytes())? {
-                    continue;
-                }
-                let roots: Vec<String> = options.roots.iter().map(|root| root.display().to_string()).collect();
-                let text = format!(
-                    "{option} '{pattern}' names nothing: neither the snapshot nor the target holds '{first}', and as a \
-                     path of the file system it would have to lead into {}",
-                    roots.join(" or ")
-                );
+            for Astray { pattern, first, beside } in astray(list, &options.roots, &paths) {
+                let text = match first {
+                    Some(first) if !self.is_known(tree, first.as_bytes())? => {
+                        let roots: Vec<String> = options.roots.iter().map(|root| root.display().to_string()).collect();
+                        format!(
+                            "{option} '{pattern}' names nothing: neither the snapshot nor the target holds '{first}', and \
+                             as a path of the file system it would have to lead into {}",
+                            roots.join(" or ")
+                        )
+                    }
+                    _ if beside => {
+                        let paths: Vec<_> = options.paths.iter().map(|path| String::from_utf8_lossy(path)).collect();
+                        let paths = paths.join("', '");
+                        format!(
+                            "{option} '{pattern}' names nothing in '{paths}': with a / in it, a pattern is matched from \
+                             the snapshot's root"
+                        )
+                    }
+                    _ => continue,
+                };
                 if self.target.options().delete {
-                    return Err(RestoreError::PatternElsewhere(text));
+                    return Err(RestoreError::PatternAstray(text));
                 }
                 self.summary.notices.push(text);
             }
         }
         Ok(())
+    }
+
+    /// Whether the snapshot's root holds something of this name, held it and left it out, or the target does.
+    fn is_known(&self, tree: ChunkId, name: &[u8]) -> Result<bool, RestoreError> {
+        let spared = self.options.scope.spared(b"").is_some_and(|names| names.contains(&name));
+        // Of what can't be read nobody knows what it holds.
+        let held = find_name(self.fetcher, tree, name).map_or(true, |node| node.is_some());
+        Ok(spared || held || self.target.holds(name)?)
     }
 
     /// Restores a directory and everything below it; an explicit stack, since depth is the source's.

@@ -78,6 +78,19 @@ impl PatternBuilder {
         (!more.is_empty() || self.roots.iter().any(covers)).then_some(first)
     }
 
+    /// Whether a pattern can name `path`, something above it or something below it, as names from the snapshot's root.
+    /// One without a slash but at its end can name anything.
+    pub fn leads_into(&self, pattern: &str, path: &[&[u8]]) -> bool {
+        let rest = split(pattern).1;
+        let anchored = if rest.starts_with('/') { rest.to_owned() } else { format!("/{rest}") };
+        let Some(names) = components(&anchored).filter(|names| names.len() > 1 || rest.starts_with('/')) else {
+            return true;
+        };
+        let inside: Vec<String> = self.roots.iter().flat_map(|root| inside(rest, root)).collect();
+        let mut readings = std::iter::once(names).chain(inside.iter().filter_map(|reading| components(reading)));
+        readings.any(|names| meets(&names, path))
+    }
+
     /// All of them together.
     ///
     /// # Errors
@@ -186,6 +199,15 @@ fn descend(parts: &[&str], root: &[Vec<u8>], found: &mut dyn FnMut(&[&str])) {
     }
 }
 
+/// Whether one of the two leads to the other, or both to the same.
+fn meets(parts: &[&str], path: &[&[u8]]) -> bool {
+    let (Some((part, rest)), Some((name, below))) = (parts.split_first(), path.split_first()) else { return true };
+    match *part {
+        "**" => meets(parts, below) || meets(rest, path),
+        part => fits(part, name) && meets(rest, below),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -254,6 +276,21 @@ mod tests {
         // Everything lies below `/`.
         assert_eq!(PatternBuilder::new(&["/"]).leads_to("/srv/www/x"), None);
         assert_eq!(PatternBuilder::new(&["relative", "/a/../b"]).leads_to("/a/x"), Some("a"));
+    }
+
+    #[test]
+    fn what_names_nothing_on_the_way_to_a_path_is_told() {
+        let path = [&b"sub"[..], b"dir"];
+        for pattern in ["x", "x/", "/sub", "/sub/dir", "sub/dir/x", "/s*/d?r/x", "/**/x", "**/x", "sub/**", "!/sub/d*"]
+            .into_iter()
+            .chain(["/home/anna/sub/dir/x", "/home/anna/sub", "/home/**/x", "/real/a b/sub/dir"])
+        {
+            assert!(builder().leads_into(pattern, &path), "{pattern}");
+        }
+        for pattern in ["/x", "/dir", "dir/x", "/sub/x", "/home/anna/x", "/home/anna/sub/x/**", "!/x"] {
+            assert!(!builder().leads_into(pattern, &path), "{pattern}");
+            assert!(builder().leads_into(pattern, &[]), "{pattern}");
+        }
     }
 
     #[test]

@@ -247,6 +247,16 @@ fn patterns_that_spare_nothing_delete_nothing() {
     let told = program.run(run).expect(0).stdout;
     assert!(told.contains("note: --exclude '/srv/nowhere/new' names nothing"), "{told}");
     assert_eq!(names(&program.path("out")), ["dir/kept"]);
+    // Of what is restored alone: from there nobody means it.
+    for pattern in ["/new", "new/x", "/left", &format!("{source}/new")] {
+        let run = ["restore", "latest", "dir", "--to", "source", "--overwrite", "if-different", "--exclude", pattern];
+        let refused = program.run([&run[..], &["--delete"]].concat()).expect(2).stderr;
+        assert!(refused.contains("names nothing in 'dir'"), "{refused}");
+        assert!(program.run(run).expect(0).stdout.contains("names nothing in 'dir'"));
+    }
+    for pattern in ["new", "/dir/x", "dir/x", "/dir", "**/x", &format!("{source}/dir/*.x")] {
+        program.restore("source", &[&arguments[..], &["dir", "--exclude", pattern]].concat()).expect(0);
+    }
     // What could be there and isn't is no mistake.
     for pattern in ["/left", "/left/over", "*.tmp", "/dir/none", "dir/none", "/new/x"] {
         program.restore("source", &[&arguments[..], &["--exclude", pattern, "--exclude", "/new"]].concat()).expect(0);
