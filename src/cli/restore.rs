@@ -20,7 +20,7 @@ use crate::timing::Stage;
 use serde_json::json;
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 
 /// Refuses what would write into a region or the cache, or replace or delete what is there: no snapshot holds them as
 /// they are now.
@@ -68,9 +68,14 @@ fn roots(args: &RestoreArgs, private: Option<&SnapshotPrivate>) -> Vec<PathBuf> 
     // A stream's is nowhere.
     let taken = private.map(|private| PathBuf::from(OsStr::from_bytes(&private.root_path)));
     let all = taken.into_iter().chain(std::path::absolute(&args.to).ok()).filter(|path| path.is_absolute());
+    let by_text = |path: &PathBuf| !path.components().any(|name| name == Component::ParentDir);
     // Each also as what its links lead to, as the backup takes it.
-    let mut roots: Vec<PathBuf> =
-        all.flat_map(|path| [led_to(&path), Some(path)]).flatten().map(|path| path.components().collect()).collect();
+    let mut roots: Vec<PathBuf> = all
+        .flat_map(|path| [led_to(&path), Some(path)])
+        .flatten()
+        .filter(by_text)
+        .map(|path| path.components().collect())
+        .collect();
     roots.sort_unstable();
     roots.dedup();
     roots

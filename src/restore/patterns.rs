@@ -37,7 +37,7 @@ impl Patterns {
 /// A pattern that may name nothing.
 pub(super) struct Astray<'a> {
     pub(super) pattern: &'a str,
-    /// It is a path to elsewhere than the snapshot's root, unless that holds something of this name.
+    /// It leads to elsewhere than the snapshot's root, unless that holds something of this name.
     pub(super) first: Option<&'a str>,
     /// It leads into none of the paths that are restored.
     pub(super) beside: bool,

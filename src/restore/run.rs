@@ -201,10 +201,15 @@ impl Run<'_> {
                 let text = match first {
                     Some(first) if !self.is_known(tree, first.as_bytes())? => {
                         let roots: Vec<String> = options.roots.iter().map(|root| root.display().to_string()).collect();
+                        let path = match pattern.trim_start_matches('!').starts_with('/') {
+                            true => format!(
+                                ", and as a path of the file system it doesn't lead into {}",
+                                roots.join(" or ")
+                            ),
+                            false => String::new(),
+                        };
                         format!(
-                            "{option} '{pattern}' names nothing: neither the snapshot nor the target holds '{first}', and \
-                             as a path of the file system it would have to lead into {}",
-                            roots.join(" or ")
+                            "{option} '{pattern}' names nothing: neither the snapshot nor the target holds '{first}'{path}"
                         )
                     }
                     _ if beside => {

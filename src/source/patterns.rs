@@ -64,17 +64,17 @@ impl PatternBuilder {
         Ok(())
     }
 
-    /// Where a pattern leads that is taken for a path in the file system: the first name of one that begins with a
-    /// slash and lies below none of the roots. It names nothing unless the snapshot's root holds something of that
-    /// name. `None` for all others.
+    /// Where a pattern leads that has a slash before its end, and, taken for a path in the file system, lies below none of
+    /// the roots: its first name. It names nothing unless the snapshot's root holds something of that name. `None` for
+    /// all others, and where the first name isn't stated.
     pub fn leads_to<'a>(&self, pattern: &'a str) -> Option<&'a str> {
         let rest = split(pattern).1;
-        let names: Vec<&str> = components(rest)?;
+        let names = names(rest);
         let (first, more) = names.split_first()?;
         if is_glob(first) || self.roots.iter().any(|root| !inside(rest, root).is_empty()) {
             return None;
         }
-        let covers = |root: &Vec<Vec<u8>>| !root.is_empty() && root[0] == first.as_bytes();
+        let covers = |root: &Vec<Vec<u8>>| rest.starts_with('/') && !root.is_empty() && root[0] == first.as_bytes();
         (!more.is_empty() || self.roots.iter().any(covers)).then_some(first)
     }
 
@@ -82,12 +82,12 @@ impl PatternBuilder {
     /// One without a slash but at its end can name anything.
     pub fn leads_into(&self, pattern: &str, path: &[&[u8]]) -> bool {
         let rest = split(pattern).1;
-        let anchored = if rest.starts_with('/') { rest.to_owned() } else { format!("/{rest}") };
-        let Some(names) = components(&anchored).filter(|names| names.len() > 1 || rest.starts_with('/')) else {
+        let names = names(rest);
+        if names.len() < 2 && !rest.starts_with('/') {
             return true;
-        };
+        }
         let inside: Vec<String> = self.roots.iter().flat_map(|root| inside(rest, root)).collect();
-        let mut readings = std::iter::once(names).chain(inside.iter().filter_map(|reading| components(reading)));
+        let mut readings = std::iter::once(names).chain(inside.iter().map(|reading| self::names(reading)));
         readings.any(|names| meets(&names, path))
     }
 
@@ -152,10 +152,11 @@ fn names_nothing(text: &str) -> Option<&'static str> {
     None
 }
 
-/// The parts of a pattern that begins with a slash.
-fn components(pattern: &str) -> Option<Vec<&str>> {
-    let path = trimmed(pattern).strip_prefix('/')?;
-    Some(path.strip_suffix('/').unwrap_or(path).split('/').collect())
+/// The parts of a pattern, from the snapshot's root where there are several or a slash is before them.
+fn names(pattern: &str) -> Vec<&str> {
+    let path = trimmed(pattern);
+    let path = path.strip_prefix('/').unwrap_or(path);
+    path.strip_suffix('/').unwrap_or(path).split('/').collect()
 }
 
 fn is_glob(part: &str) -> bool {
@@ -176,8 +177,10 @@ fn fits(part: &str, name: &[u8]) -> bool {
 /// What a pattern that leads through `root` names from there, beginning with a slash. The first name has to be the
 /// root's own: what begins with `*` is meant from the snapshot's root, and would leave out too much otherwise.
 fn inside(pattern: &str, root: &[Vec<u8>]) -> Vec<String> {
-    let Some(parts) = components(pattern) else { return Vec::new() };
-    let mut found = Vec::new();
+    if !pattern.starts_with('/') {
+        return Vec::new();
+    }
+    let (parts, mut found) = (names(pattern), Vec::new());
     if root.first().is_none_or(|first| first == parts[0].as_bytes()) {
         let end = if trimmed(pattern).ends_with('/') { "/" } else { "" };
         descend(&parts, root, &mut |rest: &[&str]| found.push(format!("/{}{end}", rest.join("/"))));
@@ -268,7 +271,10 @@ mod tests {
             ("/home/anna", Some("home")),
             ("/home", Some("home")),
             ("/srv", None),
-            ("srv/www", None),
+            ("srv/www", Some("srv")),
+            ("srv/", None),
+            ("home/", None),
+            ("**/www", None),
             ("/*/x", None),
         ] {
             assert_eq!(builder().leads_to(pattern), first, "{pattern}");

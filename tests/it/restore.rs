@@ -235,7 +235,20 @@ fn patterns_that_spare_nothing_delete_nothing() {
     let arguments = ["latest", "--overwrite", "if-different", "--delete"];
     let source = program.source().to_str().unwrap().to_owned();
     let beside = format!("{source}2/new");
-    for pattern in ["", "!", "/", "#new", "./new", "../source/new", "a//b", "[", "/srv/nowhere/new", &source, &beside] {
+    for pattern in [
+        "",
+        "!",
+        "/",
+        "#new",
+        "./new",
+        "../source/new",
+        "a//b",
+        "[",
+        "/srv/nowhere/new",
+        "nowhere/new",
+        &source,
+        &beside,
+    ] {
         for extra in [&[][..], &["--dry-run"]] {
             let ended = program.restore("source", &[&arguments[..], &["--exclude", pattern], extra].concat()).expect(2);
             let message = ended.error()["message"].as_str().unwrap().to_owned();
@@ -258,7 +271,7 @@ fn patterns_that_spare_nothing_delete_nothing() {
         program.restore("source", &[&arguments[..], &["dir", "--exclude", pattern]].concat()).expect(0);
     }
     // What could be there and isn't is no mistake.
-    for pattern in ["/left", "/left/over", "*.tmp", "/dir/none", "dir/none", "/new/x"] {
+    for pattern in ["/left", "/left/over", "*.tmp", "nowhere/", "**/nowhere/new", "/dir/none", "dir/none", "/new/x"] {
         program.restore("source", &[&arguments[..], &["--exclude", pattern, "--exclude", "/new"]].concat()).expect(0);
     }
     assert!(program.source().join("new").exists());
@@ -484,6 +497,7 @@ fn a_full_region_is_left_out_and_the_other_one_commits() {
 fn further_names_and_reading_back_take_turns_with_the_rest() {
     const FILES: usize = 9_000;
     let program = Program::new();
+    create_dir_all(program.source().join("2")).unwrap();
     for at in 0..FILES {
         let first = program.write(&format!("{}/{at}", at % 3), &at.to_le_bytes());
         std::fs::hard_link(first, program.source().join(format!("2/and-{at}"))).unwrap();
