@@ -39,6 +39,15 @@ pub enum BackupError {
         /// The source.
         path: String,
     },
+    /// Of a source that isn't empty nothing but directories would be captured.
+    #[error(
+        "of what {path} holds, patterns and sizes leave out all but directories; `--dry-run --allow-empty` counts what, \
+         and `--allow-empty` saves it all the same"
+    )]
+    AllLeftOut {
+        /// The source.
+        path: String,
+    },
     /// A stream gave no byte.
     #[error("the stream '{name}' is empty; `--allow-empty` saves it all the same")]
     EmptyStream {

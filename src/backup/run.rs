@@ -221,6 +221,13 @@ pub fn backup_tree(
         let outcome = run
             .drive(&watch, None, |shared, blocks| produce(&mut walk, &mut seen, shared, blocks), Some(&mut writer))
             .and_then(|gathered| {
+                // What is left counts, not what was found.
+                if let Some(emptied) = walk.emptied_sources().first().filter(|_| !options.allow_empty) {
+                    if !options.dry_run {
+                        run.session().end(repository);
+                    }
+                    return Err(BackupError::AllLeftOut { path: emptied.display().to_string() });
+                }
                 let conclude = || run.conclude(&watch, &gathered, &private, SourceKind::Tree, earlier);
                 monitor.timer().run(Stage::Commit, conclude)
             });

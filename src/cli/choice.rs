@@ -6,6 +6,7 @@ use super::exit::{Class, CliError};
 use super::parse::SnapshotRef;
 use super::render;
 use super::workspace::Workspace;
+use crate::policy::window;
 use crate::repo::RepoError;
 use crate::repo::snapshots::SnapshotInfo;
 use crate::report::Monitor;
@@ -16,6 +17,7 @@ pub struct Choice<'a> {
     /// Those that it admits.
     pub snapshots: Vec<SnapshotInfo>,
     others: Vec<SnapshotInfo>,
+    forgotten: Vec<SnapshotInfo>,
     filter: &'a Filter,
     /// Regions that were not asked.
     absent: Vec<&'a str>,
@@ -43,15 +45,36 @@ fn described(info: &SnapshotInfo) -> String {
     format!("{} of {begun} (dataset '{dataset}', host '{host}')", render::short(&info.id))
 }
 
+/// Says that a snapshot is forgotten, and until when that can be taken back.
+fn is_forgotten(workspace: &Workspace, info: &SnapshotInfo) -> CliError {
+    let id = render::short(&info.id);
+    let decided_at = info.verdict.as_ref().map_or(i64::MIN, |verdict| verdict.decided_at);
+    let until = window::ends_at(decided_at, &workspace.settings.retention.window());
+    let time = render::local_time(until);
+    let hint = match until > workspace.repository.clock.now_ns() {
+        true => format!("`keepstone unforget {id}` brings it back, until {time}"),
+        false => format!(
+            "until {time} `keepstone unforget` would have brought it back; as long as no collection has taken it, \
+             `keepstone unforget --past-window {id}` does"
+        ),
+    };
+    CliError::new(Class::Missing, format!("snapshot {} is forgotten", described(info))).hint(hint)
+}
+
 impl<'a> Choice<'a> {
     /// Applies `--dataset`, `--host`, `--tag` and `--at` (everything begun at or before that time) to what is
-    /// listed, oldest first.
-    pub fn new(workspace: &'a Workspace, listed: Vec<SnapshotInfo>, filter: &'a Filter) -> Self {
+    /// listed, oldest first. What is forgotten is never chosen, only told of.
+    pub fn new(
+        workspace: &'a Workspace,
+        listed: Vec<SnapshotInfo>,
+        forgotten: Vec<SnapshotInfo>,
+        filter: &'a Filter,
+    ) -> Self {
         let in_time = |info: &SnapshotInfo| filter.at_ns.is_none_or(|at| info.snapshot.started_at <= at);
         let fits = |info: &SnapshotInfo| names_fit(filter, info) && in_time(info);
         let (snapshots, others) = listed.into_iter().partition(fits);
         let absent = workspace.absent.iter().map(|(name, _)| name.as_str()).collect();
-        Choice { snapshots, others, filter, absent }
+        Choice { snapshots, others, forgotten, filter, absent }
     }
 
     /// What is asked for, as a part of a sentence.
@@ -126,13 +149,21 @@ impl<'a> Choice<'a> {
             })),
             SnapshotRef::Prefix(prefix) => {
                 let hidden = self.others.iter().find(|info| prefix.matches(&info.id.to_string()));
-                Err(hidden.map_or_else(
-                    || error.into(),
-                    |info| {
-                        let text = format!("snapshot {} isn't one{}", described(info), self.asked());
-                        CliError::new(Class::Missing, text).hint("name it without these filters")
-                    },
-                ))
+                if let Some(info) = hidden {
+                    let text = format!("snapshot {} isn't one{}", described(info), self.asked());
+                    return Err(CliError::new(Class::Missing, text).hint("name it without these filters"));
+                }
+                let mut forgotten = self.forgotten.iter().filter(|info| prefix.matches(&info.id.to_string()));
+                Err(match (forgotten.next(), forgotten.count() as u64) {
+                    (None, _) => error.into(),
+                    (Some(info), 0) => is_forgotten(workspace, info),
+                    (Some(_), more) => {
+                        let all = render::counted(more + 1, "snapshot");
+                        let text = format!("{error}, but for {all} that are forgotten");
+                        CliError::new(Class::Missing, text)
+                            .hint("`keepstone unforget` brings one back; give more digits")
+                    }
+                })
             }
         }
     }

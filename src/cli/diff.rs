@@ -22,7 +22,7 @@ pub fn run(args: &DiffArgs, global: &Global) -> Result<Class, CliError> {
     let mut workspace = Workspace::open_to_read(global)?;
     let (index, _) = workspace.index()?;
     let (listing, class) = workspace.snapshots()?;
-    let choice = Choice::new(&workspace, listing.snapshots, &args.filter);
+    let choice = Choice::new(&workspace, listing.snapshots, listing.forgotten, &args.filter);
     let before = choice.one(&workspace, &args.before)?;
     let after = choice.one(&workspace, &args.after)?;
     let fetcher = workspace.fetcher(&index)?;

@@ -189,7 +189,11 @@ impl From<ShipError> for CliError {
 
 impl From<SourceError> for CliError {
     fn from(error: SourceError) -> Self {
-        let class = if matches!(error, SourceError::Missing { .. }) { Class::Missing } else { Class::Failed };
+        let class = match &error {
+            SourceError::Missing { .. } => Class::Missing,
+            SourceError::Pattern { .. } => Class::Usage,
+            _ => Class::Failed,
+        };
         CliError::new(class, error.to_string()).hint("no snapshot was saved")
     }
 }
@@ -215,7 +219,7 @@ impl From<BackupError> for CliError {
                 "back up with --dataset {allowed}, leave the region out with --region, or use another access to it"
             )),
             BackupError::Threads { .. } => CliError::new(Class::Limit, text).hint(FEWER_THREADS),
-            BackupError::EmptySource { .. } | BackupError::EmptyStream { .. } => {
+            BackupError::EmptySource { .. } | BackupError::EmptyStream { .. } | BackupError::AllLeftOut { .. } => {
                 CliError::new(Class::Failed, text).hint("no snapshot was saved")
             }
             BackupError::Pack(source) => source.into(),
@@ -270,6 +274,10 @@ impl From<RestoreError> for CliError {
             RestoreError::NoSuchPath(_) => CliError::new(Class::Missing, text)
                 .hint("paths are given from the snapshot's root, as `keepstone ls` shows them"),
             RestoreError::Pattern { .. } => CliError::usage(text),
+            RestoreError::PatternAstray(_) => CliError::usage(text).hint(
+                "give a path as the backup saw it, or the one below DIR, or the one from the snapshot's root with a / \
+                 before it; or leave that pattern out",
+            ),
             RestoreError::NothingIncluded(_) => CliError::new(Class::Missing, text)
                 .hint("patterns are as in .gitignore, from the snapshot's root; `keepstone find` shows what one names"),
             RestoreError::Threads { .. } => CliError::new(Class::Limit, text).hint(FEWER_THREADS),

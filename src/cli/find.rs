@@ -25,7 +25,7 @@ pub fn run(args: &FindArgs, global: &Global) -> Result<Class, CliError> {
     let mut workspace = Workspace::open_to_read(global)?;
     let (index, _) = workspace.index()?;
     let (listing, mut class) = workspace.snapshots()?;
-    let choice = Choice::new(&workspace, listing.snapshots, &args.filter);
+    let choice = Choice::new(&workspace, listing.snapshots, listing.forgotten, &args.filter);
     choice.tell_nothing(&workspace);
     let chosen = args.snapshots.iter().map(|reference| choice.one(&workspace, reference).map(|info| info.id));
     let chosen = chosen.collect::<Result<Vec<_>, _>>()?;

@@ -24,6 +24,7 @@ mod init;
 mod key;
 mod ls;
 pub mod man;
+mod opened_slots;
 pub mod output;
 pub mod parse;
 pub mod path_list;

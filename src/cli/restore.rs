@@ -9,6 +9,7 @@ use super::render;
 use super::timings::Timings;
 use super::workspace::{Workspace, doubt};
 use crate::format::config::{CONFIG_NAME, config_beginning};
+use crate::format::snapshot::SnapshotPrivate;
 use crate::repo::fetch::Fetcher;
 use crate::repo::snapshots::{SnapshotInfo, details};
 use crate::report::Monitor;
@@ -17,7 +18,9 @@ use crate::restore::{Restore, Scope, ScopeError, restore};
 use crate::store::open::local_path;
 use crate::timing::Stage;
 use serde_json::json;
-use std::path::{Path, PathBuf};
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Component, Path, PathBuf};
 
 /// Refuses what would write into a region or the cache, or replace or delete what is there: no snapshot holds them as
 /// they are now.
@@ -60,13 +63,27 @@ fn own_directories(settings: &Settings) -> Vec<PathBuf> {
     addresses.filter_map(|url| local_path(url)).chain([settings.cache_dir.clone()]).collect()
 }
 
+/// The directories that a pattern may name the snapshot's root by: where it was taken, and where it is restored to.
+fn roots(args: &RestoreArgs, private: Option<&SnapshotPrivate>) -> Vec<PathBuf> {
+    // A stream's is nowhere.
+    let taken = private.map(|private| PathBuf::from(OsStr::from_bytes(&private.root_path)));
+    let all = taken.into_iter().chain(std::path::absolute(&args.to).ok()).filter(|path| path.is_absolute());
+    let by_text = |path: &PathBuf| !path.components().any(|name| name == Component::ParentDir);
+    // Each also as what its links lead to, as the backup takes it.
+    let mut roots: Vec<PathBuf> = all
+        .flat_map(|path| [led_to(&path), Some(path)])
+        .flatten()
+        .filter(by_text)
+        .map(|path| path.components().collect())
+        .collect();
+    roots.sort_unstable();
+    roots.dedup();
+    roots
+}
+
 /// What `--delete` may take.
-fn scope(args: &RestoreArgs, workspace: &Workspace, info: &SnapshotInfo) -> Result<Scope, CliError> {
-    if !args.delete {
-        return Ok(Scope::default());
-    }
-    let private = details(&workspace.repository, info)?;
-    Scope::of(&info.snapshot, &private, args.delete_excluded).map_err(|error| {
+fn scope(args: &RestoreArgs, info: &SnapshotInfo, private: &SnapshotPrivate) -> Result<Scope, CliError> {
+    Scope::of(&info.snapshot, private, args.delete_excluded).map_err(|error| {
         let hint = match error {
             ScopeError::Cut { .. } if !args.delete_excluded && info.snapshot.counts.issues == 0 => {
                 "restore to an empty directory; or add --delete-excluded, if what was left out may go, too"
@@ -89,7 +106,7 @@ pub fn run(args: &RestoreArgs, global: &Global) -> Result<Class, CliError> {
     workspace.progress.set_timer(timer.clone());
     let (index, _) = timer.run(Stage::Open, || workspace.index())?;
     let (listing, listing_class) = timer.run(Stage::Open, || workspace.snapshots())?;
-    let choice = Choice::new(&workspace, listing.snapshots, &args.filter);
+    let choice = Choice::new(&workspace, listing.snapshots, listing.forgotten, &args.filter);
     let info = choice.one(&workspace, &selection.snapshot)?;
     let (dataset, host) = (&info.snapshot.dataset, &info.snapshot.host);
     let series = choice.series(&selection.snapshot);
@@ -119,7 +136,16 @@ pub fn run(args: &RestoreArgs, global: &Global) -> Result<Class, CliError> {
         numeric_ids: args.numeric_ids,
         sync: true,
     };
-    let scope = scope(args, &workspace, info)?;
+    let private = match (args.delete, args.include.is_empty() && args.exclude.is_empty()) {
+        (true, _) => Some(details(&workspace.repository, info)?),
+        // It serves the patterns only.
+        (false, false) => details(&workspace.repository, info).ok(),
+        (false, true) => None,
+    };
+    let scope = match &private {
+        Some(private) if args.delete => scope(args, info, private)?,
+        _ => Scope::default(),
+    };
     let mut target = Target::open(&args.to, target_options)?;
     target.spare_directories(&own)?;
     target.spare_regions(CONFIG_NAME.as_bytes(), &config_beginning(workspace.repository.config.repository));
@@ -127,6 +153,7 @@ pub fn run(args: &RestoreArgs, global: &Global) -> Result<Class, CliError> {
         paths: selection.paths.iter().map(|path| path.as_encoded_bytes().to_vec()).collect(),
         include: args.include.clone(),
         exclude: args.exclude.clone(),
+        roots: roots(args, private.as_ref()),
         scope,
         verify: args.verify,
         threads: workspace.settings.workers(crate::restore::WORKER_BYTES),

@@ -13,8 +13,24 @@ use serde_json::{Value, json};
 
 /// Columns of an armored line, as age's own armor has them.
 const ARMOR_COLUMNS: usize = 64;
-/// Options that say where a region is; all others stay off the paper, since some are credentials.
-const ADDRESS_OPTIONS: [&str; 2] = ["endpoint", "region"];
+/// Options without which a region can't be reached at its address; all others stay off the paper, since some are
+/// credentials.
+const ADDRESS_OPTIONS: [&str; 12] = [
+    "account_name",
+    "allow_http",
+    "endpoint",
+    "profile",
+    "put_if_absent",
+    "region",
+    "remote_program",
+    "skip_signature",
+    "ssh_command",
+    "use_azure_cli",
+    "use_emulator",
+    "virtual_hosted_style",
+];
+/// Programs that are given a password as an argument.
+const TAKES_PASSWORD: &str = "sshpass";
 
 /// What goes onto the sheet.
 pub struct Sheet<'a> {
@@ -44,10 +60,10 @@ fn armored(file: &[u8]) -> Vec<String> {
 
 impl Sheet<'_> {
     /// The configured regions with the options that belong to their addresses.
-    fn regions(&self) -> impl Iterator<Item = (&Region, Vec<(&str, &str)>)> {
+    fn regions(&self) -> impl Iterator<Item = (&Region, Vec<(&str, String)>)> {
         self.settings.regions.iter().map(|region| {
-            let options =
-                ADDRESS_OPTIONS.into_iter().filter_map(|name| Some((name, region.options.get(name)?.as_str())));
+            let all = self.settings.store_options(region);
+            let options = ADDRESS_OPTIONS.into_iter().filter_map(|name| Some((name, without_secrets(all.get(name)?)?)));
             (region, options.collect())
         })
     }
@@ -132,7 +148,7 @@ impl Sheet<'_> {
                 format!("       name = {}", quoted(&region.name)),
                 format!("       url = {}", quoted(&region.url)),
             ]);
-            lines.extend(options.iter().map(|(name, value)| format!("       {name} = {}", quoted(value))));
+            lines.extend(options.iter().map(|(name, value)| format!("       {name} = {}", as_toml(value))));
         }
         let secret = match self.slot.wrapping.as_str() {
             "passphrase" => "   It asks for the passphrase of the slot.",
@@ -172,9 +188,49 @@ fn quoted(text: &str) -> String {
     toml::Value::from(text).to_string()
 }
 
+/// An option as the configuration takes it: the settings hold flags and lists as text.
+fn as_toml(value: &str) -> String {
+    match (value, serde_json::from_str::<Vec<String>>(value)) {
+        ("true" | "false", _) => value.to_owned(),
+        (_, Ok(words)) => toml::Value::from(words).to_string(),
+        _ => quoted(value),
+    }
+}
+
+/// An option without the credentials that may stand in it; `None` where they can't be told from the rest.
+fn without_secrets(value: &str) -> Option<String> {
+    if value.contains(TAKES_PASSWORD) {
+        return None;
+    }
+    match url::Url::parse(value) {
+        Ok(mut url) if url.has_authority() && (!url.username().is_empty() || url.password().is_some()) => {
+            url.set_username("").and_then(|()| url.set_password(None)).ok().map(|()| url.to_string())
+        }
+        _ => Some(value.to_owned()),
+    }
+}
+
 #[cfg(test)]
 mod tests {
-    use super::{armored, quoted};
+    use super::{armored, as_toml, quoted, without_secrets};
+
+    #[test]
+    fn options_are_as_the_configuration_takes_them_and_without_credentials() {
+        let list = r#"["ssh","-i","/a \"b\""]"#;
+        for (value, expected) in [
+            ("true", toml::Value::Boolean(true)),
+            ("eu-1", toml::Value::from("eu-1")),
+            (list, toml::Value::from(vec!["ssh", "-i", "/a \"b\""])),
+            ("ssh -p 22", toml::Value::from("ssh -p 22")),
+        ] {
+            let table: toml::Table = format!("x = {}", as_toml(value)).parse().expect("TOML");
+            assert_eq!(table["x"], expected, "{value}");
+        }
+        assert_eq!(without_secrets("https://me:hunter2@minio:9000/x").as_deref(), Some("https://minio:9000/x"));
+        assert_eq!(without_secrets("http://minio:9000").as_deref(), Some("http://minio:9000"));
+        assert_eq!(without_secrets(r#"["sshpass","-p","hunter2","ssh"]"#), None);
+        assert_eq!(without_secrets("ssh -i /k").as_deref(), Some("ssh -i /k"));
+    }
 
     #[test]
     fn armor_is_as_age_has_it() {

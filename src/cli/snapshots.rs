@@ -20,7 +20,7 @@ use std::collections::HashMap;
 pub fn run(args: &SnapshotsArgs, global: &Global) -> Result<Class, CliError> {
     let mut workspace = Workspace::open(global)?;
     let (listing, class) = workspace.snapshots()?;
-    let choice = Choice::new(&workspace, listing.snapshots, &args.filter);
+    let choice = Choice::new(&workspace, listing.snapshots, listing.forgotten, &args.filter);
     choice.tell_nothing(&workspace);
     let mut snapshots = choice.snapshots;
     if let Some(latest) = args.latest {

@@ -132,19 +132,10 @@ fn decide(references: &[SnapshotRef], decree: Decree, global: &Global) -> Result
     let repository = &workspace.repository;
     let (forgotten, counted): (Vec<_>, Vec<_>) = snapshots.into_iter().partition(SnapshotInfo::is_forgotten);
     let filter = Filter::default();
-    let choice = Choice::new(&workspace, counted, &filter);
+    let choice = Choice::new(&workspace, counted, forgotten, &filter);
     let mut ids = BTreeSet::new();
     for reference in references {
-        let info = choice.one(&workspace, reference).map_err(|error| {
-            let hidden = workspace.select(&forgotten, reference).ok();
-            match (hidden, reference) {
-                (Some(info), SnapshotRef::Prefix(_)) => {
-                    CliError::new(Class::Missing, format!("snapshot {} is forgotten", short(&info.id)))
-                        .hint("nothing was changed; `keepstone unforget` brings it back")
-                }
-                _ => error,
-            }
-        })?;
+        let info = choice.one(&workspace, reference)?;
         if decree.ruling == Ruling::Release && info.verdict.as_ref().is_none_or(|known| known.ruling != Ruling::Hold) {
             return Err(
                 CliError::usage(format!("snapshot {} is not on hold", short(&info.id))).hint("nothing was changed")

@@ -7,7 +7,7 @@ use super::exit::{Class, CliError};
 use super::failure::FEWER_THREADS;
 use super::progress::Progress;
 use super::secret::{Passphrases, Terminal, read_identities};
-use super::{output, parse, render, seen_roster};
+use super::{opened_slots, output, parse, render, seen_roster};
 use crate::crypto::slot::Unlock;
 use crate::env::{SystemClock, SystemRandom, can_begin_threads};
 use crate::format::ids::{Digest, RegionId};
@@ -248,9 +248,15 @@ impl Workspace {
         let seen = seen_roster::read(&cache_directory)?;
         located.require_roster(seen.number, seen.digest)?;
         let unlock = secret(&settings, global.json)?;
-        let mut repository = located.unlock(&unlock, Arc::new(SystemClock), Arc::new(SystemRandom))?;
+        let roster = located.roster.clone();
+        let mut repository = located
+            .unlock(&unlock, Arc::new(SystemClock), Arc::new(SystemRandom))
+            .map_err(|error| opened_slots::explain(error, &opened_slots::read(&cache_directory), &roster))?;
         repository.host = settings.host();
         remember_roster(&cache_directory, seen, &repository);
+        if let Err(error) = opened_slots::remember(&cache_directory, repository.secrets.slot) {
+            tracing::warn!(%error, "which slot was opened was not remembered");
+        }
         let left_out = format!("left out by {}", settings.left_out_by);
         let mut absent: Vec<(String, String)> =
             settings.regions_left_out.iter().map(|name| (name.clone(), left_out.clone())).collect();
@@ -517,7 +523,7 @@ impl Workspace {
         filter: &super::args::Filter,
     ) -> Result<(SnapshotInfo, Class), CliError> {
         let (listing, class) = self.snapshots()?;
-        let info = Choice::new(self, listing.snapshots, filter).one(self, reference)?.clone();
+        let info = Choice::new(self, listing.snapshots, listing.forgotten, filter).one(self, reference)?.clone();
         Ok((info, doubt(reference, class)))
     }
 

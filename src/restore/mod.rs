@@ -33,6 +33,9 @@ pub enum RestoreError {
         /// Why.
         detail: String,
     },
+    /// A pattern that is to spare something from being deleted names nothing.
+    #[error("{0}; nothing was restored or deleted")]
+    PatternAstray(String),
     /// No entry of what was asked for is named by an include pattern and by no exclude pattern.
     #[error("nothing is named by --include {0} and left by --exclude: no entry was restored")]
     NothingIncluded(String),

@@ -1,7 +1,7 @@
 //! Drives a restore: walks the trees, decides about each entry, and fills windows of content.
 
 use super::RestoreError;
-use super::patterns::Patterns;
+use super::patterns::{Astray, Patterns, astray};
 use super::scope::Scope;
 use super::target::{Decision, DirHandle, Linked, Room, Target, TargetError, TargetErrorKind, first_nonzero};
 use super::window::{GATHER_BYTES_MAX, OpenFile, Outcome, Queue, Window, attributes_bytes, release};
@@ -12,6 +12,7 @@ use crate::repo::walk::{Extents, Nodes, find_name, root_node};
 use crate::report::{Issue, IssueKind, Monitor, Phase};
 use crate::timing::Stage;
 use std::borrow::Cow;
+use std::path::PathBuf;
 use std::sync::PoisonError;
 
 /// Two windows are under way at a time: one being fetched, one being filled.
@@ -36,6 +37,8 @@ pub struct Restore {
     pub include: Vec<String>,
     /// No entry that one of these patterns names; what they name in the target isn't removed either.
     pub exclude: Vec<String>,
+    /// Directories whose absolute paths stand for the snapshot's root in the patterns: what was backed up, and the target.
+    pub roots: Vec<PathBuf>,
     /// What of the target may be removed where [`TargetOptions::delete`](super::target::TargetOptions) is set.
     pub scope: Scope,
     /// Read back what was written or skipped and compare it with its chunk ids.
@@ -114,7 +117,7 @@ pub fn restore(
     monitor: &dyn Monitor,
     totals: (u64, u64),
 ) -> Result<RestoreSummary, RestoreError> {
-    let exclude = Patterns::of(&options.exclude)?;
+    let exclude = Patterns::of(&options.exclude, &options.roots)?;
     target.spare_named(exclude.clone());
     let timer = monitor.timer();
     let outcome = Outcome { timer: timer.clone(), ..Outcome::default() };
@@ -125,7 +128,7 @@ pub fn restore(
         queue: &queue,
         monitor,
         options,
-        include: Patterns::of(&options.include)?,
+        include: Patterns::of(&options.include, &options.roots)?,
         exclude,
         window: Window::default(),
         window_bytes: FIRST_WINDOW_BYTES,
@@ -144,7 +147,7 @@ pub fn restore(
     summary.files += outcome.files.get();
     summary.bytes = outcome.bytes.get();
     summary.issues.extend(outcome.issues.into_inner().unwrap_or_else(PoisonError::into_inner));
-    summary.notices = target.notices();
+    summary.notices.extend(target.notices());
     // Where something could not be read, it may have held what was wanted: the issues tell that.
     if nothing && summary.issues.is_empty() {
         return Err(RestoreError::NothingIncluded(options.include.join(" --include ")));
@@ -170,6 +173,7 @@ impl Run<'_> {
     /// Restores everything asked for; also says whether the patterns left nothing of it.
     fn all(mut self, root: ChunkId, totals: (u64, u64)) -> Result<(RestoreSummary, bool), RestoreError> {
         let (root, tree) = root_node(self.fetcher, root)?;
+        self.tell_astray(tree)?;
         self.monitor.phase(Phase::Restore, Some(totals.0), Some(totals.1));
         if self.options.paths.is_empty() {
             self.directory(self.target.root(), root, tree, Vec::new())?;
@@ -183,6 +187,56 @@ impl Run<'_> {
         }
         let nothing = self.include.is_some() && !self.included;
         Ok((self.summary, nothing))
+    }
+
+    /// Tells of patterns that can name nothing of what is restored, in the snapshot or in the target.
+    ///
+    /// # Errors
+    /// Where such a pattern was to spare something that is deleted otherwise.
+    fn tell_astray(&mut self, tree: ChunkId) -> Result<(), RestoreError> {
+        let options = self.options;
+        let paths: Vec<Vec<&[u8]>> = options.paths.iter().map(|path| names_of(path)).collect();
+        for (list, option) in [(&options.exclude, "--exclude"), (&options.include, "--include")] {
+            for Astray { pattern, first, beside } in astray(list, &options.roots, &paths) {
+                let text = match first {
+                    Some(first) if !self.is_known(tree, first.as_bytes())? => {
+                        let roots: Vec<String> = options.roots.iter().map(|root| root.display().to_string()).collect();
+                        let path = match pattern.trim_start_matches('!').starts_with('/') {
+                            true => format!(
+                                ", and as a path of the file system it doesn't lead into {}",
+                                roots.join(" or ")
+                            ),
+                            false => String::new(),
+                        };
+                        format!(
+                            "{option} '{pattern}' names nothing: neither the snapshot nor the target holds '{first}'{path}"
+                        )
+                    }
+                    _ if beside => {
+                        let paths: Vec<_> = options.paths.iter().map(|path| String::from_utf8_lossy(path)).collect();
+                        let paths = paths.join("', '");
+                        format!(
+                            "{option} '{pattern}' names nothing in '{paths}': with a / in it, a pattern is matched from \
+                             the snapshot's root"
+                        )
+                    }
+                    _ => continue,
+                };
+                if self.target.options().delete {
+                    return Err(RestoreError::PatternAstray(text));
+                }
+                self.summary.notices.push(text);
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether the snapshot's root holds something of this name, held it and left it out, or the target does.
+    fn is_known(&self, tree: ChunkId, name: &[u8]) -> Result<bool, RestoreError> {
+        let spared = self.options.scope.spared(b"").is_some_and(|names| names.contains(&name));
+        // Of what can't be read nobody knows what it holds.
+        let held = find_name(self.fetcher, tree, name).map_or(true, |node| node.is_some());
+        Ok(spared || held || self.target.holds(name)?)
     }
 
     /// Restores a directory and everything below it; an explicit stack, since depth is the source's.

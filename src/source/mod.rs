@@ -7,6 +7,7 @@
 mod ahead;
 mod listing;
 mod metadata;
+mod patterns;
 mod read;
 mod rules;
 mod seen;
@@ -21,6 +22,7 @@ mod walk;
 mod walk_tests;
 
 pub use metadata::{XattrReader, sees_all_xattrs};
+pub use patterns::{PatternBuilder, Refusal};
 pub use read::{FileReader, ReadError, ReadOutcome, SMALL_BYTES_MAX, Span};
 pub use rules::WalkOptions;
 pub use seen::{SeenEntry, SeenError, SeenReader, SeenRecord, SeenStamp, SeenWriter, is_unchanged, seen_end};

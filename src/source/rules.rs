@@ -18,6 +18,7 @@ use rustix::fs::{CWD, FileType, OFlags};
 
 use super::listing::Names;
 use super::metadata::{Stat, open_quietly};
+use super::patterns::PatternBuilder;
 use super::sources::SourceError;
 use super::{Identity, Omission};
 
@@ -31,8 +32,8 @@ const PATTERN_FILE_BYTES_MAX: u64 = 64 << 20;
 /// What a walk leaves out and what it records.
 #[derive(Clone, Debug)]
 pub struct WalkOptions {
-    /// Patterns in the syntax of `.gitignore`, relative to the snapshot's root; one that begins with the root's
-    /// absolute path is taken relative to it too.
+    /// Patterns in the syntax of `.gitignore`, as [`PatternBuilder`] takes them: relative to the snapshot's root, or
+    /// with its absolute path before them.
     pub excludes: Vec<OsString>,
     /// Files of such patterns, one a line.
     pub exclude_from: Vec<PathBuf>,
@@ -104,9 +105,16 @@ impl Rules {
     /// # Errors
     /// On a pattern that can't be understood and on a file of patterns that can't be read.
     pub(super) fn new(options: &WalkOptions, root: &Path) -> Result<Rules, SourceError> {
-        let mut builder = GitignoreBuilder::new("");
-        for pattern in &options.excludes {
-            add_pattern(&mut builder, root, pattern.as_bytes(), String::new)?;
+        // A root that was named by way of a link is also what the link leads to.
+        let led_to = root.canonicalize().unwrap_or_else(|_| root.to_path_buf());
+        let mut builder = PatternBuilder::new(&[root, &led_to]);
+        let refuse = |line: &[u8], origin: String, reason| SourceError::Pattern {
+            pattern: String::from_utf8_lossy(line).into_owned(),
+            origin,
+            reason,
+        };
+        for pattern in options.excludes.iter().map(|pattern| pattern.as_bytes()) {
+            builder.add(pattern).map_err(|reason| refuse(pattern, String::new(), reason))?;
         }
         for path in &options.exclude_from {
             let error = |error| SourceError::PatternFile { path: path.clone(), error };
@@ -117,14 +125,12 @@ impl Rules {
                 return Err(error(std::io::Error::from(std::io::ErrorKind::FileTooLarge)));
             }
             for (number, line) in lines(&text).enumerate() {
-                add_pattern(&mut builder, root, line, || format!(" in {}, line {}", path.display(), number + 1))?;
+                builder
+                    .add_line(line)
+                    .map_err(|reason| refuse(line, format!(" in {}, line {}", path.display(), number + 1), reason))?;
             }
         }
-        let patterns = builder.build().map_err(|error| SourceError::Pattern {
-            pattern: "all together".into(),
-            origin: String::new(),
-            reason: error.to_string(),
-        })?;
+        let patterns = builder.build().map_err(|reason| refuse(b"all together", String::new(), reason))?;
         let given = options.exclude_if_present.iter().map(|(name, header)| Marker {
             name: name.as_bytes().to_vec(),
             header: header.clone().unwrap_or_default(),
@@ -225,35 +231,6 @@ impl Rules {
             self.layers.pop();
         }
     }
-}
-
-fn add_pattern(
-    builder: &mut GitignoreBuilder,
-    root: &Path,
-    line: &[u8],
-    origin: impl Fn() -> String,
-) -> Result<(), SourceError> {
-    let refuse = |reason: String| SourceError::Pattern {
-        pattern: String::from_utf8_lossy(line).into_owned(),
-        origin: origin(),
-        reason,
-    };
-    let text = std::str::from_utf8(line).map_err(|_| refuse("it isn't valid UTF-8".into()))?;
-    builder.add_line(None, text).map_err(|error| refuse(error.to_string()))?;
-
-    let (negation, pattern) = match text.strip_prefix('!') {
-        Some(pattern) => ("!", pattern),
-        None => ("", text),
-    };
-    let inside = pattern.as_bytes().strip_prefix(root.as_os_str().as_bytes());
-    if let Some(inside) = inside.and_then(|inside| std::str::from_utf8(inside).ok())
-        && inside.len() > 1
-        && inside.starts_with('/')
-    {
-        let relative = format!("{negation}{inside}");
-        builder.add_line(None, &relative).map_err(|error| refuse(error.to_string()))?;
-    }
-    Ok(())
 }
 
 /// Lines without their ends, of which a carriage return is a part.

@@ -13,6 +13,7 @@
 //! Called by the backup.
 
 use std::collections::{HashMap, VecDeque};
+use std::ffi::OsStr;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
@@ -66,6 +67,16 @@ struct Frame {
     stats: Vec<Stat>,
     /// Which of its directories are read ahead, by the names' indices.
     tickets: VecDeque<(usize, Ticket)>,
+    met: Met,
+}
+
+/// What became of what was found in a directory and below.
+#[derive(Clone, Copy, Debug, Default)]
+struct Met {
+    /// Something other than a directory was captured, or should have been.
+    left: bool,
+    /// Something was left out by a pattern or for its size.
+    taken: bool,
 }
 
 /// An open directory, and what is in it where that was read ahead.
@@ -113,6 +124,7 @@ pub struct Walk {
     ahead: Option<Ahead>,
     ahead_threads: usize,
     scratch: Scratch,
+    emptied: Vec<PathBuf>,
 }
 
 impl Walk {
@@ -148,6 +160,7 @@ impl Walk {
             ahead: None,
             ahead_threads: 0,
             scratch: Scratch::new(),
+            emptied: Vec::new(),
         })
     }
 
@@ -216,6 +229,11 @@ impl Walk {
     /// The sources that were directories without any entry when the walk was made; perhaps a file system isn't mounted.
     pub fn empty_sources(&self) -> &[PathBuf] {
         &self.sources.empty
+    }
+
+    /// The sources gone through so far of which patterns and sizes left nothing but directories.
+    pub fn emptied_sources(&self) -> &[PathBuf] {
+        &self.emptied
     }
 
     /// The directory that holds the entry of the last [`Event::Leaf`], for opening the file by its name there, from any
@@ -425,6 +443,7 @@ impl Walk {
             place,
             stats,
             tickets,
+            met: Met::default(),
         });
         if depth > DIRECTORIES_OPEN_MAX {
             // Never the root: whatever moves, the way down starts there.
@@ -474,7 +493,14 @@ impl Walk {
         }
         self.rules.leave(self.frames.len() + 1);
         self.pending.push_back(Event::Leave);
-        let Some(frame) = self.frames.last() else { return };
+        if left.met.taken && !left.met.left && left.place.is_some_and(|place| self.sources.is_source(place)) {
+            let below = OsStr::from_bytes(&self.path[..left.path_length]);
+            let root = &self.sources.root;
+            self.emptied.push(if below.is_empty() { root.clone() } else { root.join(below) });
+        }
+        let Some(frame) = self.frames.last_mut() else { return };
+        frame.met.left |= left.met.left;
+        frame.met.taken |= left.met.taken;
         if frame.fd.is_some() {
             return;
         }
@@ -550,6 +576,7 @@ impl Walk {
         entry.node.link_group = self.link_group(&stat);
         self.pending.push_back(Event::Leaf(entry));
         self.pending.extend(failure);
+        self.met(|met| met.left = true);
     }
 
     fn directory_event(&mut self, stat: &Stat, name_start: usize, xattrs: Option<Xattrs>) {
@@ -620,7 +647,15 @@ impl Walk {
         (entry, failure)
     }
 
+    /// Notes something of the innermost directory.
+    fn met(&mut self, note: impl FnOnce(&mut Met)) {
+        if let Some(frame) = self.frames.last_mut() {
+            note(&mut frame.met);
+        }
+    }
+
     fn omit(&mut self, why: Omission) {
+        self.met(|met| met.taken |= matches!(why, Omission::Excluded | Omission::TooLarge));
         self.pending.push_back(Event::Omitted { path: self.path.clone(), why });
     }
 
@@ -632,6 +667,7 @@ impl Walk {
     }
 
     fn fail(&mut self, kind: IssueKind, detail: String) {
+        self.met(|met| met.left = true);
         let failure = self.failure(kind, detail);
         self.pending.push_back(failure);
     }

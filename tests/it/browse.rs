@@ -432,6 +432,39 @@ fn the_emergency_sheet_brings_a_lost_key_file_back() {
     assert_eq!(place.ok(&["ls", "latest"]), "a\n");
 }
 
+/// A region behind plain http or another ssh can't be reached by its address alone.
+#[test]
+fn the_emergency_sheet_says_how_regions_are_reached_and_no_secret() {
+    let place = Place::new();
+    place.write("a", b"1");
+    place.backup();
+    let config = fs::read_to_string(place.path("keepstone.toml")).expect("a configuration");
+    let far = "\n[[regions]]\nname = \"far\"\nurl = \"s3://bucket/p\"\nendpoint = \"http://127.0.0.1:1\"\nregion = \"eu\"\n\
+               allow_http = true\nvirtual_hosted_style = false\nput_if_absent = false\n\
+               access_key_id = \"SECRET\"\nsecret_access_key = \"SECRET\"\n\
+               [[regions]]\nname = \"nas\"\nurl = \"ssh://anna@nas:2222/~/p\"\nssh_command = [\"false\", \"-i\", \"/a b\"]\n\
+               remote_program = \"/opt/keepstone\"\n";
+    fs::write(place.path("keepstone.toml"), format!("{config}{far}")).expect("a configuration");
+    let sheet = place.ok(&["key", "export"]);
+    assert!(!sheet.contains("SECRET"), "{sheet}");
+    // The lines that it says to write are the file that the regions were read from, but for credentials.
+    let written: String = sheet
+        .lines()
+        .skip_while(|line| !line.contains("pin = "))
+        .take_while(|line| !line.trim().is_empty())
+        .map(|line| format!("{}\n", line.trim_start()))
+        .collect();
+    let of = |text: &str| text.parse::<toml::Table>().expect("TOML")["regions"].as_array().expect("regions").clone();
+    let mut regions = of(&format!("{config}{far}"));
+    for region in &mut regions {
+        region.as_table_mut().expect("a table").retain(|name, _| !name.contains("access_key"));
+    }
+    assert_eq!(of(&written), regions, "{sheet}");
+    // And they are a configuration.
+    fs::write(place.path("keepstone.toml"), written).expect("a configuration");
+    assert_eq!(place.ok(&["--region", "here", "ls", "latest"]), "a\n");
+}
+
 #[test]
 fn stats_add_up() {
     let place = Place::new();

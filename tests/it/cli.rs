@@ -97,6 +97,82 @@ fn what_is_wrong_with_the_source_is_told_and_nothing_is_saved() {
     program.run(["frobnicate"]).expect(2);
 }
 
+/// Whoever was revoked is told, where it is known whose secret it was, and a stranger nothing.
+#[test]
+fn a_revoked_slot_is_told_to_whom_it_was() {
+    let program = Program::new();
+    program.write("a", b"a");
+    let refused = |slot: &str| program.run_as(slot, ["--json", "snapshots"]).expect(10).error();
+    let mut slots = Vec::new();
+    for (role, command) in [("writer", &["key", "revoke"][..]), ("maintainer", &["key", "remove"])] {
+        let slot = program.add_slot(role)["slot"].as_str().unwrap().to_owned();
+        program.run_as(role, ["snapshots"]).expect(0);
+        program.run([command, &[&slot[..]]].concat()).expect(0);
+        let error = refused(role);
+        let verb = if role == "writer" { "was revoked" } else { "was removed" };
+        let message = error["message"].as_str().unwrap();
+        assert!(message.contains(&slot) && message.contains(verb), "{error}");
+        assert!(error["hint"].as_str().unwrap().contains("key add"), "{error}");
+        slots.push(slot);
+    }
+    std::fs::remove_dir_all(program.path("cache")).unwrap();
+    let error = refused("writer").to_string();
+    assert!(slots.iter().all(|slot| !error.contains(slot)) && error.contains("try again"), "{error}");
+    // It is the slots that were opened here, and none that still opens.
+    program.run(["snapshots"]).expect(0);
+    assert_eq!(refused("writer").to_string(), error);
+}
+
+/// A backup isn't green that a mistake in what it leaves out made empty, and a pattern that is none is refused.
+#[test]
+fn what_leaves_out_everything_is_told_and_nothing_is_saved() {
+    let program = Program::new();
+    program.write("dir/letter", b"a letter");
+    program.write("photo", &noise(1, 5000));
+    crate::fixture::write(&program.path("second"), "dir/x.tmp", b"x");
+    std::fs::write(program.path("patterns"), "\n# a comment\n*.tmp\n[\n").unwrap();
+    let source = program.source().display().to_string();
+    let refused = |code: i32, more: &[&str]| {
+        let error = program.run([&["--json", "backup", &source][..], more].concat()).expect(code).error();
+        assert!(program.snapshots(&[]).is_empty(), "{more:?}");
+        error
+    };
+    for pattern in ["[", "", "!", "#x", "./dir", "/"] {
+        for extra in [&[][..], &["--dry-run"]] {
+            let error = refused(2, &[&["--exclude", pattern], extra].concat());
+            assert!(error["message"].as_str().unwrap().contains(&format!("{pattern:?}")), "{error}");
+        }
+    }
+    let error = refused(2, &["--exclude-from", "patterns"]);
+    assert!(error["message"].as_str().unwrap().contains("patterns, line 4"), "{error}");
+    // A size without a unit is bytes, and hardly ever meant so.
+    let error = refused(2, &["--exclude-larger-than", "4"]);
+    assert!(error["hint"].as_str().unwrap().contains("unit"), "{error}");
+    let configured = std::fs::read_to_string(program.path("keepstone.toml")).unwrap();
+    let with_size = format!("{configured}\n[backup]\nexclude_larger_than = \"4\"\n");
+    std::fs::write(program.path("keepstone.toml"), with_size).unwrap();
+    refused(2, &[]);
+    std::fs::write(program.path("keepstone.toml"), &configured).unwrap();
+    // What is left counts, in each source, and not what was found.
+    for more in
+        [&["--exclude", "*"][..], &["--exclude", "/dir", "--exclude", "photo"], &["second", "--exclude", "*.tmp"]]
+    {
+        for extra in [&[][..], &["--dry-run"]] {
+            let error = refused(1, &[more, extra].concat());
+            let named = if more[0] == "second" { "second" } else { "source" };
+            let message = error["message"].as_str().unwrap();
+            assert!(message.contains(&format!("/{named} holds")) && message.contains("--allow-empty"), "{error}");
+        }
+    }
+    assert_eq!(program.backup(&["--exclude", "*", "--allow-empty"])["files"], 0);
+    assert_eq!(program.backup(&["--exclude-larger-than", "4", "--allow-empty"])["files"], 0);
+    let saved = program.backup(&["--exclude-larger-than", "4KiB"]);
+    assert_eq!((&saved["files"], &saved["omitted"]), (&1.into(), &1.into()));
+    // Nothing was left out of what held nothing but directories.
+    std::fs::create_dir_all(program.path("bare/empty")).unwrap();
+    program.run(["backup", "bare", "--exclude", "*.tmp"]).expect(0);
+}
+
 #[test]
 fn what_cannot_be_read_makes_the_snapshot_partial() {
     let program = Program::nobody();

@@ -163,6 +163,120 @@ fn what_the_own_patterns_name_is_not_deleted() {
     program.run(["restore", "latest", "--to", "source", "--delete", "--include", "x"]).expect(2);
 }
 
+/// A pattern that was given to the backup spares the same when it is given to the restore, in whichever way it names it.
+#[test]
+fn patterns_mean_the_same_to_backup_and_restore() {
+    let program = Program::new();
+    let home = program.home.path().to_str().unwrap().to_owned();
+    symlink("source", program.path("link")).unwrap();
+    let (one, both) = (&["source"][..], &["source", "beside"][..]);
+    let absolute = |end: &str| format!("{home}/source/{end}");
+    for (sources, to, patterns) in [
+        (one, "source", vec![absolute("cache"), absolute("sub/*.iso")]),
+        (one, "source", vec![absolute("cache/"), absolute("**/*.iso")]),
+        (one, "source", vec!["/cache".to_owned(), "/sub/*.iso".to_owned()]),
+        (one, "source", vec!["cache/".to_owned(), "**/2.iso".to_owned()]),
+        (one, "source", vec![format!("{home}/**/cache"), format!("{home}/*/sub/2.iso")]),
+        (one, "source", vec![absolute("*"), format!("!{}", absolute("sub")), absolute("sub/*"), "!goes".to_owned()]),
+        // The whole path of a source behind a link, and what that leads to.
+        (&["link"], "link", vec![format!("{home}/link/cache"), absolute("sub/2.iso")]),
+        (&["link/"], "source", vec![format!("{home}/link/cache"), format!("{home}/link/sub/2.iso")]),
+        (&["./source/"], "./source/", vec![absolute("cache"), absolute("sub/2.iso")]),
+        (both, ".", vec![absolute("cache"), absolute("sub/2.iso")]),
+        (both, ".", vec!["/source/cache".to_owned(), "*.iso".to_owned()]),
+    ] {
+        for name in ["source", "beside"] {
+            let _ = std::fs::remove_dir_all(program.path(name));
+        }
+        program.write("kept", b"kept");
+        program.write("cache/old", b"old");
+        program.write("sub/goes", b"old");
+        program.write("sub/1.iso", b"1");
+        write(program.path("beside"), b"a file").unwrap();
+        let excludes: Vec<&str> = patterns.iter().flat_map(|pattern| ["--exclude", pattern]).collect();
+        let saved = program.run([&["--json", "backup"], sources, &excludes].concat()).expect(0).json();
+        assert!(saved["omitted"].as_u64().unwrap() >= 1, "{patterns:?}: {saved}");
+        std::fs::remove_dir_all(program.source().join("cache")).unwrap();
+        for name in ["cache/new", "sub/2.iso", "sub/goes", "gone"] {
+            program.write(name, b"newer");
+        }
+        let all = names(&program.source());
+        let arguments = ["latest", "--overwrite", "if-different", "--delete"];
+        // Where the target is the home, what isn't a source is beside them, and stays.
+        let arguments = if sources.len() > 1 { [&arguments[..], &["source"]].concat() } else { arguments.to_vec() };
+        let dry = program.restore(to, &[&arguments[..], &excludes, &["--dry-run"]].concat()).expect(0).json();
+        assert_eq!(names(&program.source()), all);
+        let done = program.restore(to, &[&arguments[..], &excludes].concat()).expect(0).json();
+        assert_eq!(done["removed"], dry["removed"], "{patterns:?}: {done}");
+        let left = names(&program.source());
+        for name in ["cache/new", "sub/2.iso", "kept"] {
+            assert!(left.contains(&name.to_owned()), "{patterns:?} from {sources:?}: {name} is not in {left:?}");
+        }
+        // Nothing else is spared, but where the patterns name all.
+        assert_eq!(left.contains(&"gone".to_owned()), patterns[0].ends_with('*'), "{patterns:?}: {left:?}");
+    }
+    // The path where it is restored to stands for the root, too, wherever it was taken.
+    program.restore("elsewhere", &["latest", "source"]).expect(0);
+    write(program.path("elsewhere/source/new"), b"new").unwrap();
+    let pattern = format!("{home}/elsewhere/source/new");
+    program.restore("elsewhere", &["latest", "source", "--delete", "--exclude", &pattern]).expect(0);
+    assert!(program.path("elsewhere/source/new").exists());
+}
+
+/// A pattern that can spare nothing is a mistake: with --delete nothing goes, and without it is told.
+#[test]
+fn patterns_that_spare_nothing_delete_nothing() {
+    let program = Program::new();
+    program.write("dir/kept", b"kept");
+    program.write("left/over", b"left out");
+    program.backup(&["--exclude", "/left"]);
+    std::fs::remove_dir_all(program.source().join("left")).unwrap();
+    program.write("new", b"newer");
+    let arguments = ["latest", "--overwrite", "if-different", "--delete"];
+    let source = program.source().to_str().unwrap().to_owned();
+    let beside = format!("{source}2/new");
+    for pattern in [
+        "",
+        "!",
+        "/",
+        "#new",
+        "./new",
+        "../source/new",
+        "a//b",
+        "[",
+        "/srv/nowhere/new",
+        "nowhere/new",
+        &source,
+        &beside,
+    ] {
+        for extra in [&[][..], &["--dry-run"]] {
+            let ended = program.restore("source", &[&arguments[..], &["--exclude", pattern], extra].concat()).expect(2);
+            let message = ended.error()["message"].as_str().unwrap().to_owned();
+            assert!(message.contains(&format!("'{pattern}'")), "{message}");
+            assert!(program.source().join("new").exists(), "{pattern}");
+        }
+    }
+    let run = ["restore", "latest", "--to", "out", "--exclude", "/srv/nowhere/new"];
+    let told = program.run(run).expect(0).stdout;
+    assert!(told.contains("note: --exclude '/srv/nowhere/new' names nothing"), "{told}");
+    assert_eq!(names(&program.path("out")), ["dir/kept"]);
+    // Of what is restored alone: from there nobody means it.
+    for pattern in ["/new", "new/x", "/left", &format!("{source}/new")] {
+        let run = ["restore", "latest", "dir", "--to", "source", "--overwrite", "if-different", "--exclude", pattern];
+        let refused = program.run([&run[..], &["--delete"]].concat()).expect(2).stderr;
+        assert!(refused.contains("names nothing in 'dir'"), "{refused}");
+        assert!(program.run(run).expect(0).stdout.contains("names nothing in 'dir'"));
+    }
+    for pattern in ["new", "/dir/x", "dir/x", "/dir", "**/x", &format!("{source}/dir/*.x")] {
+        program.restore("source", &[&arguments[..], &["dir", "--exclude", pattern]].concat()).expect(0);
+    }
+    // What could be there and isn't is no mistake.
+    for pattern in ["/left", "/left/over", "*.tmp", "nowhere/", "**/nowhere/new", "/dir/none", "dir/none", "/new/x"] {
+        program.restore("source", &[&arguments[..], &["--exclude", pattern, "--exclude", "/new"]].concat()).expect(0);
+    }
+    assert!(program.source().join("new").exists());
+}
+
 /// A directory that stands where the snapshot has something else goes with all that it holds: named, counted, and only
 /// where nothing in it has to stay.
 #[test]

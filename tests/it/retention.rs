@@ -367,6 +367,31 @@ fn forgetting_by_id_and_bringing_back() {
     let again = program.run(["--json", "forget", &ids[0]]).expect(12).error();
     assert!(again["message"].as_str().unwrap().contains("forgotten already"), "{again}");
 
+    // Whoever names it is told, whatever for, and how long it can be brought back.
+    let named = |hint: &str| {
+        for command in [
+            &["restore", &ids[0][..], "--to", "out"][..],
+            &["tag", &ids[0], "--add", "x"],
+            &["ls", &ids[0][..8]],
+            &["cat", &ids[0], "x"],
+            &["find", "x", &ids[0]],
+            &["diff", &ids[0], &ids[2]],
+            &["diff", &ids[2], &ids[0]],
+            &["hold", &ids[0], "--reason", "x"],
+        ] {
+            let error = program.run([&["--json"], command].concat()).expect(12).error();
+            let expected = format!("snapshot {} of", &ids[0][..12]);
+            let (message, told) = (error["message"].as_str().unwrap(), error["hint"].as_str().unwrap());
+            assert!(message.starts_with(&expected) && message.ends_with("is forgotten"), "{command:?}: {error}");
+            assert!(told.contains(hint) && told.contains(&ids[0][..12]), "{command:?}: {error}");
+        }
+    };
+    named("brings it back, until 20");
+    let configured = std::fs::read_to_string(program.path("keepstone.toml")).unwrap();
+    configure(&program, "forget_window = '1ns'");
+    named("unforget --past-window");
+    std::fs::write(program.path("keepstone.toml"), configured).unwrap();
+
     let back = program.run(["--json", "unforget", &ids[0][..8]]).expect(0).json();
     assert_eq!(back["counts"], serde_json::json!(["one", "two"]));
     assert_eq!((&back["in_doubt"], &back["absent"]), (&serde_json::json!([]), &serde_json::json!([])));

@@ -85,6 +85,8 @@ pub struct BackupArgs {
     pub skip_if_unchanged: Option<bool>,
 
     /// Save a snapshot even if it is empty; otherwise that is an error
+    ///
+    /// So it is where patterns and sizes leave out all of a source but directories.
     #[arg(long)]
     pub allow_empty: bool,
 
@@ -126,7 +128,7 @@ pub struct BackupArgs {
     ///
     /// A pattern with a '/' that isn't its last character is matched from the captured path's root,
     /// one without at any depth; a '/' at its end makes it match directories only; '!' at its
-    /// beginning takes back an earlier pattern.
+    /// beginning takes back an earlier pattern. An absolute path below what is captured is understood, too.
     #[arg(long, value_name = "PATTERN", help_heading = "Exclusions")]
     pub exclude: Vec<String>,
 
@@ -139,6 +141,9 @@ pub struct BackupArgs {
     pub ignore_files: Vec<String>,
 
     /// Leave out files larger than this
+    ///
+    /// Without a unit it is a number of bytes. Less than 1 KiB is taken for a missing unit and refused, unless with
+    /// --allow-empty.
     #[arg(long = "exclude-larger-than", value_name = "SIZE", help_heading = "Exclusions", value_parser = parse::size)]
     pub exclude_larger_than_bytes: Option<u64>,
 

@@ -64,7 +64,9 @@ pub struct RestoreArgs {
 
     /// Don't restore what matches this pattern (as in .gitignore); repeatable
     ///
-    /// With --delete, what it matches in DIR stays as well.
+    /// With --delete, what it matches in DIR stays as well. A pattern means what it means to the backup: from the
+    /// snapshot's root, or as an absolute path below what was backed up or below DIR. With --delete, one that can name
+    /// nothing there is refused.
     #[arg(long, value_name = "PATTERN")]
     pub exclude: Vec<String>,
 

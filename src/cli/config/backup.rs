@@ -11,6 +11,9 @@ use crate::cli::path_list;
 use crate::compress::Compression;
 use crate::limits;
 
+/// Whoever leaves out files of fewer bytes than this most likely forgot a unit.
+const EXCLUDE_LARGER_THAN_MIN: u64 = 1 << 10;
+
 /// What is captured.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum BackupSource {
@@ -75,6 +78,15 @@ impl Settings {
             return Err(CliError::usage(format!("{} tags are too many", tags.len()))
                 .hint(format!("a snapshot has at most {}", limits::TAGS_MAX)));
         }
+        let exclude_larger_than_bytes = args.exclude_larger_than_bytes.or(file.exclude_larger_than);
+        if let Some(bytes) =
+            exclude_larger_than_bytes.filter(|bytes| *bytes < EXCLUDE_LARGER_THAN_MIN && !args.allow_empty)
+        {
+            return Err(CliError::usage(format!(
+                "--exclude-larger-than {bytes} would leave out every file of more than {bytes} bytes"
+            ))
+            .hint("give the size with a unit, as in 4GiB; if it is meant so, add --allow-empty"));
+        }
         Ok(BackupSettings {
             listed,
             dataset: args.dataset.as_ref().or(file.dataset.as_ref()).map_or_else(|| "default".into(), String::clone),
@@ -89,7 +101,7 @@ impl Settings {
             exclude: [&file.exclude[..], &args.exclude].concat(),
             exclude_from: [&file.exclude_from[..], &args.exclude_from].concat(),
             ignore_files: [&file.ignore_files[..], &args.ignore_files].concat(),
-            exclude_larger_than_bytes: args.exclude_larger_than_bytes.or(file.exclude_larger_than),
+            exclude_larger_than_bytes,
             exclude_if_present: [&file.exclude_if_present[..], &args.exclude_if_present].concat(),
             exclude_caches: args.exclude_caches.unwrap_or(file.exclude_caches),
             one_file_system: args.one_file_system.unwrap_or(file.one_file_system),

@@ -111,6 +111,22 @@ impl Target {
         Ok(removed)
     }
 
+    /// Whether the target directory holds an entry of this name.
+    ///
+    /// # Errors
+    /// What the operating system refuses.
+    pub fn holds(&self, name: &[u8]) -> Result<bool, TargetError> {
+        let root = self.root();
+        if root.is_absent() {
+            return Ok(false);
+        }
+        match stat_name(self.fd(&root)?.as_fd(), name) {
+            Ok(stat) => Ok(stat.is_some()),
+            Err(Errno::NAMETOOLONG) => Ok(false),
+            Err(error) => Err(TargetError::io("stat", root.path_of(name), error)),
+        }
+    }
+
     /// What stands where an entry of another kind is to be, and goes with all that it holds; `None` where nothing does.
     /// Changes nothing, and says nothing unless [`TargetOptions::delete`](super::TargetOptions) is set.
     ///
