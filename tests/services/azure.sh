@@ -20,7 +20,7 @@ environment=$cache/azurite-$AZURITE
 
 install() {
     mkdir "$environment"
-    npm install --silent --no-audit --no-fund --ignore-scripts --prefix "$environment" "azurite@$AZURITE"
+    npm install --loglevel=error --no-audit --no-fund --ignore-scripts --prefix "$environment" "azurite@$AZURITE"
 }
 
 . "$(dirname "$0")/../make_once.sh"
