@@ -86,12 +86,17 @@ class Tool:
         """Where `source` is below the directory that was restored into."""
         return target + source
 
+    # Between the runs of `reclaim`, not counted.
+    pause_s = 0
+
     def prepare_forget(self):
         """What has to be set once for `forget` and `reclaim`."""
 
 
 class Keepstone(Tool):
     name = "keepstone"
+    # The window of one second begins when a collection first sees what is forgotten.
+    pause_s = 2
     variables = {
         "KEEPSTONE_CONFIG": "{base}/keepstone.toml",
         "KEEPSTONE_CACHE_DIR": "{base}/cache",
@@ -547,7 +552,10 @@ def daily_round(number, tools, days, work, results):
         if left != min(KEPT, days):
             raise Failed(f"{tool.name} lists {left} snapshots after all but {KEPT} were forgotten")
     for tool in turn.opened:
-        runs = [run(argv, tool.env)[:3] for argv in tool.reclaim()]
+        runs = []
+        for argv in tool.reclaim():
+            runs.append(run(argv, tool.env)[:3])
+            time.sleep(tool.pause_s)
         walls, cpus, peaks = zip(*runs)
         turn.told(tool, "reclaim", sum(walls), sum(cpus), max(peaks))
         turn.size(tool, "reclaimed")
