@@ -134,9 +134,7 @@ pub fn run(args: &BackupArgs, global: &Global) -> Result<Class, CliError> {
     };
     workspace.progress.finish();
     let printed = show(&workspace, &wanted, &summary, global.json, &timings);
-    if !global.json {
-        timings.show();
-    }
+    timings.show(global.json);
     // The snapshot is saved; damage that was met on the way is told by the exit code all the same.
     let class = class(&workspace, &summary, options.dry_run)
         .worse(behind)

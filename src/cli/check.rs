@@ -68,9 +68,7 @@ pub fn run(args: &CheckArgs, global: &Global) -> Result<Class, CliError> {
         () => Class::Success,
     };
     let printed = show(&report, &unchecked, options.read_data, (attested, healed), global.json, &timings);
-    if !global.json {
-        timings.show();
-    }
+    timings.show(global.json);
     class.printed(printed)
 }
 

@@ -30,6 +30,7 @@ pub mod parse;
 pub mod path_list;
 pub mod progress;
 mod region;
+mod remembered;
 pub mod render;
 mod replicate;
 mod restore;

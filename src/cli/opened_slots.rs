@@ -2,19 +2,21 @@
 //! that one of them was revoked, when its secret opens nothing any more. Serves that message only.
 
 use super::exit::{Class, CliError};
-use super::render;
+use super::{remembered, render};
 use crate::format::ids::SlotId;
 use crate::format::roster::{Roster, SlotState};
 use crate::repo::RepoError;
 use std::fs;
-use std::io::{self, Write};
+use std::io;
 use std::path::{Path, PathBuf};
 
 /// So many are remembered, the newest.
 const SLOTS_MAX: usize = 16;
 
+const NAME: &str = "slots";
+
 fn path(cache_directory: &Path) -> PathBuf {
-    cache_directory.join("slots")
+    cache_directory.join(NAME)
 }
 
 /// The slots, in the order in which they were first opened. What can't be read is nothing.
@@ -34,16 +36,8 @@ pub fn remember(cache_directory: &Path, slot: SlotId) -> io::Result<()> {
     }
     slots.push(slot);
     slots.drain(..slots.len().saturating_sub(SLOTS_MAX));
-    fs::create_dir_all(cache_directory)?;
-    let temporary = cache_directory.join(format!("slots.{}", std::process::id()));
     let text: String = slots.iter().map(|slot| format!("{slot}\n")).collect();
-    let written = fs::File::create(&temporary)
-        .and_then(|mut file| file.write_all(text.as_bytes()))
-        .and_then(|()| fs::rename(&temporary, path(cache_directory)));
-    if written.is_err() {
-        let _ = fs::remove_file(&temporary);
-    }
-    written
+    remembered::write(cache_directory, NAME, &text)
 }
 
 /// What to say when no slot opens: of those that this client has opened before, which were revoked or removed. The

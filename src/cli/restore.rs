@@ -242,9 +242,7 @@ pub fn run(args: &RestoreArgs, global: &Global) -> Result<Class, CliError> {
         }
         Ok(())
     });
-    if !global.json {
-        timings.show();
-    }
+    timings.show(global.json);
     let class = if summary.issues.is_empty() { Class::Success } else { Class::Partial };
     class.worse(doubt(&selection.snapshot, listing_class)).printed(printed)
 }

@@ -2,14 +2,17 @@
 //! digest, in a file of its cache directory. A client that forgot, or never knew, can't notice that an older state was put back.
 
 use super::exit::CliError;
+use super::remembered;
 use crate::format::ids::Digest;
 use std::fs;
-use std::io::{self, ErrorKind, Write};
+use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
+
+const NAME: &str = "roster";
 
 /// Where the number stands.
 pub fn path(cache_directory: &Path) -> PathBuf {
-    cache_directory.join("roster")
+    cache_directory.join(NAME)
 }
 
 /// What is remembered of a roster.
@@ -49,15 +52,7 @@ pub fn read(cache_directory: &Path) -> Result<Seen, CliError> {
 /// # Errors
 /// When the directory can't be written.
 pub fn write(cache_directory: &Path, number: u64, digest: &Digest) -> io::Result<()> {
-    fs::create_dir_all(cache_directory)?;
-    let temporary = cache_directory.join(format!("roster.{}", std::process::id()));
-    let written = fs::File::create(&temporary)
-        .and_then(|mut file| writeln!(file, "{number} {digest}").and_then(|()| file.sync_all()))
-        .and_then(|()| fs::rename(&temporary, path(cache_directory)));
-    if written.is_err() {
-        let _ = fs::remove_file(&temporary);
-    }
-    written
+    remembered::write(cache_directory, NAME, &format!("{number} {digest}\n"))
 }
 
 #[cfg(test)]

@@ -43,9 +43,9 @@ impl Timings {
         });
     }
 
-    /// Prints the table, if times are taken.
-    pub fn show(&self) {
-        if let Some(taken) = self.timer.taken() {
+    /// Prints the table, if times are taken and aren't in a JSON result.
+    pub fn show(&self, json: bool) {
+        if let Some(taken) = self.timer.taken().filter(|_| !json) {
             table(&taken, elapsed_ns().saturating_sub(self.began_ns)).iter().for_each(|line| stderr_line(line));
         }
     }

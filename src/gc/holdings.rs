@@ -249,16 +249,19 @@ impl Gathering<'_> {
             }
             return *ordinal;
         }
-        let ordinal = self.push(listed, Standing::Counts { present, attested });
+        let ordinal = self.push(listed, Standing::Counts { statement, present, attested });
         self.ordinals.insert(listed.pack, ordinal);
         ordinal
     }
 
     fn push(&mut self, listed: &SegmentPack, standing: Standing) -> u32 {
         let ordinal = self.packs.len() as u32;
-        let (present, attested, dead) = match standing {
-            Standing::Counts { present, attested } => (present, attested, self.log.dead.contains(&listed.pack)),
-            Standing::False => (false, false, true),
+        let (statement, present, attested, dead) = match standing {
+            Standing::Counts { statement, present, attested } => {
+                (statement, present, attested, self.log.dead.contains(&listed.pack))
+            }
+            // Nothing is compared with it.
+            Standing::False => (0, false, false, true),
         };
         self.packs.push(Pack {
             id: listed.pack,
@@ -269,7 +272,7 @@ impl Gathering<'_> {
             dead,
             disputed: false,
             attested,
-            statement: statement(listed),
+            statement,
             first_frame: self.frames.len(),
             frame_count: listed.frames.len() as u32,
         });
@@ -281,7 +284,8 @@ impl Gathering<'_> {
         let segment: &Segment = &opened.segment;
         // The digests take time, and few repositories attest.
         let stated = if self.attested.is_empty() { Vec::new() } else { listings(segment) };
-        let signer = self.repository.roster.slot(opened.signer).filter(|slot| slot.state != SlotState::Revoked);
+        let slot = self.repository.roster.slot(opened.signer);
+        let signer = slot.filter(|slot| slot.state != SlotState::Revoked);
         let by_owner = signer.is_some_and(|slot| slot.role == Role::Owner);
         let (mut ordinals, mut present) = (Vec::new(), Vec::new());
         for (at, pack) in segment.packs.iter().enumerate() {
@@ -309,14 +313,13 @@ impl Gathering<'_> {
             chunks.for_each(|chunk| chunk.references.clear());
         }
         self.builder.add(&segment, &ordinals, &present)?;
-        let signer = self.repository.roster.slot(opened.signer);
         self.segments.push(SegmentRow {
             id,
             packs: ordinals,
             supersedes: segment.supersedes.clone(),
             chunks: segment.chunk_count(),
-            by_decider: signer.is_some_and(|slot| DECIDERS.contains(&slot.role) && slot.state != SlotState::Revoked),
-            revoked: signer.is_some_and(|slot| slot.state == SlotState::Revoked),
+            by_decider: signer.is_some_and(|slot| DECIDERS.contains(&slot.role)),
+            revoked: slot.is_some() && signer.is_none(),
         });
         Ok(())
     }
@@ -325,6 +328,7 @@ impl Gathering<'_> {
 /// What becomes of what a segment states of a pack.
 enum Standing {
     Counts {
+        statement: u64,
         present: bool,
         attested: bool,
     },

@@ -113,7 +113,6 @@ impl Troubles {
 
 #[derive(Default)]
 struct FrameCache {
-    /// By pack, frame and region.
     frames: VecDeque<(FrameKey, OpenedFrame)>,
     bytes: usize,
     bytes_max: usize,
