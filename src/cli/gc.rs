@@ -8,6 +8,7 @@ use super::workspace::Workspace;
 use crate::format::ids::{PackId, RegionId};
 use crate::gc::{GcError, GcOptions, GcReport, MAX_UNUSED_DEFAULT, OpenSession, RegionReport, Tally, gc};
 use crate::pack::SpoolSpace;
+use crate::policy::window::QUIET_DAYS;
 use crate::repo::designation::designate;
 use crate::report::Monitor;
 use serde_json::{Map, Value, json};
@@ -36,6 +37,7 @@ pub fn run(args: &GcArgs, global: &Global) -> Result<Class, CliError> {
         max_unused: args.max_unused.unwrap_or(MAX_UNUSED_DEFAULT),
         max_repack_bytes: args.max_repack,
         forget_window: workspace.settings.retention.window(),
+        trust_clock: args.trust_clock,
         noticed: read_noticed(&workspace),
     };
     let report = gc(&workspace.repository, &options, &workspace.progress)?;
@@ -48,7 +50,7 @@ pub fn run(args: &GcArgs, global: &Global) -> Result<Class, CliError> {
     let unreached = workspace.absent.iter().any(|(name, _)| !left_out.contains(name));
     let mut class = Class::Success;
     for region in report.regions {
-        if region.deferred.packs + region.deferred_objects > 0 {
+        if region.is_incomplete() {
             class = class.worse(Class::Partial);
         }
         if let Some(failure) = region.failure {
@@ -143,7 +145,8 @@ fn region_document(region: &RegionReport) -> Value {
         "kept": tally(&region.kept), "live_bytes": region.live_bytes, "dead_bytes": region.dead_bytes,
         "dead_in_live_frames_bytes": region.dead_in_live_frames_bytes,
         "sessions_open": region.sessions_open.iter().map(session).collect::<Vec<_>>(),
-        "session_packs": tally(&region.session_packs), "windows": windows, "held": region.held,
+        "session_packs": tally(&region.session_packs), "windows": windows, "doubted_clock": region.doubted_clock.map(render::json_time),
+        "held": region.held,
         "notices": region.notices, "failure": region.failure.as_ref().map(ToString::to_string),
     })
 }
@@ -226,6 +229,15 @@ fn write_region(out: &mut dyn Write, region: &RegionReport, dry_run: bool) -> io
     for (id, until) in &region.windows {
         let (id, until) = (id.to_string(), render::local_time(*until));
         writeln!(out, "    forgotten snapshot {} can be brought back until {until} at least", &id[..12])?;
+    }
+    if let Some(now) = region.doubted_clock {
+        let now = render::local_time(now);
+        writeln!(
+            out,
+            "  NO forgotten snapshot went for good: this host's clock says {now}, and nothing was backed up or \
+             forgotten here in the {QUIET_DAYS} days before the forget window that ends then. If the clock is right, \
+             run `keepstone gc --trust-clock`"
+        )?;
     }
     if region.held > 0 {
         writeln!(out, "    {} on hold", render::counted(region.held, "snapshot"))?;

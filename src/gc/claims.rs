@@ -17,6 +17,8 @@ pub struct Memory {
     commits: BTreeMap<SessionId, (Commit, SlotId)>,
     verdicts: rulings::Known,
     roots: HashMap<SnapshotId, Option<(ChunkId, SlotId)>>,
+    /// When the snapshots that were read were begun, by their hosts' clocks.
+    begun_at: Vec<i64>,
 }
 
 /// A chunk to mark from.
@@ -150,6 +152,12 @@ impl Claims {
 }
 
 impl Memory {
+    /// When snapshots that were read were begun and verdicts were made, by their signers' clocks.
+    pub fn signed_at(&self) -> impl Iterator<Item = i64> {
+        let decided_at = self.verdicts.values().flatten().map(|(_, at)| *at);
+        self.begun_at.iter().copied().chain(decided_at)
+    }
+
     /// The root of a snapshot, out of the first region whose copy is whole; `None` when nobody who may has
     /// signed it, so that it counts nowhere.
     ///
@@ -168,7 +176,10 @@ impl Memory {
         let mut failure = None;
         for from in std::iter::once(region).chain(others) {
             let found = match read_snapshot(repository, from, id) {
-                Ok((snapshot, slot)) => Some((snapshot.root, slot)),
+                Ok((snapshot, slot)) => {
+                    self.begun_at.push(snapshot.started_at);
+                    Some((snapshot.root, slot))
+                }
                 Err(RepoError::Crypto { source, .. }) if is_forged(&source) => None,
                 Err(RepoError::Object { source, .. }) if source.rule == "SIGN-2" => None,
                 Err(error) => {

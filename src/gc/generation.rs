@@ -11,7 +11,7 @@ use crate::format::gc::{Condemn, ENTRIES_MAX, Fence, Final};
 use crate::format::ids::{PackId, SessionId, SlotId, SnapshotId};
 use crate::pack::reader::pack_name;
 use crate::pack::{PackError, read_header};
-use crate::policy::window::{ends_at, is_over};
+use crate::policy::window::{Witness, ends_at, is_over};
 use crate::repo::audit::{Act, record_where_room};
 use crate::repo::gclog::{self, Entry, GcLog, OpenGeneration};
 use crate::repo::open::{RegionHandle, Repository};
@@ -31,6 +31,8 @@ pub struct Run<'a> {
     pub log: GcLog,
     /// What this run condemned; in a dry run the region doesn't have it.
     pub begun: Option<Condemn>,
+    /// What was signed says this of the host's clock.
+    pub witness: Witness,
     pub report: &'a mut RegionReport,
     /// What this run condemned since all that is needed of it was moved; in a dry run only as if.
     pub emptied: BTreeSet<PackId>,
@@ -78,7 +80,23 @@ impl Run<'_> {
     pub fn claims(&mut self) -> Result<Claims, GcError> {
         let mut claims = Claims::read(self.repository, self.region, &self.log, &mut self.memory)?;
         claims.require_readable(self.region, &self.log)?;
+        self.hear(&claims);
         Ok(claims)
+    }
+
+    /// Compares this host's clock with what was signed (`VERDICT-9`), where a snapshot is forgotten.
+    fn hear(&mut self, claims: &Claims) {
+        let committed = claims.committed();
+        if self.options.trust_clock || !committed.iter().any(|id| claims.is_forgotten(id)) {
+            return;
+        }
+        for id in committed {
+            // One that can't be read bears no witness; marking tells of it.
+            let _ = self.memory.root(self.repository, self.region, id);
+        }
+        let started_at = claims.sessions.values().map(|record| record.started_at);
+        let signed = self.memory.signed_at().chain(started_at);
+        self.witness = Witness::of(signed, self.repository.clock.now_ns(), &self.options.forget_window);
     }
 
     /// Since when collectors know which snapshots are forgotten, as generation `number` recorded it.
@@ -92,8 +110,12 @@ impl Run<'_> {
     }
 
     /// True once a forgotten snapshot can't be brought back any more, by its verdict's clock and by that of
-    /// the collector that saw it first (`VERDICT-8`).
+    /// the collector that saw it first (`VERDICT-8`), which fits what was signed (`VERDICT-9`).
     fn window_is_over(&self, claims: &Claims, id: &SnapshotId, seen_at: Option<i64>) -> bool {
+        self.witness.window && self.window_seems_over(claims, id, seen_at)
+    }
+
+    fn window_seems_over(&self, claims: &Claims, id: &SnapshotId, seen_at: Option<i64>) -> bool {
         let now = self.repository.clock.now_ns();
         match claims.standings.get(id) {
             Some(Standing::Forgotten(at)) => is_over(*at, seen_at, now, &self.options.forget_window),
@@ -362,7 +384,11 @@ impl Run<'_> {
         let forgotten: Vec<(SnapshotId, i64)> = committed
             .iter()
             .filter(|id| claims.is_forgotten(id))
-            .map(|id| (*id, before.get(id).copied().unwrap_or(now)))
+            .filter_map(|id| {
+                // A time far ahead would keep it as long.
+                let seen_now = Some(now).filter(|_| self.witness.present);
+                Some((*id, before.get(id).copied().or(seen_now)?))
+            })
             .take(ENTRIES_MAX)
             .collect();
         self.tell(view, &forgotten.iter().copied().collect());
@@ -414,6 +440,13 @@ impl Run<'_> {
                 Some(Standing::Forgotten(at)) => {
                     let later = seen_at.get(&id).map_or(*at, |seen| *seen.max(at));
                     self.report.windows.push((id, ends_at(later, &self.options.forget_window)));
+                    let stays = match seen_at.get(&id) {
+                        Some(seen) => !self.witness.window && self.window_seems_over(claims, &id, Some(*seen)),
+                        None => !self.witness.present,
+                    };
+                    if stays {
+                        self.report.doubted_clock = Some(self.repository.clock.now_ns());
+                    }
                 }
                 Some(Standing::Held) => self.report.held += 1,
                 Some(Standing::Unreadable) => {

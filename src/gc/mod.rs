@@ -117,6 +117,8 @@ pub struct GcOptions {
     pub spools: SpoolSpace,
     /// How long a forgotten snapshot can be brought back.
     pub forget_window: Span,
+    /// Believe this host's clock that a window is over though nothing was signed here for long before it (`VERDICT-9`).
+    pub trust_clock: bool,
     /// When this host first saw a region's open generation, by an earlier run's [`RegionReport::noticed`]:
     /// the log holds no times.
     pub noticed: BTreeMap<RegionId, (u64, i64)>,
@@ -134,6 +136,7 @@ impl Default for GcOptions {
             max_repack_bytes: None,
             spools: SpoolSpace::Memory,
             forget_window: Span::new().days(FORGET_WINDOW_DAYS),
+            trust_clock: false,
             noticed: BTreeMap::new(),
         }
     }

@@ -4,6 +4,7 @@ use super::claims::Memory;
 use super::generation::Run;
 use super::repack::Repacked;
 use super::{GcError, GcOptions, OBSERVE_TIME, POLL, RegionReport};
+use crate::policy::window::Witness;
 use crate::repo::designation;
 use crate::repo::gclog::{self, GcLog, OpenGeneration};
 use crate::repo::open::Repository;
@@ -138,6 +139,7 @@ impl<'a> Run<'a> {
             memory: Memory::default(),
             log,
             begun: None,
+            witness: Witness::TRUSTED,
             report,
             emptied: BTreeSet::new(),
             told: HashSet::new(),

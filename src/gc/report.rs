@@ -126,6 +126,8 @@ pub struct RegionReport {
     pub session_packs: Tally,
     /// Forgotten snapshots that can still be brought back, with the time at which their window ends.
     pub windows: Vec<(SnapshotId, i64)>,
+    /// No window ended, since this, which this host's clock says, doesn't fit what was signed (`VERDICT-9`).
+    pub doubted_clock: Option<i64>,
     /// Snapshots on hold.
     pub held: u64,
     /// What a person should know that stopped nothing.
@@ -162,6 +164,6 @@ impl RegionReport {
 
     /// True when something is left to do that this run could not: the store refused, or the region failed.
     pub fn is_incomplete(&self) -> bool {
-        self.failure.is_some() || self.deferred.packs + self.deferred_objects > 0
+        self.failure.is_some() || self.doubted_clock.is_some() || self.deferred.packs + self.deferred_objects > 0
     }
 }

@@ -53,10 +53,17 @@ pub struct GcArgs {
     #[arg(long, value_name = "SIZE", value_parser = parse::size)]
     pub max_repack: Option<u64>,
 
+    /// Believe this host's clock, though nothing was backed up or forgotten here for 100 days before the forget window
+    ///
+    /// Without it, no forgotten snapshot goes for good then: a clock that leapt ahead must not end the time in
+    /// which `unforget` brings snapshots back.
+    #[arg(long)]
+    pub trust_clock: bool,
+
     /// Let this key slot on this host collect in regions whose store can't refuse a second put; needs an owner's key
     ///
     /// `keepstone init` finds out which stores these are. There, two collectors could undo one another, so
     /// one host is named. Before you name another, see that no gc is running on the old one.
-    #[arg(long, conflicts_with_all = ["now", "dry_run"])]
+    #[arg(long, conflicts_with_all = ["now", "dry_run", "trust_clock"])]
     pub designate: bool,
 }
