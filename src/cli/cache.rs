@@ -3,8 +3,8 @@
 use super::args::{CacheCommand, Global};
 use super::exit::{Class, CliError};
 use super::output::Output;
-use super::render;
 use super::workspace::Workspace;
+use super::{known_objects, render};
 use crate::index::{Index, RocksIndex};
 use crate::repo::sync::{IndexStatus, status};
 use serde_json::{Value, json};
@@ -23,6 +23,8 @@ pub fn run(command: CacheCommand, global: &Global) -> Result<Class, CliError> {
         let directory = workspace.index_directory();
         std::fs::create_dir_all(&directory).map_err(|error| CliError::file("make", &directory, &error))?;
         // What is there is not even opened: it may be the reason for the rebuild.
+        known_objects::forget(&workspace.cache_directory())
+            .map_err(|error| CliError::file("remove", &directory, &error))?;
         drop(RocksIndex::create(&directory, workspace.repository.config.repository, 8 << 20)?);
         class = workspace.index()?.1;
     }

@@ -37,7 +37,7 @@ pub fn remember(cache_directory: &Path, slot: SlotId) -> io::Result<()> {
     slots.push(slot);
     slots.drain(..slots.len().saturating_sub(SLOTS_MAX));
     let text: String = slots.iter().map(|slot| format!("{slot}\n")).collect();
-    remembered::write(cache_directory, NAME, &text)
+    remembered::write(cache_directory, NAME, text.as_bytes())
 }
 
 /// What to say when no slot opens: of those that this client has opened before, which were revoked or removed. The

@@ -21,7 +21,7 @@ pub fn run(global: &Global) -> Result<Class, CliError> {
     let mut workspace = Workspace::open(global)?;
     let (index, mut index_class) = workspace.index()?;
     let mut lacking = workspace.lacking(&index)?;
-    let (listing, mut listing_class) = workspace.snapshots()?;
+    let (listing, mut listing_class) = workspace.snapshots_as_stored()?;
     let directory = workspace.cache_directory();
     std::fs::create_dir_all(&directory).map_err(|error| CliError::file("make", &directory, &error))?;
     let scratch = Some(SpoolSpace::Directory(directory));
@@ -44,7 +44,7 @@ pub fn run(global: &Global) -> Result<Class, CliError> {
         index_class = workspace.bring_up(&index)?;
     }
     if done.healed > 0 && listing_class != Class::Success {
-        listing_class = workspace.snapshots()?.1;
+        listing_class = workspace.snapshots_as_stored()?.1;
     }
     let lost_class = workspace.losses(&index, &lacking, Some(&done))?;
     done.healed += healed.mended;

@@ -52,7 +52,7 @@ pub fn read(cache_directory: &Path) -> Result<Seen, CliError> {
 /// # Errors
 /// When the directory can't be written.
 pub fn write(cache_directory: &Path, number: u64, digest: &Digest) -> io::Result<()> {
-    remembered::write(cache_directory, NAME, &format!("{number} {digest}\n"))
+    remembered::write(cache_directory, NAME, format!("{number} {digest}\n").as_bytes())
 }
 
 #[cfg(test)]

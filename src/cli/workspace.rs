@@ -7,7 +7,7 @@ use super::exit::{Class, CliError};
 use super::failure::FEWER_THREADS;
 use super::progress::Progress;
 use super::secret::{Passphrases, Terminal, read_identities};
-use super::{opened_slots, output, parse, render, seen_roster};
+use super::{known_objects, opened_slots, output, parse, render, seen_roster};
 use crate::crypto::slot::Unlock;
 use crate::env::{SystemClock, SystemRandom, can_begin_threads};
 use crate::format::ids::{Digest, RegionId};
@@ -17,6 +17,7 @@ use crate::replicate::Replicated;
 use crate::repo::RepoError;
 use crate::repo::audit::NoRoom;
 use crate::repo::fetch::{FetchError, Fetcher};
+use crate::repo::known::KnownObjects;
 use crate::repo::open::{Located, RegionSpec, Repository};
 use crate::repo::presence::{self, Lacking};
 use crate::repo::snapshots::{self, LOG_REMEDY, Listing, Selector, SnapshotInfo};
@@ -597,13 +598,34 @@ impl Workspace {
         Ok((listing.snapshots, class))
     }
 
-    /// All snapshots that count. What is damaged is shown and makes the outcome corrupt.
+    /// All snapshots that count. What is damaged is shown and makes the outcome corrupt. What this client verified in
+    /// an earlier run isn't read again.
     ///
     /// # Errors
     /// When a region can't be listed.
     pub fn snapshots(&mut self) -> Result<(Listing, Class), CliError> {
+        let directory = self.cache_directory();
+        let known = known_objects::read(&directory, &self.repository);
+        let listed = self.listing(Some(&known))?;
+        known_objects::write(&directory, &self.repository, &known);
+        Ok(listed)
+    }
+
+    /// As [`Workspace::snapshots`], from what the regions hold and nothing else.
+    ///
+    /// # Errors
+    /// As [`Workspace::snapshots`].
+    pub fn snapshots_as_stored(&mut self) -> Result<(Listing, Class), CliError> {
+        self.listing(None)
+    }
+
+    fn listing(&mut self, known: Option<&KnownObjects>) -> Result<(Listing, Class), CliError> {
         let listing = loop {
-            match snapshots::list(&self.repository) {
+            let listed = match known {
+                Some(known) => snapshots::list_knowing(&self.repository, known),
+                None => snapshots::list(&self.repository),
+            };
+            match listed {
                 Ok(listing) => break listing,
                 Err(error) => self.go_on_without(error)?,
             }

@@ -13,6 +13,7 @@ pub mod fetch;
 pub mod gclog;
 pub mod init;
 pub mod keys;
+pub mod known;
 mod level;
 mod lineage;
 pub mod open;

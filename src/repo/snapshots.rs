@@ -7,6 +7,7 @@ use super::RepoError;
 use super::at_once::at_once;
 use super::audit::{Act, NoRoom, record_where_room};
 use super::gclog;
+use super::known::KnownObjects;
 use super::open::{AUTHORS, DECIDERS, RegionHandle, Repository, WRITERS};
 use super::verdicts::{Effective, put_where_room};
 use crate::compress::{Compression, compress, decompress};
@@ -105,12 +106,28 @@ fn noted<T>(
 }
 
 /// Reads a commit and checks that it speaks for this region and name.
-fn read_commit(repository: &Repository, region: &RegionHandle, name: &str) -> Result<Commit, RepoError> {
-    let bytes = region.get(name)?;
+fn read_commit(
+    repository: &Repository,
+    region: &RegionHandle,
+    listed: &Listed,
+    known: Option<&KnownObjects>,
+) -> Result<Commit, RepoError> {
+    let name = listed.name.as_str();
     let decode = |source| region.object_error(name, source);
-    let signed = object::decode(ObjectKind::Commit, repository.config.repository, &bytes).map_err(decode)?;
-    repository.verify_slot(&signed, &WRITERS).map_err(|source| region.crypto_error(name, source))?;
-    let commit = Commit::decode(signed.envelope.payload).map_err(decode)?;
+    let commit = match known.and_then(|known| known.get(repository, region.info.region, listed, &WRITERS)) {
+        Some((payload, _)) => Commit::decode(&payload).map_err(decode)?,
+        None => {
+            let bytes = region.get(name)?;
+            let signed = object::decode(ObjectKind::Commit, repository.config.repository, &bytes).map_err(decode)?;
+            repository.verify_slot(&signed, &WRITERS).map_err(|source| region.crypto_error(name, source))?;
+            let (signer, payload) = (signed.envelope.signer, signed.envelope.payload);
+            let commit = Commit::decode(payload).map_err(decode)?;
+            if let Some(known) = known {
+                known.put(repository, region.info.region, listed, signer, signed.digest, payload);
+            }
+            commit
+        }
+    };
     if commit.region != region.info.region {
         return Err(decode(DecodeError::new("COUNT-3", format!("it speaks for region {}", commit.region))));
     }
@@ -178,7 +195,20 @@ fn list_manifests(region: &RegionHandle) -> Result<BTreeMap<SnapshotId, u64>, Re
 /// # Errors
 /// When a region can't be listed. Single damaged objects become issues.
 pub fn list(repository: &Repository) -> Result<Listing, RepoError> {
-    let mut listing = list_all(repository)?;
+    list_counting(repository, None)
+}
+
+/// As [`list`], for those who look for a snapshot: what this client knows is taken for what lies there in the same
+/// size, and isn't read again.
+///
+/// # Errors
+/// As [`list`].
+pub fn list_knowing(repository: &Repository, known: &KnownObjects) -> Result<Listing, RepoError> {
+    list_counting(repository, Some(known))
+}
+
+fn list_counting(repository: &Repository, known: Option<&KnownObjects>) -> Result<Listing, RepoError> {
+    let mut listing = read_all(repository, known)?;
     let (forgotten, snapshots) = listing.snapshots.into_iter().partition(SnapshotInfo::is_forgotten);
     (listing.snapshots, listing.forgotten) = (snapshots, forgotten);
     Ok(listing)
@@ -189,6 +219,10 @@ pub fn list(repository: &Repository) -> Result<Listing, RepoError> {
 /// # Errors
 /// As [`list`].
 pub fn list_all(repository: &Repository) -> Result<Listing, RepoError> {
+    read_all(repository, None)
+}
+
+fn read_all(repository: &Repository, known: Option<&KnownObjects>) -> Result<Listing, RepoError> {
     let mut issues = Vec::new();
     let mut counted: BTreeMap<SnapshotId, Vec<(usize, SessionId)>> = BTreeMap::new();
     let (mut manifests, mut damaged_logs) = (Vec::new(), BTreeMap::new());
@@ -200,29 +234,42 @@ pub fn list_all(repository: &Repository) -> Result<Listing, RepoError> {
             issues.push(issue(IssueKind::Damaged, region, "gc/", format!("{error}; {LOG_REMEDY}")));
             damaged_logs.insert(at, error.to_string());
         }
-        let counting: Vec<(SessionId, String)> = commits
+        let counting: Vec<(SessionId, Listed)> = commits
             .into_iter()
             .filter_map(|listed| {
                 let sid = listed.name.strip_prefix("commits/").and_then(SessionId::from_hex)?;
                 let counts = !log.is_dead_session(&sid) && !log.is_doubtful_session(&sid);
-                counts.then_some((sid, listed.name))
+                counts.then_some((sid, listed))
             })
             .collect();
-        let read = at_once(&counting, |(_, name)| {
+        let read = at_once(&counting, |(_, listed)| {
             let mut issues = Vec::new();
-            let commit = noted(read_commit(repository, region, name), region, name, &mut issues)?;
-            Ok((commit, issues))
+            let read = match read_commit(repository, region, listed, known) {
+                Err(error @ RepoError::Missing { .. }) => Err(error),
+                read => Ok(noted(read, region, &listed.name, &mut issues)?),
+            };
+            Ok((read, issues))
         })?;
-        for ((sid, _), (commit, noted)) in counting.iter().zip(read) {
+        let mut gone = Vec::new();
+        for ((sid, listed), (read, noted)) in counting.iter().zip(read) {
             issues.extend(noted);
-            if let Some(commit) = commit {
-                counted.entry(commit.snapshot).or_default().push((at, *sid));
+            match read {
+                Ok(Some(commit)) => counted.entry(commit.snapshot).or_default().push((at, *sid)),
+                Ok(None) => {}
+                Err(error) => gone.push((sid, listed, error)),
+            }
+        }
+        if !gone.is_empty() {
+            // A collection may have ended since the log was read (COUNT-5): what its final lists isn't lost.
+            let (log, _) = gclog::read_what_is_whole(repository, region)?;
+            for (_, listed, error) in gone.into_iter().filter(|(sid, ..)| !log.is_dead_session(sid)) {
+                note(error, region, &listed.name, &mut issues)?;
             }
         }
         // After the commits: what they name was there before them.
         manifests.push(list_manifests(region)?);
     }
-    let decisions = read_decisions(repository, "", &mut issues)?;
+    let decisions = read_decisions(repository, "", known, &mut issues)?;
     let counted: Vec<(SnapshotId, Vec<(usize, SessionId)>)> = counted.into_iter().collect();
     let read = at_once(&counted, |(id, commits)| {
         // Any region's copy will do to read it; what the others hold is judged by its name and size (HEAL-2).
@@ -237,10 +284,10 @@ pub fn list_all(repository: &Repository) -> Result<Listing, RepoError> {
                     Err(region.object_error(&name, DecodeError::new("OBJ-8", detail)))
                 }
                 (Some(_), Some(_)) => Ok(None),
-                (Some(_), None) => region.get(&name).and_then(|bytes| {
-                    let (snapshot, slot) = open_snapshot(repository, region, *id, &bytes)?;
-                    Ok(Some((Snapshot { private: Vec::new(), ..snapshot }, slot, bytes.len() as u64)))
-                }),
+                (Some(size), None) => {
+                    let listed = Listed { name: name.clone(), size: *size };
+                    read_manifest(repository, region, *id, &listed, known).map(Some)
+                }
             };
             match noted(looked, region, &name, &mut read.issues)? {
                 Some(found) => {
@@ -266,6 +313,28 @@ pub fn list_all(repository: &Repository) -> Result<Listing, RepoError> {
     }
     snapshots.sort_by_key(|info| (info.snapshot.started_at, info.id));
     Ok(Listing { snapshots, forgotten: Vec::new(), issues, damaged_logs })
+}
+
+/// A snapshot without its private part, the slot that signed it, and its size in bytes.
+fn read_manifest(
+    repository: &Repository,
+    region: &RegionHandle,
+    id: SnapshotId,
+    listed: &Listed,
+    known: Option<&KnownObjects>,
+) -> Result<(Snapshot, SlotId, u64), RepoError> {
+    let name = listed.name.as_str();
+    if let Some((payload, slot)) = known.and_then(|known| known.get(repository, region.info.region, listed, &AUTHORS)) {
+        let snapshot = Snapshot::decode(&payload).map_err(|source| region.object_error(name, source))?;
+        return Ok((snapshot, slot, listed.size));
+    }
+    let bytes = region.get(name)?;
+    let (snapshot, slot) = open_snapshot(repository, region, id, &bytes)?;
+    let snapshot = Snapshot { private: Vec::new(), ..snapshot };
+    if let Some(known) = known {
+        known.put(repository, region.info.region, listed, slot, Digest(id.0), &snapshot.encode());
+    }
+    Ok((snapshot, slot, bytes.len() as u64))
 }
 
 /// What the regions that have a commit of a snapshot hold of it.
@@ -323,7 +392,7 @@ impl SnapshotInfo {
 /// # Errors
 /// When a region can't be listed or read.
 pub fn is_forgotten(repository: &Repository, id: SnapshotId) -> Result<bool, RepoError> {
-    let decisions = read_decisions(repository, &format!("{id}/"), &mut Vec::new())?;
+    let decisions = read_decisions(repository, &format!("{id}/"), None, &mut Vec::new())?;
     Ok(decisions.get(&id).and_then(Decision::effective).is_some_and(|verdict| verdict.ruling == Ruling::Forget))
 }
 
@@ -331,6 +400,7 @@ pub fn is_forgotten(repository: &Repository, id: SnapshotId) -> Result<bool, Rep
 pub(super) fn read_decisions(
     repository: &Repository,
     under: &str,
+    known: Option<&KnownObjects>,
     issues: &mut Vec<Issue>,
 ) -> Result<BTreeMap<SnapshotId, Decision>, RepoError> {
     let mut decisions: BTreeMap<SnapshotId, Decision> = BTreeMap::new();
@@ -353,10 +423,19 @@ pub(super) fn read_decisions(
                     }
                 }
             }
-            let read = at_once(&unread, |(Listed { name, .. }, (_, _, digest))| {
+            let read = at_once(&unread, |(listed, (_, _, digest))| {
                 let mut issues = Vec::new();
-                let read = read_numbered(repository, region, name, kind, *digest);
-                Ok((noted(read, region, name, &mut issues)?, issues))
+                let read = match known.and_then(|known| known.get(repository, region.info.region, listed, &DECIDERS)) {
+                    Some(read) => Ok(read),
+                    None => {
+                        read_numbered(repository, region, &listed.name, kind, *digest).inspect(|(payload, signer)| {
+                            if let Some(known) = known {
+                                known.put(repository, region.info.region, listed, *signer, *digest, payload);
+                            }
+                        })
+                    }
+                };
+                Ok((noted(read, region, &listed.name, &mut issues)?, issues))
             })?;
             for ((Listed { name, size }, (id, number, _)), (read, noted)) in unread.into_iter().zip(read) {
                 issues.extend(noted);

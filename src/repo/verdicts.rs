@@ -100,7 +100,7 @@ pub fn put(repository: &Repository, ids: &BTreeSet<SnapshotId>, decree: &Decree)
         return Ok(no_room);
     }
     let mut issues = Vec::new();
-    let decisions = read_decisions(repository, "", &mut issues)?;
+    let decisions = read_decisions(repository, "", None, &mut issues)?;
     let now = repository.clock.now_ns();
     for id in ids.iter().filter(|_| decree.ruling == Ruling::Forget) {
         // A verdict that can't be read may be a hold.

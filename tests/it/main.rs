@@ -20,6 +20,7 @@ mod gc;
 mod healing;
 mod keys;
 mod kills;
+mod known;
 mod limits;
 mod memory;
 mod program;
