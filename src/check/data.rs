@@ -26,7 +26,7 @@ use crate::repo::sync::read_segment;
 use crate::report::{Counter, IssueKind, Phase};
 use crate::store::{Store, StoreError};
 use crate::timing::Stage;
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::{Mutex, PoisonError};
 
 /// Bytes read at once.
@@ -95,11 +95,11 @@ fn read_region(run: &Run<'_>, checked: &mut Checked, chosen: &[(PackId, u64)]) -
     let region = &run.repository.regions[checked.at];
     // By what is stated of a pack, not by the pack: a segment that lies about it must not pass because
     // another told the truth.
-    let mut claimed: HashSet<Digest> = HashSet::new();
+    let mut claimed: HashMap<Digest, BTreeSet<SlotId>> = HashMap::new();
     let (packs, bytes, chunks) = (Counter::default(), Counter::default(), Counter::default());
     let damaged = Mutex::new(checked.graph.marks());
-    // Of what is stated of packs, what isn't so; as the graph tells it apart.
-    let faulty: Mutex<HashSet<(PackId, SlotId, bool)>> = Mutex::default();
+    // Of what is stated of packs, what isn't so.
+    let faulty: Mutex<Vec<(PackId, Digest)>> = Mutex::default();
     let verified = Mutex::new(Vec::new());
     let damaged_packs = Mutex::new(Vec::new());
     for id in &checked.segments {
@@ -115,7 +115,14 @@ fn read_region(run: &Run<'_>, checked: &mut Checked, chosen: &[(PackId, u64)]) -
         // One of another size than the pack has was told with the structure.
         let is_chosen = |at: &usize| {
             let pack = &segment.packs[*at];
-            chosen.binary_search(&(pack.pack, pack.size)).is_ok() && claimed.insert(listings[*at])
+            if chosen.binary_search(&(pack.pack, pack.size)).is_err() {
+                return false;
+            }
+            // The same of several origins is read once.
+            let origins = claimed.entry(listings[*at]).or_default();
+            let is_first = origins.is_empty();
+            origins.insert(pack.origin);
+            is_first
         };
         let todo: Vec<usize> = (0..segment.packs.len()).filter(is_chosen).collect();
         let ids: Vec<ChunkId> = segment.chunks().map(|chunk| chunk.id).collect();
@@ -130,9 +137,8 @@ fn read_region(run: &Run<'_>, checked: &mut Checked, chosen: &[(PackId, u64)]) -
             checked.graph.mark(&mut damaged, &reading.damaged)?;
             drop(damaged);
             if reading.faults_total > 0 || reading.failed {
-                let attested = run.attested.contains(&listings[todo[at]]);
-                let stated = (reading.pack.pack, reading.pack.origin, attested);
-                faulty.lock().unwrap_or_else(PoisonError::into_inner).insert(stated);
+                let stated = (reading.pack.pack, listings[todo[at]]);
+                faulty.lock().unwrap_or_else(PoisonError::into_inner).push(stated);
             } else {
                 verified.lock().unwrap_or_else(PoisonError::into_inner).push(listings[todo[at]]);
             }
@@ -155,6 +161,13 @@ fn read_region(run: &Run<'_>, checked: &mut Checked, chosen: &[(PackId, u64)]) -
     if damaged.count() > 0 {
         // What another pack holds, or another segment states truly of this one, can be had.
         let faulty = faulty.into_inner().unwrap_or_else(PoisonError::into_inner);
+        // As the graph tells it apart, whoever states it.
+        let stated = |(pack, listing): &(PackId, Digest)| {
+            let attested = run.attested.contains(listing);
+            let origins = claimed.get(listing).into_iter().flatten();
+            origins.map(|origin| (*pack, *origin, attested)).collect::<Vec<_>>()
+        };
+        let faulty: HashSet<(PackId, SlotId, bool)> = faulty.iter().flat_map(stated).collect();
         let rows = &checked.rows;
         let is_faulty = |copy: &ChunkCopy| {
             let row = &rows[copy.pack as usize];

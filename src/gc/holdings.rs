@@ -44,6 +44,8 @@ pub struct Pack {
     pub disputed: bool,
     /// An owner verified that it holds what every segment states of it.
     pub attested: bool,
+    /// So it is, and they all state the same, if perhaps under several origins.
+    pub agreed: bool,
     /// What the first segment stated, in 8 bytes of a digest.
     statement: u64,
     /// The first of its frames in [`Holdings::frames`], and how many there are.
@@ -272,6 +274,7 @@ impl Gathering<'_> {
             dead,
             disputed: false,
             attested,
+            agreed: false,
             statement,
             first_frame: self.frames.len(),
             frame_count: listed.frames.len() as u32,
@@ -435,7 +438,10 @@ impl Holdings {
                 }
             }
         }
-        let Gathering { builder, packs, ordinals, frames, segments, verified, false_listings, .. } = gathering;
+        let Gathering { builder, mut packs, ordinals, frames, segments, verified, false_listings, .. } = gathering;
+        for pack in &mut packs {
+            pack.agreed = pack.attested && verified.get(&pack.id).is_some_and(|verified| !verified.doubtful[0]);
+        }
         let refused = refused.into_values().map(|why| format!("segment refused, and passed over: {why}"));
         let told = |(segment, pack): &(SegmentId, PackId)| {
             format!("segment {segment} states of pack {pack} what an owner found to be otherwise: passed over")
@@ -445,6 +451,11 @@ impl Holdings {
         let graph = builder.finish()?;
         let stored = Vec::new();
         Ok((Holdings { stored, packs, ordinals, frames, segments, graph, notices, false_listings }, settled))
+    }
+
+    /// True for a segment that states something else than an owner verified.
+    pub fn is_false(&self, id: SegmentId) -> bool {
+        self.false_listings.range((id, PackId([0; 32]))..).next().is_some_and(|(of, _)| *of == id)
     }
 
     /// Packs that a final lists as deleted since these holdings were read.

@@ -130,32 +130,51 @@ impl Run<'_> {
         for id in &twins {
             self.delete_segment(*id)?;
         }
+        // What others state of packs of which an owner verified what they state.
+        let others: HashSet<u32> = stays
+            .iter()
+            .filter(|row| !view.holdings.is_false(row.id))
+            .flat_map(|row| row.packs.iter().copied())
+            .filter(|pack| view.holdings.packs[*pack as usize].agreed)
+            .collect();
+        let mut dropped: BTreeSet<(SegmentId, PackId)> = BTreeSet::new();
         let mut group: Vec<&SegmentRow> = Vec::new();
         let (mut packs, mut chunks) = (0, 0);
         for row in stays.into_iter().filter(|row| !twins.contains(&row.id)) {
-            let live: Vec<&u32> = row.packs.iter().filter(|pack| is_live(pack)).collect();
+            let mut live: Vec<&u32> = row.packs.iter().filter(|pack| is_live(pack)).collect();
             if live.len() == row.packs.len() && !live.is_empty() {
                 continue;
+            }
+            let pack = |at: &u32| &view.holdings.packs[*at as usize];
+            let mut verified = false;
+            if view.holdings.is_false(row.id) {
+                // Its word is worth nothing where others say the same of a pack, and what an owner verified needs nobody's.
+                let alone: Vec<&u32> = live.iter().copied().filter(|at| !others.contains(at)).collect();
+                verified = alone.iter().all(|at| pack(at).agreed && !pack(at).disputed);
+                if verified {
+                    dropped.extend(live.iter().filter(|at| others.contains(at)).map(|at| (row.id, pack(at).id)));
+                    live = alone;
+                }
             }
             if live.is_empty() {
                 self.delete_segment(row.id)?;
                 continue;
             }
             // Writing it anew would make a revoked slot's word, or one of two that differ, an owner's.
-            if row.revoked || live.iter().any(|pack| view.holdings.packs[**pack as usize].disputed) {
+            if !verified && (row.revoked || live.iter().any(|at| pack(at).disputed)) {
                 continue;
             }
             if !group.is_empty()
                 && (packs + live.len() > SEGMENT_PACKS_TARGET || chunks + row.chunks > SEGMENT_CHUNKS_TARGET)
             {
-                self.supersede(&std::mem::take(&mut group), view, &known)?;
+                self.supersede(&std::mem::take(&mut group), view, &dropped, &known)?;
                 (packs, chunks) = (0, 0);
             }
             packs += live.len();
             chunks += row.chunks;
             group.push(row);
         }
-        self.supersede(&group, view, &known)
+        self.supersede(&group, view, &dropped, &known)
     }
 
     fn delete_segment(&mut self, id: SegmentId) -> Result<(), GcError> {
@@ -171,8 +190,14 @@ impl Run<'_> {
         Ok(())
     }
 
-    /// Writes one segment in the place of several, then deletes these.
-    fn supersede(&mut self, rows: &[&SegmentRow], view: &View, listed: &BTreeSet<SegmentId>) -> Result<(), GcError> {
+    /// Writes one segment in the place of several, without what is false or `dropped` of them, then deletes these.
+    fn supersede(
+        &mut self,
+        rows: &[&SegmentRow],
+        view: &View,
+        dropped: &BTreeSet<(SegmentId, PackId)>,
+        listed: &BTreeSet<SegmentId>,
+    ) -> Result<(), GcError> {
         if rows.is_empty() {
             return Ok(());
         }
@@ -190,7 +215,10 @@ impl Run<'_> {
             }
         }
         let keeps = |id: &SegmentId, pack: &SegmentPack| {
-            !self.log.dead.contains(&pack.pack) && !view.holdings.false_listings.contains(&(*id, pack.pack))
+            let named = (*id, pack.pack);
+            !self.log.dead.contains(&pack.pack)
+                && !view.holdings.false_listings.contains(&named)
+                && !dropped.contains(&named)
         };
         let mut merged = merge(&segments, &keeps);
         // A store that refused to delete what these replaced still lists it: it stays replaced.

@@ -396,6 +396,79 @@ fn a_false_listing_goes_once_an_owner_has_read_the_pack() {
     }
 }
 
+/// COLLECT-19: so it goes where its segment lists more: what another slot wrote, as its own, or its own, also once
+/// the slot was revoked.
+#[test]
+fn a_false_listing_goes_whatever_shares_its_segment() {
+    for (others, revoked) in [(true, false), (true, true), (false, true)] {
+        let what = format!("others' packs: {others}, revoked: {revoked}");
+        let scene = Scene::new(Role::Writer);
+        let mut packs = misjudged(&scene).packs;
+        for pack in &mut packs {
+            pack.size -= 4096;
+            let chunks = pack.frames.iter_mut().flat_map(|frame| &mut frame.chunks);
+            let structural = chunks.filter(|chunk| chunk.kind.is_structural());
+            structural.for_each(|chunk| chunk.references.push(Reference::Prefix([7; 8])));
+        }
+        let (slot, identity) = scene.world.add_slot(Role::Writer, "other");
+        let other = scene.world.as_slot(&identity);
+        let source = tempfile::tempdir().unwrap();
+        write(source.path(), "own", &noise(91, 90_000));
+        let (writer, signer) = if others { (&other, slot) } else { (&scene.thief, scene.slot) };
+        let saved = writer.backup(&[0], source.path(), 0).unwrap().snapshot.unwrap();
+        let segments_of = |signer: SlotId| {
+            let owner = scene.owner();
+            let ids = list_segments(&owner.regions[0]).unwrap().into_keys();
+            let opened = ids.map(|id| (id, read_segment(&owner, &owner.regions[0], id).unwrap()));
+            opened.filter(move |(_, opened)| opened.signer == signer).collect::<Vec<_>>()
+        };
+        for (id, opened) in segments_of(signer) {
+            let shared = with_prefixes(opened.segment);
+            packs.extend(shared.into_iter().map(|pack| SegmentPack { origin: scene.slot, ..pack }));
+            if !others {
+                scene.store().delete(&segment_name(&id)).unwrap();
+            }
+        }
+        packs.sort_by_key(|pack| pack.pack);
+        let id = scene.put_segment(&Segment { supersedes: Vec::new(), packs });
+        if revoked {
+            scene.owner().revoke_slot(scene.slot, &Acceptance::default(), &Silent).unwrap();
+        }
+        assert!(!scene.read_data().is_sound(), "{what}");
+        attest::publish(&scene.owner(), &scene.read_data().verified).unwrap();
+        (0..3).for_each(|_| drop(crate::gc::collect(&scene.world, &crate::gc::at_once())));
+        assert!(!list_segments(&scene.owner().regions[0]).unwrap().contains_key(&id), "{what}");
+        let report = scene.read_data();
+        assert!(report.is_sound(), "{what}: {:?}", report.issues);
+        scene.assert_whole();
+        scene.world.assert_restores(&[0], saved, source.path(), 1);
+        if others {
+            let left: Vec<SegmentPack> = scene.listed();
+            assert!(left.iter().all(|pack| pack.origin != scene.slot), "{what}");
+            assert_eq!(other.backup(&[0], source.path(), 0).unwrap().new_bytes, 0, "{what}: it relies on its own");
+        }
+    }
+}
+
+/// SEG-10: damage names the snapshots that need what is damaged, also where another slot states truly of the pack
+/// what its own slot does.
+#[test]
+fn damage_is_told_of_snapshots_though_two_slots_list_the_pack() {
+    let scene = Scene::new(Role::Writer);
+    let mut segment = misjudged(&scene);
+    segment.packs.iter_mut().for_each(|pack| pack.size -= 4096);
+    scene.put_segment(&segment);
+    assert!(scene.read_data().is_sound());
+    for listed in list_sorted(scene.store(), "packs/").unwrap() {
+        let bytes = scene.store().get(&listed.name, 1 << 30).unwrap();
+        scene.store().delete(&listed.name).unwrap();
+        let half = bytes.len() / 2;
+        scene.put(&listed.name, [&bytes[..half], &[bytes[half] ^ 1], &bytes[half + 1..]].concat());
+    }
+    let report = scene.read_data();
+    assert_eq!(report.regions[0].snapshots_broken, [scene.saved], "{:?}", report.issues);
+}
+
 /// SEG-12, and ATTEST-4: what can't be read as stated is not attested.
 #[test]
 fn a_chunk_that_is_not_there_is_relied_on_by_nobody() {
