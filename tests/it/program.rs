@@ -256,8 +256,13 @@ impl Program {
     }
 }
 
-/// Sends a signal.
+/// Sends a signal; TERM in the place of one that whoever started the tests has ignored, as a shell does for what runs in
+/// the background: the program leaves it ignored, too.
 pub fn signal(child: &Child, signal: rustix::process::Signal) {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let ignored = status.lines().find_map(|line| u64::from_str_radix(line.strip_prefix("SigIgn:")?.trim(), 16).ok());
+    let is_ignored = ignored.is_some_and(|mask| mask >> (signal.as_raw() - 1) & 1 == 1);
+    let signal = if is_ignored { rustix::process::Signal::TERM } else { signal };
     rustix::process::kill_process(rustix::process::Pid::from_child(child), signal).unwrap();
 }
 
