@@ -447,6 +447,7 @@ class WhatCounts(unittest.TestCase):
         path = self.path / name.replace("DIGEST", crypto.digest(body).hex())
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(body + crypto.digest(body))
+        return crypto.digest(body)
 
     def verdict(self, number, ruling, signer=SLOT, key=SLOT_KEY):
         payload = cbor({1: self.snapshot, 2: number, 3: ruling, 4: 0, 5: ""})
@@ -457,13 +458,14 @@ class WhatCounts(unittest.TestCase):
         payload = cbor({1: generation, 2: region, **dict(enumerate(lists, 3))})
         self.put(kind, f"gc/{generation:016x}/{kind}", payload)
 
-    def roster(self, number, *slots, label=""):
+    def roster(self, number, *slots, label="", previous=()):
         entries = [[SLOT, 1, 0, "owner", "passphrase", self.owner.kem_public, self.owner.signing_public, 0]]
         for slot, role, state, key in slots:
             public = crypto.signing_public(key)
             entries.append([slot, role, state, label, "x25519", self.owner.kem_public, public, 0])
         name = f"roster/{number:016x}-DIGEST"
-        self.put("roster", name, cbor({1: number, 2: entries}), bytes(16), ROOT_KEY)
+        payload = cbor({1: number, 2: entries} | ({5: previous} if previous else {}))
+        return self.put("roster", name, payload, bytes(16), ROOT_KEY)
 
     def test_a_roster_says_what_it_follows_and_which_lists_it_names(self):
         writer = [WRITER, 2, 1, "w", "x25519", self.owner.kem_public, self.owner.signing_public, 0]
@@ -548,6 +550,23 @@ class WhatCounts(unittest.TestCase):
         with self.assertRaises(FormatError) as caught:
             opened(self.path)
         self.assertEqual(caught.exception.rule, "ROSTER-4")
+
+    def test_a_roster_beside_one_that_was_followed_is_refused(self):
+        first = self.roster(2)
+        beside = self.roster(2, label="", previous=[bytes(32)])
+        both = sorted([first, beside])
+        self.roster(3, previous=[first])
+        with self.assertRaises(FormatError) as caught:
+            opened(self.path)
+        self.assertEqual(caught.exception.rule, "ROSTER-13")
+        third = self.roster(4, previous=[beside])
+        with self.assertRaises(FormatError) as caught:
+            opened(self.path)
+        self.assertEqual(caught.exception.rule, "ROSTER-13")
+        # A merge names both.
+        merged = self.roster(5, previous=sorted([*both, third]))
+        self.roster(6, previous=[merged])
+        opened(self.path)
 
     def test_a_roster_that_root_did_not_sign_is_refused(self):
         self.put("roster", f"roster/{2:016x}-DIGEST", cbor({1: 2, 2: []}), bytes(16), SLOT_KEY)

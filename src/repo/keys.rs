@@ -84,20 +84,27 @@ impl Repository {
         let merged = self.forks.iter().map(|fork| fork.roster.number);
         let number = merged.chain([self.roster.number]).max().unwrap_or_default() + 1;
         let roster = Roster { number, previous, ..roster };
-        self.nothing_above(roster.number)?;
+        self.nothing_beside(&roster)?;
         let (name, bytes, digest) = build_roster(self.config.repository, &roster, self.root_private()?);
         self.put_everywhere(&name, &bytes)?;
         self.accepted = AcceptedObjects::read(&self.regions, &self.config, &roster);
         self.roster = roster;
         self.roster_digest = digest;
         self.forks.clear();
-        self.nothing_above(self.roster.number)
+        // Another one that was put since is a fork, which whoever opens the repository meets; but of a higher one this
+        // change was overtaken.
+        self.nothing_new(|_, other| other.number > self.roster.number)
     }
 
-    /// Refuses a change that another one overtook: a higher roster would hide it, while one of the same number
-    /// is a fork, which whoever opens the repository meets.
-    fn nothing_above(&self, number: u64) -> Result<(), RepoError> {
-        match newest(&self.regions, &self.config, &mut Vec::new())?.iter().find(|(_, other)| other.number > number) {
+    /// Refuses a change where another one was made since the repository was opened that a roster of this number would
+    /// hide. One of the same number makes a fork with it, as two do that are put at the same moment.
+    fn nothing_beside(&self, next: &Roster) -> Result<(), RepoError> {
+        self.nothing_new(|digest, other| other.number != next.number && !next.previous.contains(digest))
+    }
+
+    fn nothing_new(&self, is_new: impl Fn(&Digest, &Roster) -> bool) -> Result<(), RepoError> {
+        let all = newest(&self.regions, &self.config, &mut Vec::new())?;
+        match all.iter().find(|(digest, other)| is_new(digest, other)) {
             None => Ok(()),
             Some((digest, other)) => Err(RepoError::Keys(format!(
                 "keys were changed meanwhile: there is key roster {} ({digest}), which doesn't know of this change; look \

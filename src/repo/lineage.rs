@@ -1,7 +1,8 @@
 //! Which roster follows from which, and which are the newest. Page: `format-spec/keys.md`.
 //!
 //! Guarantees: a region's newest roster that the newest of all doesn't follow from is a fork, whatever its
-//! number (`ROSTER-4`): what it decided is never passed over.
+//! number (`ROSTER-4`), and so is one that was put beside what others followed already (`ROSTER-13`): what it decided is
+//! never passed over.
 
 use super::RepoError;
 use super::open::{RegionHandle, parse_roster_name, read_roster, roster_name};
@@ -10,7 +11,12 @@ use crate::format::ids::Digest;
 use crate::format::roster::Roster;
 use crate::report::{Issue, IssueKind};
 use crate::store::list_sorted;
+use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
+
+/// Below the highest number, so many are looked at for rosters that nothing follows from. More can't follow before
+/// somebody meets the fork, since whoever opens the repository then refuses it.
+pub const BESIDE_MAX: u64 = 64;
 
 /// The rosters of all regions, by name.
 pub(super) struct Rosters<'a> {
@@ -18,13 +24,27 @@ pub(super) struct Rosters<'a> {
     holders: BTreeMap<Digest, (u64, Vec<&'a RegionHandle>)>,
     /// Each region's newest, the highest number last.
     newest: BTreeSet<(u64, Digest)>,
+    /// Others of one number, of the last [`BESIDE_MAX`], the highest number last.
+    beside: BTreeSet<(u64, Digest)>,
+    /// What was read.
+    read: RefCell<BTreeMap<Digest, Roster>>,
+}
+
+/// Whether a roster follows from another.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Follows {
+    Yes,
+    No,
+    /// One on the way isn't there, or no region has it whole.
+    Unknown,
 }
 
 impl<'a> Rosters<'a> {
     /// # Errors
     /// When a region can't be listed.
     pub(super) fn list(regions: &'a [RegionHandle]) -> Result<Self, RepoError> {
-        let mut rosters = Rosters { holders: BTreeMap::new(), newest: BTreeSet::new() };
+        let (holders, newest, beside) = (BTreeMap::new(), BTreeSet::new(), BTreeSet::new());
+        let mut rosters = Rosters { holders, newest, beside, read: RefCell::default() };
         for region in regions {
             let mut own: Vec<(u64, Digest)> = Vec::new();
             for listed in list_sorted(&*region.store, "roster/").map_err(|e| region.error(e))? {
@@ -35,17 +55,38 @@ impl<'a> Rosters<'a> {
             let highest = own.iter().map(|(number, _)| *number).max();
             rosters.newest.extend(own.into_iter().filter(|(number, _)| Some(*number) == highest));
         }
+        let mut by_number: BTreeMap<u64, Vec<Digest>> = BTreeMap::new();
+        for (digest, (number, _)) in &rosters.holders {
+            by_number.entry(*number).or_default().push(*digest);
+        }
+        let highest = by_number.keys().next_back().copied().unwrap_or_default();
+        for (number, digests) in by_number.range(highest.saturating_sub(BESIDE_MAX)..) {
+            if digests.len() > 1 {
+                rosters.beside.extend(digests.iter().map(|digest| (*number, *digest)));
+            }
+        }
         Ok(rosters)
     }
 
     fn read(&self, config: &Config, number: u64, digest: Digest) -> Result<Roster, RepoError> {
+        if let Some(roster) = self.read.borrow().get(&digest) {
+            return Ok(roster.clone());
+        }
         let holders = self.holders.get(&digest).map_or(&[][..], |(_, holders)| holders);
-        read_roster(holders, config, number, digest)
+        let roster = read_roster(holders, config, number, digest)?;
+        self.read.borrow_mut().insert(digest, roster.clone());
+        Ok(roster)
+    }
+
+    fn damage(&self, number: u64, digest: &Digest, error: &RepoError) -> Issue {
+        let holders = self.holders.get(digest).map_or(&[][..], |(_, holders)| holders);
+        let regions: Vec<&str> = holders.iter().map(|region| region.name.as_str()).collect();
+        let subject = format!("{}:{}", regions.join(","), roster_name(number, digest));
+        Issue { kind: IssueKind::Damaged, subject: subject.into_bytes(), detail: error.to_string() }
     }
 
     /// Whether a roster follows from an earlier one. Where one on the way doesn't say what it follows, it is
-    /// taken to; where one on the way isn't there, or no region has it whole, it is not: what it followed nobody
-    /// knows. Such damage goes into `damaged`.
+    /// taken to. Damage on the way goes into `damaged`.
     ///
     /// # Errors
     /// When a region can't be read.
@@ -55,40 +96,38 @@ impl<'a> Rosters<'a> {
         roster: &Roster,
         (number, digest): (u64, Digest),
         damaged: &mut Vec<Issue>,
-    ) -> Result<bool, RepoError> {
+    ) -> Result<Follows, RepoError> {
+        let mut unknown = false;
         let mut seen = BTreeSet::new();
         let mut pending = vec![roster.clone()];
         while let Some(roster) = pending.pop() {
             if roster.previous.is_empty() || roster.previous.contains(&digest) {
-                return Ok(true);
+                return Ok(Follows::Yes);
             }
             for before in roster.previous {
                 match self.holders.get(&before) {
-                    Some((at, holders)) if *at > number && seen.insert(before) => {
-                        match self.read(config, *at, before) {
-                            Ok(roster) => pending.push(roster),
-                            Err(error @ RepoError::Store { .. }) => return Err(error),
-                            Err(error) => {
-                                let regions: Vec<&str> = holders.iter().map(|region| region.name.as_str()).collect();
-                                let subject = format!("{}:{}", regions.join(","), roster_name(*at, &before));
-                                let (subject, detail) = (subject.into_bytes(), error.to_string());
-                                let issue = Issue { kind: IssueKind::Damaged, subject, detail };
-                                if !damaged.contains(&issue) {
-                                    damaged.push(issue);
-                                }
+                    Some((at, _)) if *at > number && seen.insert(before) => match self.read(config, *at, before) {
+                        Ok(roster) => pending.push(roster),
+                        Err(error @ RepoError::Store { .. }) => return Err(error),
+                        Err(error) => {
+                            unknown = true;
+                            let issue = self.damage(*at, &before, &error);
+                            if !damaged.contains(&issue) {
+                                damaged.push(issue);
                             }
                         }
-                    }
-                    _ => {}
+                    },
+                    Some(_) => {}
+                    None => unknown = true,
                 }
             }
         }
-        Ok(false)
+        Ok(if unknown { Follows::Unknown } else { Follows::No })
     }
 }
 
-/// The rosters that count, with their digests: more than one when keys were changed in two places, each
-/// without knowing of the other. Older ones that are damaged and on the way from one to another go into `damaged`.
+/// The rosters that count, with their digests: more than one when keys were changed in two places or at the same time,
+/// each without knowing of the other. Older ones that are damaged and on the way from one to another go into `damaged`.
 ///
 /// # Errors
 /// When a region can't be listed, or there is no roster that can be read.
@@ -103,13 +142,31 @@ pub(super) fn newest(
         return Err(RepoError::Missing { region, name: "roster/*".to_owned() });
     }
     let mut found: Vec<(Digest, Roster)> = Vec::new();
-    for (number, digest) in rosters.newest.iter().rev() {
+    let leaves: Vec<&(u64, Digest)> = rosters.newest.union(&rosters.beside).collect();
+    for (number, digest) in leaves.into_iter().rev() {
+        // What an unknown roster followed nobody knows. Where a region ends with this one it is a fork; where all have
+        // gone on, to refuse them all for an old one that is damaged would help nobody.
+        let passed = |follows| match follows {
+            Follows::Yes => true,
+            Follows::No => false,
+            Follows::Unknown => !rosters.newest.contains(&(*number, *digest)),
+        };
         let mut known = false;
         for (_, later) in found.iter().filter(|(_, later)| later.number > *number) {
-            known |= rosters.follows(config, later, (*number, *digest), damaged)?;
+            known |= passed(rosters.follows(config, later, (*number, *digest), damaged)?);
         }
-        if !known {
-            found.push((*digest, rosters.read(config, *number, *digest)?));
+        if known {
+            continue;
+        }
+        match rosters.read(config, *number, *digest) {
+            Ok(roster) => found.push((*digest, roster)),
+            // It is no roster that root signed, or none any more; what follows from the others goes on.
+            Err(error)
+                if !rosters.newest.contains(&(*number, *digest)) && !matches!(error, RepoError::Store { .. }) =>
+            {
+                damaged.push(rosters.damage(*number, digest, &error));
+            }
+            Err(error) => return Err(error),
         }
     }
     found.sort_by_key(|(digest, _)| *digest);

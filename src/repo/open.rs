@@ -3,7 +3,7 @@
 
 use super::RepoError;
 use super::accepted::AcceptedObjects;
-use super::lineage::{Rosters, newest};
+use super::lineage::{Follows, Rosters, newest};
 use crate::crypto::keyring::{Keyring, epoch_commitment, open_ring};
 use crate::crypto::object::{self, Signer};
 use crate::crypto::slot::{Unlock, unwrap};
@@ -278,7 +278,7 @@ impl Located {
         }
         let rosters = Rosters::list(&self.regions)?;
         for (_, side) in sides.iter().filter(|(_, side)| side.number > known) {
-            if rosters.follows(&self.config, side, (known, digest), &mut Vec::new())? {
+            if rosters.follows(&self.config, side, (known, digest), &mut Vec::new())? == Follows::Yes {
                 return Ok(());
             }
         }

@@ -593,3 +593,102 @@ fn the_program_tells_of_what_a_region_holds_wrong_of_keys() {
     let listed = program.run(["key", "list"]).expect(11);
     assert!(listed.stderr.contains(&format!("damaged: two:roster/{name}")), "{}", listed.stderr);
 }
+
+/// Puts what a process that knew nothing of the others made since `base` into the stores.
+fn arrive(world: &World, other: &World) {
+    for (at, store) in other.stores.iter().enumerate() {
+        let memory = &store.inner().memory;
+        for listed in list_sorted(memory, "").unwrap() {
+            let bytes = memory.get(&listed.name, 1 << 30).unwrap();
+            let _ = world.stores[at].inner().memory.put_new(&listed.name, &bytes.into());
+        }
+    }
+}
+
+fn states(world: &World) -> Vec<(String, SlotState)> {
+    let roster = world.open(&world.all()).unwrap().roster;
+    roster.slots.into_iter().map(|slot| (slot.label, slot.state)).collect()
+}
+
+fn add_named(world: &World, name: &str) -> Result<SlotId, RepoError> {
+    let mut repository = world.open(&world.all())?;
+    repository.add_slot(Role::Writer, name, &Wrapping::Recipient(identity().1))
+}
+
+/// ROSTER-13: what was put beside a roster that another one follows already is a fork, and a merge takes it in: here the
+/// revocation that a third change, made at the same time, would undo.
+#[test]
+fn a_change_beside_one_that_was_followed_is_a_fork() {
+    let world = World::new(2);
+    let (stolen, _) = world.add_slot(Role::Writer, "stolen");
+    let beside = world.fork();
+    beside.open(&[0, 1]).unwrap().revoke_slot(stolen, &Acceptance::default(), &Silent).unwrap();
+    add_named(&world, "first").unwrap();
+    add_named(&world, "second").unwrap();
+    assert!(!is_fork(&world));
+    arrive(&world, &beside);
+    assert!(is_fork(&world), "two numbers later");
+    let mut repository = to_merge(&world, None).unwrap();
+    repository.merge_rosters().unwrap();
+    let merged = states(&world);
+    for (label, state) in [("stolen", SlotState::Revoked), ("first", SlotState::Active), ("second", SlotState::Active)]
+    {
+        assert!(merged.contains(&(label.to_owned(), state)), "{merged:?}");
+    }
+    // What was merged stays so, whatever follows.
+    for name in ["third", "fourth"] {
+        add_named(&world, name).unwrap();
+        assert!(!is_fork(&world));
+    }
+    // What root didn't sign is no roster, and keeps nobody out.
+    for store in &world.stores {
+        let name = format!("roster/{:016x}-{}", 3, "ab".repeat(32));
+        store.inner().memory.put_new(&name, &b"no roster".to_vec().into()).unwrap();
+    }
+    assert!(!is_fork(&world));
+    add_named(&world, "fifth").unwrap();
+}
+
+/// ROSTER-13: of changes made at the same time each that reported success is in the roster, at the latest after a merge.
+#[test]
+fn no_change_made_at_the_same_time_is_lost() {
+    let base = World::new(2);
+    let calls = {
+        let world = base.fork();
+        world.calls_of(|| {
+            add_named(&world, "counted").unwrap();
+        })
+    };
+    let (mut forks, mut refused) = (0, 0);
+    for call in 1..=calls {
+        let world = base.fork();
+        world.visit_at(call, |other| {
+            ["first", "second"].iter().for_each(|name| {
+                add_named(other, name).unwrap();
+            })
+        });
+        let mut expected = vec!["first", "second"];
+        match add_named(&world, "beside") {
+            Ok(_) => expected.push("beside"),
+            Err(RepoError::Keys(_)) => refused += 1,
+            Err(error) => panic!("{error} at call {call} of {calls}"),
+        }
+        if is_fork(&world) {
+            forks += 1;
+            to_merge(&world, None).unwrap().merge_rosters().unwrap();
+        }
+        let found = states(&world);
+        for name in expected {
+            assert!(found.iter().any(|(label, _)| label == name), "{name} at call {call} of {calls}: {found:?}");
+        }
+    }
+    assert!(forks > 0 && refused > 0, "{forks} forks, {refused} refused");
+    // Who opened the repository before what is beside its roster came doesn't hide it.
+    let (world, beside) = (base.fork(), base.fork());
+    add_named(&world, "first").unwrap();
+    let mut late = world.open(&[0, 1]).unwrap();
+    add_named(&beside, "beside").unwrap();
+    arrive(&world, &beside);
+    let refused = late.add_slot(Role::Writer, "second", &Wrapping::Recipient(identity().1)).unwrap_err();
+    assert!(refused.to_string().contains("keys were changed meanwhile"), "{refused}");
+}

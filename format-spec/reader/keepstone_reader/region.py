@@ -56,6 +56,8 @@ DECODERS = {
 }
 NAMED_BY_DIGEST = ("roster", "segment", "snapshot", "verdict", "tags", "attestation")
 FRAME_CACHE = 64
+# How far below the highest number rosters are looked at that stand beside others.
+BESIDE_MAX = 64
 
 
 class Refused(FormatError):
@@ -253,7 +255,48 @@ class Region:
             raise FormatError(
                 "ROSTER-4", f"{len(found)} rosters of number {int(highest, 16)}: an owner must merge them"
             )
-        return self.load("roster", *found[0])
+        newest = self.load("roster", *found[0])
+        self._require_followed(newest, names)
+        return newest
+
+    def _require_followed(self, newest, names):
+        """Nothing stands beside what the newest roster follows (ROSTER-13)."""
+        numbers = [int(parts[0], 16) for _, parts in names]
+        for name, parts in names:
+            number = int(parts[0], 16)
+            if number + BESIDE_MAX < newest.number or numbers.count(number) < 2:
+                continue
+            if self._may_follow(newest, number, parts[1], names):
+                continue
+            try:
+                self.load("roster", name, parts)
+            except FormatError:
+                continue
+            raise FormatError("ROSTER-13", f"nothing follows {name}: an owner must merge it")
+
+    def _may_follow(self, newest, number, digest, names):
+        """Whether a roster follows another, through those between; so it may where one of them can't be read."""
+        rosters = {parts[1]: (name, parts) for name, parts in names}
+        seen, pending = set(), [newest]
+        while pending:
+            roster = pending.pop()
+            before = [previous.hex() for previous in roster.previous]
+            # One that doesn't say what it follows is taken to follow all.
+            if not before or digest in before:
+                return True
+            for previous in before:
+                if previous in seen:
+                    continue
+                seen.add(previous)
+                if previous not in rosters:
+                    return True
+                if int(rosters[previous][1][0], 16) <= number:
+                    continue
+                try:
+                    pending.append(self.load("roster", *rosters[previous]))
+                except FormatError:
+                    return True
+        return False
 
     def _accepted(self):
         """What stays accepted of revoked slots; a part that can't be read is no empty one (ACCEPT-4)."""
