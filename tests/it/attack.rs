@@ -49,6 +49,7 @@ fn a_reader_that_goes_away_changes_no_exit_code() {
     assert_eq!(ended(&["restore", "latest", "file", "--to", "out"]), Some(11));
     spoil(&program, "two", "snapshots");
     spoil(&program, "one", "snapshots");
+    program.know_nothing();
     assert_eq!(ended(&["snapshots"]), Some(11));
 }
 
@@ -132,6 +133,8 @@ fn deleting_never_reaches_a_region_or_the_cache() {
     let program = Program::new();
     program.write("file", b"content");
     program.backup(&[]);
+    program.run(["snapshots"]).expect(0);
+    program.run(["--region", "two", "snapshots"]).expect(0);
     let before = (program.listing("one"), program.listing("two"), program.listing("cache"));
     let home = program.home.path().display().to_string();
     for (to, path) in
@@ -212,6 +215,9 @@ fn an_older_snapshot_is_not_taken_for_the_newest() {
         bytes[200] ^= 1;
         write(path, bytes).unwrap();
     }
+    // Who verified it before still knows its root.
+    assert_eq!(program.run(["cat", "latest", "file"]).expect(0).stdout, "newer");
+    program.know_nothing();
     for (snapshot, code) in [("latest", 11), (older.as_str(), 0)] {
         let cat = program.run(["cat", snapshot, "file"]).expect(code);
         assert_eq!(cat.stdout, "old");

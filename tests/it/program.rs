@@ -196,6 +196,13 @@ impl Program {
         self.run(arguments).expect(0).json().as_array().expect("a list").clone()
     }
 
+    /// What it verified of earlier listings is forgotten.
+    pub fn know_nothing(&self) {
+        for path in self.listing("cache").keys().filter(|path| path.ends_with("known")) {
+            std::fs::remove_file(path).unwrap();
+        }
+    }
+
     /// Every file of a directory with its length.
     pub fn listing(&self, name: &str) -> BTreeMap<PathBuf, u64> {
         let mut files = BTreeMap::new();
