@@ -440,7 +440,7 @@ impl<'a> Levelling<'a> {
                 Ok(found) => is_here |= found.is_some(),
                 Err(error @ RepoError::Store { .. }) => return Err(error),
                 Err(error) => {
-                    if self.held_ring(at, name)?.is_err() && self.mend_ring(at, copies, name, done)?.is_some() {
+                    if self.held_ring(at, name)?.is_ok() || self.mend_ring(at, copies, name, done)?.is_some() {
                         is_here |= matches!(right(at, name), Ok(Some(_)));
                     }
                     failure = Some(error);

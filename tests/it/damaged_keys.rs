@@ -249,6 +249,24 @@ fn ring_9_what_may_not_be_replaced_keeps_a_region_from_nothing() {
     }
 }
 
+/// RING-9: a ring that is whole isn't replaced because it was once read with wrong bytes.
+#[test]
+fn ring_9_nothing_is_replaced_for_one_bad_read() {
+    let world = World::new(2);
+    let (writer, _) = world.add_slot(Role::Writer, "w");
+    let whole = keys_of(&world, 1);
+    for name in [ring(writer), ring(own_slot(&world))] {
+        let repository = world.open(&[0, 1]).unwrap();
+        world.forget_history();
+        world.stores[1].inject(Trigger::on(Operation::Get).under(&name).times(1), Fault::FlipBit(100));
+        let levelled = repository.level_all_keys(true);
+        assert!(levelled.iter().all(|done| done.as_ref().unwrap().issues.is_empty()));
+        assert_eq!(world.stores[1].count(Operation::Heal), 0, "{name}");
+        assert_eq!(keys_of(&world, 1), whole, "{name}");
+        world.stores[1].revive();
+    }
+}
+
 /// With one region alone: what lies beside a ring mends it if it is the same, and what stands alone stays damage.
 #[test]
 fn a_region_alone_mends_a_ring_from_what_lies_beside_it() {
