@@ -317,7 +317,8 @@ impl<'a> Levelling<'a> {
                 let compared = self.thorough || behind || slot.slot == own || slot.role == Role::Owner;
                 // Alone a region has what mends one only where it holds several.
                 let comparable = repository.regions.len() > 1 || held.len() > 1;
-                if !held.is_empty() && !(compared && comparable) {
+                let nothing_to_do = !(held.is_empty() || compared && comparable);
+                if nothing_to_do {
                     continue;
                 }
                 let copies = self.copies_of(at, of);
