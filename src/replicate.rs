@@ -209,12 +209,12 @@ pub fn replicate(
         match levelled {
             Ok(levelled) => {
                 levelled.issues.iter().for_each(|issue| monitor.issue(issue));
-                if levelled.healed > 0 {
-                    let (count, name) = (levelled.healed, &region.name);
+                for (kind, count) in &levelled.healed {
+                    let name = &region.name;
                     monitor.notice(&format!(
-                        "region '{name}' held damaged rosters, {count} in number: they are right again"
+                        "region '{name}' held damaged {kind}, {count} in number: they are right again"
                     ));
-                    done.healed += levelled.healed;
+                    done.healed += count;
                 }
                 done.issues.extend(levelled.issues);
             }

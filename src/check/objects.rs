@@ -28,6 +28,10 @@ use std::collections::{BTreeMap, BTreeSet};
 
 /// The first line of every age file.
 pub(super) const AGE_FIRST_LINE: &[u8] = b"age-encryption.org/v1\n";
+/// Why a damaged ring may be no damage of its region, and what mends it.
+pub(super) const BESIDE_A_WHOLE_ONE: &str = "a whole one of the same slot and epoch lies beside it; an owner's `keepstone \
+    replicate` puts it right from another region, and where none has it, it may be deleted by hand once the slot opens \
+    this region alone";
 
 /// Verifies them all; gives how many there are.
 pub(super) fn verify(run: &Run<'_>, region: &RegionHandle) -> Result<u64, CheckError> {
@@ -87,37 +91,41 @@ fn rosters(run: &Run<'_>, region: &RegionHandle) -> Result<u64, CheckError> {
 }
 
 /// Every ring must be whole; of this slot's own, one of each stated epoch must be what the roster states. One
-/// of another rotation that lies beside such a one is left over, and no damage.
+/// of another rotation that lies beside such a one is left over, and no damage; nor is one that is damaged beside a
+/// whole one, or that nothing needs any more: these are told.
 fn rings(run: &Run<'_>, region: &RegionHandle) -> Result<u64, CheckError> {
     let repository = run.repository;
     let (config, roster, secrets) = (&repository.config, &repository.roster, &repository.secrets);
-    let (mut found, mut right, mut count) = (BTreeSet::new(), BTreeSet::new(), 0);
-    let mut wrong: Vec<(u64, String, RepoError)> = Vec::new();
+    let (mut found, mut whole, mut count) = (BTreeSet::new(), BTreeSet::new(), 0);
+    let mut wrong: Vec<((u64, SlotId), String, RepoError)> = Vec::new();
     for Listed { name, .. } in list(region, "ring/")? {
         let Some((epoch, slot)) = parse_ring_name(&name) else { continue };
         count += 1;
+        found.insert((epoch, slot));
+        let read = match slot == secrets.slot && roster.has_epoch(epoch) {
+            true => read_ring(config, roster, region, &name, secrets).map(|ring| ring.map(drop)),
+            false => read_sealed_ring(config, region, &name).map(|ring| ring.map(drop)),
+        };
         let missing = || RepoError::Missing { region: region.name.clone(), name: name.clone() };
-        if slot == secrets.slot && roster.has_epoch(epoch) {
-            match read_ring(config, roster, region, &name, secrets).and_then(|ring| ring.ok_or_else(missing)) {
-                Ok(_) => drop(right.insert(epoch)),
-                Err(error) => wrong.push((epoch, name, error)),
-            }
-            found.insert((epoch, slot));
-            continue;
-        }
-        match read_sealed_ring(config, region, &name).and_then(|ring| ring.ok_or_else(missing)) {
-            Ok(_) => drop(found.insert((epoch, slot))),
-            Err(error) => {
-                found.insert((epoch, slot));
-                run.findings.note(&region.name, &name, error)?;
-            }
+        match read.and_then(|ring| ring.ok_or_else(missing)) {
+            Ok(()) => drop(whole.insert((epoch, slot))),
+            Err(error) => wrong.push(((epoch, slot), name, error)),
         }
     }
-    for (epoch, name, error) in wrong {
-        let foreign = matches!(&error, RepoError::Object { source, .. } if source.rule == "RING-5");
-        if !(foreign && right.contains(&epoch)) {
-            run.findings.note(&region.name, &name, error)?;
-        }
+    for ((epoch, slot), name, error) in wrong {
+        let needed = roster.has_epoch(epoch) && roster.slot(slot).is_some_and(|slot| slot.state == SlotState::Active);
+        let what = match &error {
+            RepoError::Object { source, .. } if source.rule == "RING-5" && whole.contains(&(epoch, slot)) => continue,
+            RepoError::Object { .. } | RepoError::Crypto { .. } if whole.contains(&(epoch, slot)) => BESIDE_A_WHOLE_ONE,
+            RepoError::Object { .. } | RepoError::Crypto { .. } if !needed => {
+                "its slot is not in use any more, or no roster states its epoch: nothing needs it"
+            }
+            _ => {
+                run.findings.note(&region.name, &name, error)?;
+                continue;
+            }
+        };
+        run.findings.notice(format!("{}:{name} is damaged: {what} ({error})", region.name));
     }
     let epochs: BTreeSet<u64> = match roster.epochs.is_empty() {
         true => BTreeSet::from([1]),
@@ -261,7 +269,12 @@ pub(super) fn compare_key_files(run: &Run<'_>) -> Result<(), CheckError> {
             let Ok(file) = region.store.get(&name, KEY_FILE_BYTES_MAX as u64) else { continue };
             match first.get(&name) {
                 Some((other, bytes)) if *bytes != file => {
-                    let detail = |other: &str| format!("it differs from the copy in region '{other}': one is damaged");
+                    let detail = |other: &str| {
+                        format!(
+                            "it differs from the copy in region '{other}': one is damaged; `keepstone key passwd` by whoever \
+                             opens the slot replaces both"
+                        )
+                    };
                     run.findings.issue(IssueKind::Damaged, &region.name, &name, detail(&other.name));
                     run.findings.issue(IssueKind::Damaged, &other.name, &name, detail(&region.name));
                 }

@@ -5,7 +5,7 @@
 //! Memory: one piece of an object a thread, and the listing (about 150 bytes an object).
 
 use super::CheckError;
-use super::objects::AGE_FIRST_LINE;
+use super::objects::{AGE_FIRST_LINE, BESIDE_A_WHOLE_ONE};
 use super::run::{Findings, store_issue};
 use crate::format::accepted::parse_accepted_name;
 use crate::format::envelope::{ObjectKind, TRAILER_BYTES, decode_preamble};
@@ -13,11 +13,12 @@ use crate::format::ids::{Digest, RepositoryId, SessionId, SlotId, SnapshotId, nu
 use crate::format::wire::Reader;
 use crate::limits::KEY_FILE_BYTES_MAX;
 use crate::pack::reader::parse_pack_name;
+use crate::repo::open::parse_ring_name;
 use crate::report::{Issue, IssueKind, Monitor, Phase};
 use crate::store::{Listed, Store, StoreError, StoreErrorKind, list_sorted};
 use crate::timing::Stage;
-use std::collections::BTreeMap;
-use std::sync::{Mutex, PoisonError};
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 const PIECE_BYTES: u64 = 4 << 20;
 /// The preamble and the repository's id.
@@ -160,6 +161,14 @@ struct Scrub<'a> {
     /// As the config states it; `None` while that is read, or when it is damaged.
     repository: Option<RepositoryId>,
     kinds: Mutex<BTreeMap<&'static str, Tally>>,
+    rings: Mutex<Rings>,
+}
+
+/// Rings, which may lie beside one another: by epoch and slot the whole ones, and what is wrong with others by name.
+#[derive(Default)]
+struct Rings {
+    whole: BTreeSet<(u64, SlotId)>,
+    damaged: BTreeMap<String, String>,
 }
 
 /// Reads every object of one region and compares it with the digest that it carries.
@@ -179,11 +188,13 @@ pub fn scrub(
         return Err(CheckError::NotARepository { region: region.to_owned(), address: store.address().to_owned() });
     }
     let findings = Findings::new(monitor);
-    let mut scrub = Scrub { region, store, findings, repository: None, kinds: Mutex::default() };
+    let mut scrub =
+        Scrub { region, store, findings, repository: None, kinds: Mutex::default(), rings: Mutex::default() };
     scrub.repository = scrub.stated_repository(&listed);
     let bytes = listed.iter().map(|object| object.size).sum();
     monitor.phase(Phase::Check, Some(listed.len() as u64), Some(bytes));
     scrub.findings.parallel(Stage::Fetch, threads.max(1), listed.len(), &|at| scrub.object(&listed[at]))?;
+    scrub.judge_rings();
     scrub.notices(&listed);
 
     let state = scrub.findings.into_found();
@@ -225,8 +236,16 @@ impl Scrub<'_> {
         let issue = |kind, detail: &dyn std::fmt::Display| {
             self.findings.issue(kind, self.region, &listed.name, detail);
         };
+        let ring = parse_ring_name(&listed.name);
         match outcome {
-            Ok(()) => {}
+            Ok(()) => {
+                if let Some(of) = ring {
+                    self.rings().whole.insert(of);
+                }
+            }
+            Err(Fault::Damaged(detail)) if ring.is_some() => {
+                self.rings().damaged.insert(listed.name.clone(), detail);
+            }
             Err(Fault::Cancelled) => return Err(CheckError::Cancelled),
             Err(Fault::Damaged(detail)) => issue(IssueKind::Damaged, &detail),
             Err(Fault::Store(error)) if error.kind == StoreErrorKind::NotFound => {
@@ -246,6 +265,23 @@ impl Scrub<'_> {
         drop(kinds);
         self.findings.monitor.advance(1, 0);
         Ok(())
+    }
+
+    fn rings(&self) -> MutexGuard<'_, Rings> {
+        self.rings.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A damaged ring is no damage of its region where a whole one of its slot and epoch lies beside it.
+    fn judge_rings(&self) {
+        let Rings { whole, damaged } = std::mem::take(&mut *self.rings());
+        for (name, detail) in damaged {
+            match parse_ring_name(&name).is_some_and(|of| whole.contains(&of)) {
+                true => {
+                    self.findings.notice(format!("{}:{name} is damaged: {BESIDE_A_WHOLE_ONE} ({detail})", self.region))
+                }
+                false => self.findings.issue(IssueKind::Damaged, self.region, &name, detail),
+            }
+        }
     }
 
     fn piece(&self, listed: &Listed, offset: u64, length: u64) -> Result<Vec<u8>, Fault> {

@@ -1,13 +1,14 @@
 //! Levelling: every region gets what any other holds of keys. Page: `format-spec/keys.md`.
 //!
-//! Guarantees: nothing is overwritten; a name that is there is not taken for the object. Old key files go only
-//! where the newer one lies that opened the repository now.
+//! Guarantees: nothing that is whole is overwritten; a name that is there is not taken for the object; what is damaged
+//! gets bytes that digest and root's signature prove (`HEAL-2`, `RING-9`). Old key files go only where the newer one
+//! lies that opened the repository now.
 
 use super::RepoError;
 use super::accepted::read_part;
 use super::open::{
     RegionHandle, Repository, key_name, parse_key_name, parse_ring_name, parse_roster_name, read_ring, read_roster,
-    read_sealed_ring, ring_name, ring_name_beside, roster_name,
+    read_sealed_ring, ring_digest, ring_name, ring_name_beside, roster_name,
 };
 use crate::crypto::object::check_digest;
 use crate::crypto::slot::is_key_file;
@@ -30,8 +31,8 @@ const RINGS_COMPARED: usize = 32;
 pub struct Levelled {
     /// Objects copied.
     pub copied: u64,
-    /// Rosters that were damaged here, and have their own bytes again.
-    pub healed: u64,
+    /// What was damaged here and is right again: how many objects of each kind, in the plural.
+    pub healed: BTreeMap<&'static str, u64>,
     /// What this region still lacks or holds wrong.
     pub issues: Vec<Issue>,
 }
@@ -44,6 +45,12 @@ struct Names {
     /// Rosters by number, and parts of accepted lists with their sizes.
     rosters: BTreeSet<(u64, String)>,
     accepted: BTreeMap<String, u64>,
+}
+
+impl Levelled {
+    fn mended(&mut self, kind: &'static str) {
+        *self.healed.entry(kind).or_default() += 1;
+    }
 }
 
 impl Names {
@@ -90,12 +97,14 @@ pub(super) struct Levelling<'a> {
     rings: BTreeMap<(usize, String), HeldRing>,
     /// Every ring is compared; else those of this slot and of owners, who alone can restore.
     thorough: bool,
-    /// Lists of what stays accepted are read whole; else, since they may be large, only where regions hold some
-    /// in different sizes.
-    reads_lists: bool,
+    /// Other slots' key files are read, and so are rings that nothing rests on. Lists of what stays accepted are read
+    /// whole; else, since they may be large, only where regions hold some in different sizes.
+    reads_all: bool,
     /// What was told already, of a region that isn't the one that is levelled.
     told: BTreeSet<Vec<u8>>,
 }
+
+const OWNERS_REMEDY: &str = "another region has it whole, and an owner's `keepstone replicate` puts it right";
 
 fn lacking(region: &RegionHandle, name: &str, kind: IssueKind, detail: impl ToString) -> Issue {
     Issue { kind, subject: format!("{}:{name}", region.name).into_bytes(), detail: detail.to_string() }
@@ -110,7 +119,7 @@ impl<'a> Levelling<'a> {
             names,
             rings: BTreeMap::new(),
             thorough: thorough || few,
-            reads_lists: thorough,
+            reads_all: thorough,
             told: BTreeSet::new(),
         }
     }
@@ -175,12 +184,10 @@ impl<'a> Levelling<'a> {
             let bytes = whole.map(|(_, from, _)| get_unchanged(from, name, &digest)).find_map(Result::ok);
             let remedy = match bytes.map(|bytes| to.store.heal(name, &bytes.into())) {
                 Some(Ok(())) => {
-                    done.healed += 1;
+                    done.mended("rosters");
                     continue;
                 }
-                Some(Err(error)) if error.kind == StoreErrorKind::Denied => {
-                    "another region has it whole, and an owner's `keepstone replicate` puts it right".to_owned()
-                }
+                Some(Err(error)) if error.kind == StoreErrorKind::Denied => OWNERS_REMEDY.to_owned(),
                 Some(Err(error)) => return Err(to.error(error)),
                 None => "no reached region has it whole; a change of keys, as `keepstone key rotate`, writes a new one"
                     .to_owned(),
@@ -222,6 +229,12 @@ impl<'a> Levelling<'a> {
                     format!("another region holds it; an owner's `keepstone replicate` brings it here: {error}");
                 done.issues.push(lacking(to, name, IssueKind::Missing, detail));
             }
+            Err(error) if is_taken(&error) => {
+                let detail = format!(
+                    "what has the name is damaged, and may not be replaced with this access; {OWNERS_REMEDY}: {error}"
+                );
+                done.issues.push(lacking(to, name, IssueKind::Damaged, detail));
+            }
             Err(error) if is_elsewhere(&error, to) => {
                 self.unread(name, &error, done);
                 let detail = format!("it isn't here, and where it is it can't be read: {error}");
@@ -246,24 +259,52 @@ impl<'a> Levelling<'a> {
                 if held.is_none() {
                     let outcome = repository.copy_accepted(to, parts, number);
                     self.settle(at, &name, behind, outcome, done)?;
-                } else if self.reads_lists || behind || differs() {
-                    match read_part(std::slice::from_ref(to), &repository.config, parts, number) {
-                        Ok(_) => {}
+                } else if self.reads_all || behind || differs() {
+                    let damage = match read_part(std::slice::from_ref(to), &repository.config, parts, number) {
+                        Ok(_) => continue,
                         Err(error @ RepoError::Store { .. }) => return Err(error),
-                        Err(error) => {
-                            let detail = format!("{error}; revoking the slot again writes its list anew");
-                            done.issues.push(lacking(to, &name, IssueKind::Damaged, detail));
+                        Err(error) => error,
+                    };
+                    let remedy = match self.heal_part(at, parts, number, &damage)? {
+                        Healing::Done => {
+                            done.mended("accepted lists");
+                            continue;
                         }
-                    }
+                        Healing::Denied => OWNERS_REMEDY,
+                        Healing::Nowhere => "revoking the slot again writes its list anew",
+                    };
+                    done.issues.push(lacking(to, &name, IssueKind::Damaged, format!("{damage}; {remedy}")));
                 }
             }
         }
         Ok(())
     }
 
-    /// Brings the rings of all stated epochs to a region. One that it has under the name, but other bytes than
-    /// another region, may be damaged or of another rotation: the others' then lie beside it, and readers take
-    /// the one that is what the roster states (`RING-7`).
+    /// Gives a damaged part the bytes of another region's, which root signed and, where it states them, the roster
+    /// proves. One that is whole and of another decision stays: that is no damage of its bytes.
+    fn heal_part(
+        &self,
+        at: usize,
+        parts: &AcceptedParts,
+        number: u64,
+        damage: &RepoError,
+    ) -> Result<Healing, RepoError> {
+        if matches!(damage, RepoError::Object { source, .. } if source.rule == "ACCEPT-5") {
+            return Ok(Healing::Nowhere);
+        }
+        let (to, name) = (&self.repository.regions[at], accepted_name(parts.slot, number));
+        let holders = self.others(at).filter(|(.., names)| names.accepted.contains_key(&name));
+        for (_, from, _) in holders {
+            let read = read_part(std::slice::from_ref(from), &self.repository.config, parts, number);
+            let Ok(bytes) = read.and_then(|(_, digest)| get_unchanged(from, &name, &digest)) else { continue };
+            return replace(to, &name, bytes);
+        }
+        Ok(Healing::Nowhere)
+    }
+
+    /// Brings the rings of all stated epochs to a region. One that is damaged there is replaced. One that it has under
+    /// the name, whole, but with other bytes than another region, may be of another rotation: the others' then lie
+    /// beside it, and readers take the one that is what the roster states (`RING-7`).
     pub(super) fn rings(&mut self, at: usize, behind: bool, done: &mut Levelled) -> Result<(), RepoError> {
         let repository = self.repository;
         let own = repository.secrets.slot;
@@ -274,14 +315,13 @@ impl<'a> Levelling<'a> {
                 let names = |names: &Names| names.rings.get(&of).cloned().unwrap_or_default();
                 let held = self.names[at].as_ref().map(names).unwrap_or_default();
                 let compared = self.thorough || behind || slot.slot == own || slot.role == Role::Owner;
-                if !held.is_empty() && (!compared || repository.regions.len() < 2) {
+                // Alone a region has what mends one only where it holds several.
+                let comparable = repository.regions.len() > 1 || held.len() > 1;
+                let nothing_to_do = !(held.is_empty() || compared && comparable);
+                if nothing_to_do {
                     continue;
                 }
-                let elsewhere = self
-                    .others(at)
-                    .flat_map(|(from, _, listed)| names(listed).into_iter().map(move |name| (from, name)))
-                    .collect();
-                let copies = RingCopies { epoch, slot: slot.slot, held, elsewhere };
+                let copies = self.copies_of(at, of);
                 let outcome = match slot.slot == own {
                     true => self.own_ring(at, &copies, done),
                     false => self.ring(at, &copies, done),
@@ -289,7 +329,103 @@ impl<'a> Levelling<'a> {
                 self.settle(at, &name, behind, outcome, done)?;
             }
         }
+        if self.reads_all { self.rings_at_rest(at, done) } else { Ok(()) }
+    }
+
+    fn copies_of(&self, at: usize, of: (u64, SlotId)) -> RingCopies {
+        let names = |names: &Names| names.rings.get(&of).cloned().unwrap_or_default();
+        let held = self.names[at].as_ref().map(names).unwrap_or_default();
+        let others = self.others(at);
+        let elsewhere = others.flat_map(|(from, _, listed)| names(listed).into_iter().map(move |name| (from, name)));
+        RingCopies { epoch: of.0, slot: of.1, held, elsewhere: elsewhere.collect() }
+    }
+
+    /// Rings of slots that are not in use any more and of epochs that the roster doesn't state are mended where another
+    /// region has them whole: nothing rests on them, but a scrub can't tell.
+    fn rings_at_rest(&mut self, at: usize, done: &mut Levelled) -> Result<(), RepoError> {
+        let repository = self.repository;
+        let is_active = |of: SlotId| repository.active().any(|slot| slot.slot == of);
+        let in_use = |(epoch, slot): (u64, SlotId)| is_active(slot) && repository.roster.has_epoch(epoch);
+        let held = self.names[at].as_ref().map(|names| names.rings.keys().copied().collect::<Vec<_>>());
+        for of in held.unwrap_or_default().into_iter().filter(|of| !in_use(*of)) {
+            let copies = self.copies_of(at, of);
+            for name in copies.held.iter().filter(|_| copies.held.len() + copies.elsewhere.len() > 1) {
+                if self.held_ring(at, name)?.is_err() {
+                    self.mend_ring(at, &copies, name, done)?;
+                }
+            }
+        }
         Ok(())
+    }
+
+    /// Gives a damaged ring whole bytes that root signed for its epoch and slot (`RING-9`): those that its name
+    /// states; under the plain name, which states none, those that its trailer states, or what another region has.
+    /// Gives the digest; `None` where none are there, or the store denies it: then a whole one beside it has to do.
+    fn mend_ring(
+        &mut self,
+        at: usize,
+        copies: &RingCopies,
+        name: &str,
+        done: &mut Levelled,
+    ) -> Result<Option<Digest>, RepoError> {
+        let repository = self.repository;
+        let to = &repository.regions[at];
+        // A medium or a server may give wrong bytes once: nothing is replaced for that.
+        self.rings.remove(&(at, name.to_owned()));
+        if let Ok(digest) = self.held_ring(at, name)? {
+            return Ok(Some(digest));
+        }
+        let named = ring_digest(name);
+        let exact = match named {
+            Some(named) => Some(named),
+            None => match to.get(name) {
+                Ok(bytes) => bytes.last_chunk().copied().map(Digest),
+                Err(error @ RepoError::Store { .. }) => return Err(error),
+                Err(_) => None,
+            },
+        };
+        let beside = copies.held.iter().filter(|held| *held != name).map(|held| (at, held.clone()));
+        let candidates: Vec<(usize, String)> = copies.elsewhere.iter().cloned().chain(beside).collect();
+        let mut found: Option<(usize, String, Digest)> = None;
+        for (from, candidate) in candidates {
+            let digest = match self.held_ring(from, &candidate) {
+                Ok(Ok(digest)) => digest,
+                Ok(Err(_)) => continue,
+                Err(error) if is_elsewhere(&error, to) => {
+                    self.unread(&candidate, &error, done);
+                    continue;
+                }
+                Err(error) => return Err(error),
+            };
+            if exact == Some(digest) {
+                found = Some((from, candidate, digest));
+                break;
+            }
+            // Of another rotation perhaps, but what stood here can't be told any more; of its own slot it can.
+            let source = &repository.regions[from];
+            let is_right = || {
+                copies.slot != repository.secrets.slot
+                    || read_ring(&repository.config, &repository.roster, source, &candidate, &repository.secrets)
+                        .is_ok()
+            };
+            if named.is_none() && from != at && found.is_none() && is_right() {
+                found = Some((from, candidate, digest));
+            }
+        }
+        let Some((from, candidate, digest)) = found else { return Ok(None) };
+        let bytes = match get_unchanged(&repository.regions[from], &candidate, &digest) {
+            Ok(bytes) => bytes,
+            Err(error) if is_of(&error, to) => return Err(error),
+            Err(_) => return Ok(None),
+        };
+        match replace(to, name, bytes)? {
+            Healing::Done => {
+                done.mended("rings");
+                self.rings.insert((at, name.to_owned()), Ok(digest));
+                Ok(Some(digest))
+            }
+            Healing::Denied | Healing::Nowhere => Ok(None),
+        }
     }
 
     /// A ring of the slot in use: what the roster states of it can be seen.
@@ -299,18 +435,25 @@ impl<'a> Levelling<'a> {
             let region = &repository.regions[at];
             read_ring(&repository.config, &repository.roster, region, name, &repository.secrets)
         };
-        let mut failure = None;
+        let (mut failure, mut is_here) = (None, false);
         for name in &copies.held {
             match right(at, name) {
-                Ok(Some(_)) => return Ok(0),
-                Ok(None) => {}
+                Ok(found) => is_here |= found.is_some(),
                 Err(error @ RepoError::Store { .. }) => return Err(error),
-                Err(error) => failure = Some(error),
+                Err(error) => {
+                    if self.held_ring(at, name)?.is_ok() || self.mend_ring(at, copies, name, done)?.is_some() {
+                        is_here |= matches!(right(at, name), Ok(Some(_)));
+                    }
+                    failure = Some(error);
+                }
             }
+        }
+        if is_here {
+            return Ok(0);
         }
         for (from, name) in &copies.elsewhere {
             let brought = match right(*from, name).and_then(|ring| Ok((ring, self.held_ring(*from, name)?))) {
-                Ok((Some(_), Ok(digest))) => self.put_ring(at, copies, &copies.held, (*from, name, &digest)),
+                Ok((Some(_), Ok(digest))) => self.put_ring(at, copies, &copies.held, (*from, name, &digest), done),
                 Err(error @ RepoError::Store { .. }) => Err(error),
                 _ => continue,
             };
@@ -328,18 +471,25 @@ impl<'a> Levelling<'a> {
     /// Another slot's ring: only that slot can tell which one is right, so it gets each that root signed.
     fn ring(&mut self, at: usize, copies: &RingCopies, done: &mut Levelled) -> Result<u64, RepoError> {
         let to = &self.repository.regions[at];
-        let (mut sound, mut damage, mut unread, mut copied) = (BTreeSet::new(), None, None, 0);
+        let (mut sound, mut damage, mut unread, mut refused, mut copied) = (BTreeSet::new(), None, None, None, 0);
         for name in &copies.held {
-            match self.held_ring(at, name)? {
-                Ok(digest) => drop(sound.insert(digest)),
-                Err(detail) => damage = Some(detail),
+            let detail = match self.held_ring(at, name)? {
+                Ok(digest) => {
+                    sound.insert(digest);
+                    continue;
+                }
+                Err(detail) => detail,
+            };
+            match self.mend_ring(at, copies, name, done)? {
+                Some(digest) => drop(sound.insert(digest)),
+                None => damage = Some(detail),
             }
         }
         let mut taken = copies.held.clone();
         for (from, name) in &copies.elsewhere {
             let brought = match self.held_ring(*from, name) {
                 Ok(Ok(digest)) if !sound.contains(&digest) => {
-                    let put = self.put_ring(at, copies, &taken, (*from, name, &digest));
+                    let put = self.put_ring(at, copies, &taken, (*from, name, &digest), done);
                     put.inspect(|_| sound.extend([digest]))
                 }
                 Ok(_) => continue,
@@ -354,12 +504,21 @@ impl<'a> Levelling<'a> {
                     self.unread(name, &error, done);
                     unread = Some(error);
                 }
+                // Another one may find its place.
+                Err(error) if is_taken(&error) => refused = Some(error),
                 Err(error) => return Err(error),
             }
+        }
+        if let Some(refused) = refused {
+            return Err(refused);
         }
         match damage {
             Some(detail) if sound.is_empty() => {
                 let name = ring_name(copies.epoch, copies.slot);
+                let detail = format!(
+                    "{detail}; no reached region has a whole one: if none has, `keepstone key remove` and then `key add` \
+                     give the slot's holder a new slot"
+                );
                 Err(to.object_error(&name, DecodeError::new("OBJ-8", detail)))
             }
             _ if sound.is_empty() => Err(unread.unwrap_or_else(|| self.missing(at, copies))),
@@ -388,22 +547,37 @@ impl<'a> Levelling<'a> {
     }
 
     /// Puts a ring from another region under the plain name, or beside what has that: region, name and digest there.
+    /// What has the name with its digest, and other bytes, is damaged, and replaced.
     fn put_ring(
-        &self,
+        &mut self,
         at: usize,
         copies: &RingCopies,
         taken: &BTreeSet<String>,
         (from, name, digest): (usize, &str, &Digest),
+        done: &mut Levelled,
     ) -> Result<u64, RepoError> {
         let to = &self.repository.regions[at];
         let bytes = get_unchanged(&self.repository.regions[from], name, digest)?;
+        let payload = bytes.clone().into();
         let plain = ring_name(copies.epoch, copies.slot);
-        let name = match taken.contains(&plain) {
-            true => ring_name_beside(copies.epoch, copies.slot, digest),
-            false => plain,
+        let beside = ring_name_beside(copies.epoch, copies.slot, digest);
+        if !taken.contains(&plain) {
+            match put_with_retries(&*to.store, &plain, &payload) {
+                Err(error) if error.kind == StoreErrorKind::AlreadyExists => {}
+                put => return put.map(|()| 1).map_err(|e| to.error(e)),
+            }
+        }
+        let taken = match put_with_retries(&*to.store, &beside, &payload) {
+            Err(error) if error.kind == StoreErrorKind::AlreadyExists => error,
+            put => return put.map(|()| 1).map_err(|e| to.error(e)),
         };
-        put_with_retries(&*to.store, &name, &bytes.into()).map_err(|e| to.error(e))?;
-        Ok(1)
+        match replace(to, &beside, bytes)? {
+            Healing::Done => {
+                done.mended("rings");
+                Ok(0)
+            }
+            Healing::Denied | Healing::Nowhere => Err(to.error(taken)),
+        }
     }
 
     pub(super) fn key_files(&mut self, at: usize, behind: bool, done: &mut Levelled) -> Result<(), RepoError> {
@@ -432,6 +606,9 @@ impl<'a> Levelling<'a> {
             }
             let number = newer.last().copied().unwrap_or_default();
             self.settle(at, &key_name(slot.slot, number), behind, outcome, done)?;
+            if let Some(held) = held.filter(|_| self.reads_all && opened.is_none()) {
+                self.heal_key_file(at, slot.slot, *held, done)?;
+            }
         }
         // The file that opened the repository lies here: what older ones open shall not open it any more.
         let (number, bytes) = (repository.key_file.0, &repository.key_file.1);
@@ -447,13 +624,51 @@ impl<'a> Levelling<'a> {
                 // Where the store denies it they stay, as after a change that wasn't interrupted.
                 older.iter().for_each(|number| drop(to.store.delete(&key_name(slot, *number))));
             }
-            Ok(_) => {
+            Ok(held) if is_key_file(&held) => {
                 let detail = "it differs from the one that opened the repository now, in another region: it is damaged, or \
                               two changes of the passphrase met; changing it once more replaces both";
                 done.issues.push(lacking(to, &name, IssueKind::Damaged, detail));
             }
-            Err(error) if matches!(error.kind, StoreErrorKind::NotFound | StoreErrorKind::Range) => {}
-            Err(error) => return Err(to.error(error)),
+            Err(error) if error.kind == StoreErrorKind::NotFound => {}
+            Err(error) if error.kind != StoreErrorKind::Range => return Err(to.error(error)),
+            // Nothing opens what has not even the form of one.
+            Ok(_) | Err(_) => self.put_key_file(at, &name, bytes.clone(), done)?,
+        }
+        Ok(())
+    }
+
+    /// Another slot's key file that has not even the form of one, which no secret opens, gets the bytes of the same
+    /// number from another region. More can't be told: it has no digest.
+    fn heal_key_file(&self, at: usize, slot: SlotId, number: u64, done: &mut Levelled) -> Result<(), RepoError> {
+        let name = key_name(slot, number);
+        let read = |region: &RegionHandle| match region.store.get(&name, KEY_FILE_BYTES_MAX as u64) {
+            Ok(bytes) => Ok(Some(bytes).filter(|bytes| is_key_file(bytes))),
+            Err(error) if error.kind == StoreErrorKind::Range => Ok(None),
+            Err(error) => Err(region.error(error)),
+        };
+        let mut holders = self
+            .others(at)
+            .filter(|(.., names)| names.files.get(&slot).is_some_and(|numbers| numbers.contains(&number)));
+        match read(&self.repository.regions[at]) {
+            Ok(Some(_)) => Ok(()),
+            Ok(None) => match holders.find_map(|(_, from, _)| read(from).ok().flatten()) {
+                Some(bytes) => self.put_key_file(at, &name, bytes, done),
+                None => Ok(()),
+            },
+            // Its slot replaced it meanwhile.
+            Err(RepoError::Store { source, .. }) if source.kind == StoreErrorKind::NotFound => Ok(()),
+            Err(error) => Err(error),
+        }
+    }
+
+    fn put_key_file(&self, at: usize, name: &str, bytes: Vec<u8>, done: &mut Levelled) -> Result<(), RepoError> {
+        let to = &self.repository.regions[at];
+        match replace(to, name, bytes)? {
+            Healing::Done => done.mended("key files"),
+            Healing::Denied | Healing::Nowhere => {
+                let detail = format!("KEY-1: it is no whole key file; {OWNERS_REMEDY}");
+                done.issues.push(lacking(to, name, IssueKind::Damaged, detail));
+            }
         }
         Ok(())
     }
@@ -493,6 +708,29 @@ fn get_unchanged(from: &RegionHandle, name: &str, digest: &Digest) -> Result<Vec
         true => Ok(bytes),
         false => Err(from.object_error(name, DecodeError::new("OBJ-8", "it changed while it was read"))),
     }
+}
+
+/// What came of replacing a damaged object.
+enum Healing {
+    Done,
+    /// The access allows no replacing.
+    Denied,
+    /// No reached region has it whole.
+    Nowhere,
+}
+
+/// Gives a damaged object bytes that are proven to be right; the caller has seen that what is there is not whole.
+fn replace(to: &RegionHandle, name: &str, bytes: Vec<u8>) -> Result<Healing, RepoError> {
+    match to.store.heal(name, &bytes.into()) {
+        Ok(()) => Ok(Healing::Done),
+        Err(error) if error.kind == StoreErrorKind::Denied => Ok(Healing::Denied),
+        Err(error) => Err(to.error(error)),
+    }
+}
+
+/// What has the name has other bytes.
+fn is_taken(error: &RepoError) -> bool {
+    matches!(error, RepoError::Store { source, .. } if source.kind == StoreErrorKind::AlreadyExists)
 }
 
 /// What a region's store said.

@@ -171,12 +171,16 @@ pub(crate) fn read_root_signed(
     root: Option<&Config>,
 ) -> Result<Option<(Vec<u8>, Digest)>, RepoError> {
     let region = || spec.name.clone();
+    let object_error = |source| RepoError::Object { region: region(), name: name.to_owned(), source };
     let bytes = match spec.store.get(name, OBJECT_BYTES_MAX as u64) {
         Ok(bytes) => bytes,
         Err(error) if error.kind == StoreErrorKind::NotFound => return Ok(None),
+        // One object that nobody can use; the store is fine.
+        Err(error) if error.kind == StoreErrorKind::Range => {
+            return Err(object_error(DecodeError::new("LIMIT-1", error.detail)));
+        }
         Err(source) => return Err(RepoError::Store { region: region(), source }),
     };
-    let object_error = |source| RepoError::Object { region: region(), name: name.to_owned(), source };
     object::check_digest(&bytes).map_err(object_error)?;
     let signed = crate::format::envelope::decode(kind, &bytes).map_err(object_error)?;
     let own;
@@ -631,7 +635,7 @@ pub(crate) fn read_sealed_ring(
         return Ok(None);
     };
     let ring = Ring::decode(&payload).map_err(|source| region.object_error(name, source))?;
-    let named = name.rsplit_once('-').is_none_or(|(_, stated)| Digest::from_hex(stated) == Some(digest));
+    let named = ring_digest(name).is_none_or(|stated| stated == digest);
     if parse_ring_name(name) != Some((ring.epoch, ring.slot)) || !named {
         let detail = format!("it is the ring of epoch {} for slot {}, of digest {digest}", ring.epoch, ring.slot);
         return Err(region.object_error(name, DecodeError::new("OBJ-10", detail)));
@@ -684,6 +688,11 @@ pub(crate) fn parse_ring_name(name: &str) -> Option<(u64, SlotId)> {
         None => slot,
     };
     Some((number_from_name(epoch)?, SlotId::from_hex(slot)?))
+}
+
+/// The digest that a ring's name states: of one that lies beside another.
+pub(crate) fn ring_digest(name: &str) -> Option<Digest> {
+    name.rsplit_once('-').and_then(|(_, stated)| Digest::from_hex(stated))
 }
 
 /// Name of a roster.

@@ -17,7 +17,7 @@ use crate::format::session::{Commit, Session as SessionState, SessionEnd};
 use crate::format::wire::DecodeError;
 use crate::index::IndexError;
 use crate::ship::put_with_retries;
-use crate::store::{StoreError, list_sorted};
+use crate::store::{StoreError, StoreErrorKind, list_sorted};
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 
 /// Earlier sessions of this slot whose states are read to be adopted. What one more would protect is
@@ -125,7 +125,7 @@ impl Session {
             let region = &repository.regions[at];
             let open = || {
                 // What is sealed under an epoch that the region's own roster doesn't state couldn't be read there.
-                repository.level_keys(at)?;
+                repository.level_keys(at).map_err(|error| kept_out(region, error))?;
                 let adopts = if foundation.adopts_earlier { left_open(repository, region)? } else { BTreeSet::new() };
                 let state = first_state(region, id, started_at, adopts, foundation.bases.iter().copied().collect());
                 SessionRegion::open(repository, region, state)
@@ -379,6 +379,15 @@ fn end(repository: &Repository, at: usize, session: SessionId) {
         // An open session of nobody is ended by a fence later; nothing is lost.
         tracing::warn!(%error, "the session's end was not written");
     }
+}
+
+/// A region whose keys can't be levelled takes no part, and keeps no other from taking part.
+fn kept_out(region: &RegionHandle, error: RepoError) -> RepoError {
+    if matches!(error, RepoError::Store { .. }) {
+        return error;
+    }
+    let (address, kind) = (region.store.address(), StoreErrorKind::Other);
+    region.error(StoreError::new(kind, "level the keys of", address, "", error.to_string()))
 }
 
 fn first_state(

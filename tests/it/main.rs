@@ -9,6 +9,7 @@ mod cli;
 mod clouds;
 mod collecting;
 mod copies;
+mod damaged_keys;
 mod diverged;
 mod facts;
 mod faults;
