@@ -16,10 +16,8 @@ use crate::limits::KEY_FILE_BYTES_MAX;
 use crate::repo::RepoError;
 use crate::repo::accepted::read_part;
 use crate::repo::attest::verify_region as read_attestations;
-use crate::repo::open::{
-    RegionHandle, RegionSpec, WRITERS, key_name, parse_key_name, parse_ring_name, parse_roster_name, read_ring,
-    read_root_signed, read_sealed_ring, ring_name,
-};
+use crate::repo::key_names::{key_name, parse_key_name, parse_ring_name, parse_roster_name, ring_name};
+use crate::repo::open::{RegionHandle, RegionSpec, WRITERS, read_ring, read_root_signed, read_sealed_ring};
 use crate::repo::snapshots::{parse_numbered, read_numbered};
 use crate::report::IssueKind;
 use crate::store::{Listed, list_sorted};

@@ -13,7 +13,7 @@ use crate::format::ids::{Digest, RepositoryId, SessionId, SlotId, SnapshotId, nu
 use crate::format::wire::Reader;
 use crate::limits::KEY_FILE_BYTES_MAX;
 use crate::pack::reader::parse_pack_name;
-use crate::repo::open::parse_ring_name;
+use crate::repo::key_names::parse_ring_name;
 use crate::report::{Issue, IssueKind, Monitor, Phase};
 use crate::store::{Listed, Store, StoreError, StoreErrorKind, list_sorted};
 use crate::timing::Stage;
@@ -86,7 +86,7 @@ fn parse_known(name: &str) -> Option<Named> {
     };
     let pair = rest.split_once('/');
     match prefix {
-        "keys" => crate::repo::open::parse_key_name(name).map(|_| Named::KeyFile),
+        "keys" => crate::repo::key_names::parse_key_name(name).map(|_| Named::KeyFile),
         "roster" if rest.starts_with("accepted/") => {
             parse_accepted_name(name).and_then(|_| object(ObjectKind::Accepted))
         }

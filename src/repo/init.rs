@@ -2,7 +2,8 @@
 
 use super::RepoError;
 use super::audit;
-use super::open::{RegionHandle, RegionSpec, key_name, roster_name};
+use super::key_names::{key_name, roster_name};
+use super::open::{RegionHandle, RegionSpec};
 use crate::crypto::keyring::{KemKeyPair, Keyring, seal_ring};
 use crate::crypto::object::{Signer, build_signed};
 use crate::crypto::sign;

@@ -9,12 +9,10 @@ use super::RepoError;
 use super::accepted::{self, Acceptance, AcceptedObjects, Decided, read_part};
 use super::audit::{Act, record};
 use super::init::{build_ring, build_roster, root_signer};
+use super::key_names::{key_name, parse_key_name, parse_ring_name, ring_name};
 use super::level::{Levelled, Levelling};
 use super::lineage::newest;
-use super::open::{
-    RegionHandle, RegionSpec, Repository, WRAPPING_UNSURE, key_name, parse_key_name, parse_ring_name, read_root_signed,
-    ring_name,
-};
+use super::open::{RegionHandle, RegionSpec, Repository, WRAPPING_UNSURE, read_root_signed};
 use crate::crypto::keyring::{KemKeyPair, Keyring, epoch_commitment};
 use crate::crypto::object::{build_signed, check_digest, decode as decode_object, open_payload};
 use crate::crypto::sign;

@@ -6,10 +6,10 @@
 
 use super::RepoError;
 use super::accepted::read_part;
-use super::open::{
-    RegionHandle, Repository, key_name, parse_key_name, parse_ring_name, parse_roster_name, read_ring, read_roster,
-    read_sealed_ring, ring_digest, ring_name, ring_name_beside, roster_name,
+use super::key_names::{
+    key_name, parse_key_name, parse_ring_name, parse_roster_name, ring_digest, ring_name, ring_name_beside, roster_name,
 };
+use super::open::{RegionHandle, Repository, read_ring, read_roster, read_sealed_ring};
 use crate::crypto::object::check_digest;
 use crate::crypto::slot::is_key_file;
 use crate::format::accepted::accepted_name;

@@ -5,7 +5,8 @@
 //! never passed over.
 
 use super::RepoError;
-use super::open::{RegionHandle, parse_roster_name, read_roster, roster_name};
+use super::key_names::{parse_roster_name, roster_name};
+use super::open::{RegionHandle, read_roster};
 use crate::format::config::Config;
 use crate::format::ids::Digest;
 use crate::format::roster::Roster;

@@ -12,6 +12,7 @@ pub mod designation;
 pub mod fetch;
 pub mod gclog;
 pub mod init;
+pub(crate) mod key_names;
 pub mod keys;
 pub mod known;
 mod level;
