@@ -9,6 +9,7 @@ mod cli;
 mod clouds;
 mod collecting;
 mod copies;
+mod decisions;
 mod diverged;
 mod facts;
 mod faults;
