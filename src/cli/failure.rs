@@ -80,6 +80,9 @@ impl From<RepoError> for CliError {
             RepoError::Verdict(_) => CliError::usage(text).hint("nothing was changed"),
             RepoError::Held { id, .. } => CliError::usage(text)
                 .hint(format!("nothing was changed; `keepstone release {}` ends the hold", &id.to_string()[..12])),
+            RepoError::Contended { .. } => CliError::new(Class::Busy, text)
+                .hint("nothing that others decided is lost: look at `keepstone snapshots`, and run this again if it is still wanted"),
+            RepoError::TooManyTags { .. } => CliError::new(Class::Limit, text).hint("remove some with --remove"),
             RepoError::Audit(_) => CliError::new(Class::Failed, text).hint("nothing was changed"),
             RepoError::NotPermitted { .. } => CliError::new(Class::Access, text).hint(ROLE),
             RepoError::Keys(_) => CliError::usage(text).hint("`keepstone key list` shows the slots"),

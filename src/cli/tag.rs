@@ -6,7 +6,7 @@ use super::output::Output;
 use super::render;
 use super::workspace::Workspace;
 use crate::limits::TAGS_MAX;
-use crate::repo::snapshots::set_tags;
+use crate::repo::tags::set_tags;
 use serde_json::json;
 use std::collections::BTreeSet;
 
@@ -29,8 +29,9 @@ pub fn run(args: &TagArgs, global: &Global) -> Result<Class, CliError> {
     }
     let changed = tags != before;
     if changed {
-        let no_room = set_tags(&workspace.repository, info.id, &before, tags.clone())?;
-        workspace.without_room(no_room);
+        let tagged = set_tags(&workspace.repository, info.id, &before, tags)?;
+        workspace.without_room(tagged.no_room);
+        tags = tagged.tags;
     }
     workspace.progress.finish();
     let document = json!({ "snapshot": info.id.to_string(), "tags": tags, "tags_before": before, "changed": changed });

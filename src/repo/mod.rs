@@ -26,6 +26,7 @@ pub mod session;
 pub mod sessions;
 pub mod snapshots;
 pub mod sync;
+pub mod tags;
 pub mod unrecorded;
 pub mod verdicts;
 pub mod walk;
@@ -225,6 +226,20 @@ pub enum RepoError {
         until: Option<String>,
         /// Why it is held.
         reason: String,
+    },
+    /// Others decided at the same time, and what was asked for doesn't stand, or may not.
+    #[error("others decided over {what} at the same time, and what was asked for may not stand")]
+    Contended {
+        /// Over what.
+        what: String,
+    },
+    /// A snapshot would have more tags than it may.
+    #[error("snapshot {id} would have {count} tags, and a snapshot has at most {}", crate::limits::TAGS_MAX)]
+    TooManyTags {
+        /// The snapshot.
+        id: crate::format::ids::SnapshotId,
+        /// How many it would have.
+        count: usize,
     },
     /// Something can't be recorded in the audit chain, and so isn't done.
     #[error("the audit chain can't be written: {0}")]

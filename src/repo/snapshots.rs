@@ -5,17 +5,15 @@
 
 use super::RepoError;
 use super::at_once::at_once;
-use super::audit::{Act, NoRoom, record_where_room};
 use super::gclog;
 use super::known::KnownObjects;
 use super::open::{AUTHORS, DECIDERS, RegionHandle, Repository, WRITERS};
-use super::verdicts::{Effective, put_where_room};
+use super::verdicts::Effective;
 use crate::compress::{Compression, compress, decompress};
 use crate::crypto::CryptoError;
 use crate::crypto::object;
-use crate::format::audit::{Action, REASON_BYTES_MAX};
 use crate::format::envelope::ObjectKind;
-use crate::format::ids::{Digest, SessionId, SlotId, SnapshotId, number_from_name, number_name};
+use crate::format::ids::{Digest, SessionId, SlotId, SnapshotId, number_from_name};
 use crate::format::pack::SectionRecord;
 use crate::format::session::Commit;
 use crate::format::snapshot::{Snapshot, SnapshotPrivate};
@@ -367,6 +365,11 @@ impl Decision {
     pub(super) fn effective(&self) -> Option<Effective> {
         self.verdict.as_ref().and_then(|(_, verdicts)| Effective::of(verdicts))
     }
+
+    /// What those of the highest number say.
+    pub(super) fn rulings(&self) -> impl Iterator<Item = Ruling> {
+        self.verdict.iter().flat_map(|(_, verdicts)| verdicts.iter().map(|(verdict, _)| verdict.ruling))
+    }
 }
 
 impl SnapshotInfo {
@@ -538,57 +541,6 @@ pub(crate) fn read_numbered(
     repository.verify_slot(&signed, &DECIDERS).map_err(|source| region.crypto_error(name, source))?;
     let payload = object::open_payload(&repository.keyring, &signed);
     Ok((payload.map_err(|source| region.crypto_error(name, source))?, signed.envelope.signer))
-}
-
-/// Records in the audit chain what is about to be added and removed, then replaces a snapshot's tags, in every
-/// reached region that has room. `before` are those that it has. Gives the regions that have no room: a replication
-/// brings the tags there.
-///
-/// # Errors
-/// When this slot may not decide, or a region can't be written.
-pub fn set_tags(
-    repository: &Repository,
-    id: SnapshotId,
-    before: &BTreeSet<String>,
-    tags: BTreeSet<String>,
-) -> Result<NoRoom, RepoError> {
-    repository.require(&DECIDERS, "change tags")?;
-    let mut number = 0;
-    for region in &repository.regions {
-        let prefix = format!("tags/{id}/");
-        for listed in list_sorted(&*region.store, &prefix).map_err(|e| region.error(e))? {
-            if let Some((_, known, _)) = parse_numbered(&listed.name, "tags/") {
-                number = number.max(known + 1);
-            }
-        }
-    }
-    let reason = tags_changed(before, &tags);
-    let mut no_room = record_where_room(repository, &Act::new(Action::Tag).on(&id.0).because(&reason))?.no_room;
-    let tags = Tags { snapshot: id, number, tags: tags.into_iter().collect() };
-    let (bytes, digest) = object::build_sealed(
-        ObjectKind::Tags,
-        &repository.keyring,
-        &repository.signer(),
-        tags.encode(),
-        &*repository.random,
-    )?;
-    let name = format!("tags/{id}/{}-{digest}", number_name(number));
-    put_where_room(repository, &name, &bytes, &mut no_room)?;
-    Ok(no_room)
-}
-
-/// What becomes of a snapshot's tags, for people; as much of it as a reason holds.
-fn tags_changed(before: &BTreeSet<String>, after: &BTreeSet<String>) -> String {
-    let list = |verb: &str, tags: Vec<&String>| match tags.is_empty() {
-        true => None,
-        false => Some(format!("{verb} {}", tags.iter().map(|tag| format!("'{tag}'")).collect::<Vec<_>>().join(", "))),
-    };
-    // What is removed may be all that kept the snapshot, so it comes first.
-    let removed = list("removed", before.difference(after).collect());
-    let added = list("added", after.difference(before).collect());
-    let mut text = removed.into_iter().chain(added).collect::<Vec<_>>().join("; ");
-    text.truncate(text.floor_char_boundary(REASON_BYTES_MAX));
-    text
 }
 
 /// Seals a snapshot's private part like payload.

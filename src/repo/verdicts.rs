@@ -3,7 +3,8 @@
 //!
 //! Guarantees: only owners and maintainers; the audit entry goes before the first verdict (`AUDIT-6`); a
 //! verdict's number is above every one that is seen (`VERDICT-2`); what is on hold isn't forgotten
-//! (`VERDICT-4`).
+//! (`VERDICT-4`); what was to keep a snapshot and returned well isn't overridden by a forget at the same time
+//! (`VERDICT-10`).
 
 use super::at_once::at_once;
 use super::audit::{Act, NoRoom, record_where_room};
@@ -11,14 +12,16 @@ use super::open::{DECIDERS, Repository};
 use super::snapshots::{parse_numbered, read_decisions};
 use super::{RepoError, gclog};
 use crate::crypto::object;
+use crate::env::random_bytes;
 use crate::format::audit::Action;
 use crate::format::envelope::ObjectKind;
 use crate::format::ids::{SlotId, SnapshotId, number_name};
 use crate::format::verdict::{Ruling, Verdict};
 use crate::ship::put_with_retries;
-use crate::store::{StoreErrorKind, list_sorted};
+use crate::store::{Listed, StoreErrorKind, list_sorted};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
 
 /// The verdict that decides over a snapshot.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -83,13 +86,18 @@ impl Decree {
     }
 }
 
+/// How often something is put on top of what others put at the same time.
+pub(super) const PUTS_MAX: u32 = 16;
+
 /// Records what is about to be said in the audit chain, then says it of each snapshot, in every reached
-/// region that has room. All are checked before anything is written. Gives the regions that have no room, where
+/// region that has room. All are checked before anything is written, and looked at again after it: what is to keep a
+/// snapshot is said again on top of what others said at the same time. Gives the regions that have no room, where
 /// not all of it is said: a replication brings it there.
 ///
 /// # Errors
-/// When this slot may not decide; [`RepoError::Held`] for a forget of what is on hold; when a verdict can't
-/// be read or a region not be written, after which some may be said and others not: saying it again is safe.
+/// When this slot may not decide; [`RepoError::Held`] for a forget or unforget of what is on hold;
+/// [`RepoError::Contended`] where others decided otherwise at the same time, and theirs counts; when a verdict
+/// can't be read or a region not be written. After these some may be said and others not: saying it again is safe.
 pub fn put(repository: &Repository, ids: &BTreeSet<SnapshotId>, decree: &Decree) -> Result<NoRoom, RepoError> {
     repository.require(&DECIDERS, "decide over snapshots")?;
     if decree.until.is_some() && decree.ruling != Ruling::Hold {
@@ -99,29 +107,23 @@ pub fn put(repository: &Repository, ids: &BTreeSet<SnapshotId>, decree: &Decree)
     if ids.is_empty() {
         return Ok(no_room);
     }
+    // Numbers first, then what they say: a hold that comes between the two is read, and one that comes later gets the
+    // same number at least, where it wins.
+    let mut known = names_of(repository, ids)?;
     let mut issues = Vec::new();
-    let decisions = read_decisions(repository, "", None, &mut issues)?;
+    let decisions = read_decisions(repository, &under(ids), None, &mut issues)?;
     let now = repository.clock.now_ns();
-    for id in ids.iter().filter(|_| decree.ruling == Ruling::Forget) {
+    let ends_no_hold = matches!(decree.ruling, Ruling::Forget | Ruling::Unforget);
+    for id in ids.iter().filter(|_| ends_no_hold) {
         // A verdict that can't be read may be a hold.
-        if let Some(issue) = issues.iter().find(|issue| speaks_of(&issue.subject, id)) {
+        if let Some(issue) =
+            issues.iter().find(|issue| decree.ruling == Ruling::Forget && speaks_of(&issue.subject, id))
+        {
             let subject = String::from_utf8_lossy(&issue.subject);
             return Err(RepoError::Verdict(format!("snapshot {id} may be on hold: {subject}: {}", issue.detail)));
         }
         if let Some(hold) = decisions.get(id).and_then(|known| known.effective()).filter(|known| known.holds(now)) {
-            let until = hold.until.map(time_text);
-            return Err(RepoError::Held { id: *id, until, reason: hold.reason });
-        }
-    }
-    let mut highest: BTreeMap<SnapshotId, u64> = BTreeMap::new();
-    for region in &repository.regions {
-        for listed in list_sorted(&*region.store, "verdicts/").map_err(|e| region.error(e))? {
-            // Also of what can't be read: a number above it wins when it can.
-            if let Some((id, number, _)) = parse_numbered(&listed.name, "verdicts/").filter(|(id, ..)| ids.contains(id))
-            {
-                let known = highest.entry(id).or_default();
-                *known = number.max(*known);
-            }
+            return Err(held(*id, &hold));
         }
     }
     let acted = |action, ids: &BTreeSet<SnapshotId>| {
@@ -131,22 +133,129 @@ pub fn put(repository: &Repository, ids: &BTreeSet<SnapshotId>, decree: &Decree)
         no_room = record_where_room(repository, &acted(Action::BreakFloor, &decree.below_floors))?.no_room;
     }
     no_room.extend(record_where_room(repository, &acted(action_of(decree.ruling), ids))?.no_room);
+    let mut unsettled = ids.clone();
+    for puts in 0..PUTS_MAX {
+        let mine = put_all(repository, &unsettled, &known, decree, now, &mut no_room)?;
+        let seen = names_of(repository, &unsettled)?;
+        unsettled.retain(|id| seen.get(id).is_some_and(|names| is_contested(names, known.get(id), mine.get(id))));
+        let mut again = BTreeSet::new();
+        for id in unsettled {
+            if !stands(repository, id, decree, now)? {
+                again.insert(id);
+            }
+        }
+        if again.is_empty() {
+            return Ok(no_room);
+        }
+        (unsettled, known) = (again, seen);
+        pause(repository, puts);
+    }
+    let ids: Vec<String> = unsettled.iter().map(|id| format!("snapshot {id}")).collect();
+    Err(RepoError::Contended { what: ids.join(", ") })
+}
+
+/// Verdicts' names with their numbers, by snapshot.
+type Names = BTreeMap<SnapshotId, BTreeMap<String, u64>>;
+
+/// What names of verdicts of these begin with.
+fn under(ids: &BTreeSet<SnapshotId>) -> String {
+    match ids.first() {
+        Some(id) if ids.len() == 1 => format!("{id}/"),
+        _ => String::new(),
+    }
+}
+
+/// The verdicts that lie in reached regions, also those that can't be read: a number above theirs wins when they can.
+fn names_of(repository: &Repository, ids: &BTreeSet<SnapshotId>) -> Result<Names, RepoError> {
+    let mut names = Names::new();
+    for region in &repository.regions {
+        let listed = list_sorted(&*region.store, &format!("verdicts/{}", under(ids))).map_err(|e| region.error(e))?;
+        for Listed { name, .. } in listed {
+            if let Some((id, number, _)) = parse_numbered(&name, "verdicts/").filter(|(id, ..)| ids.contains(id)) {
+                names.entry(id).or_default().insert(name, number);
+            }
+        }
+    }
+    Ok(names)
+}
+
+/// Says it of each of them, above all that is known; gives the names and numbers.
+fn put_all(
+    repository: &Repository,
+    ids: &BTreeSet<SnapshotId>,
+    known: &Names,
+    decree: &Decree,
+    now: i64,
+    no_room: &mut NoRoom,
+) -> Result<BTreeMap<SnapshotId, (String, u64)>, RepoError> {
     let mut numbered = Vec::with_capacity(ids.len());
     for id in ids {
         // Numbers begin at 1; one that somebody put at the very end leaves no room above it.
-        let number = highest.get(id).copied().unwrap_or(0).checked_add(1);
+        let highest = known.get(id).and_then(|names| names.values().max()).copied().unwrap_or(0);
+        let number = highest.checked_add(1);
         let number = number.ok_or_else(|| RepoError::Verdict(format!("snapshot {id} has no verdict number left")))?;
         numbered.push((*id, number));
     }
-    let no_room = Mutex::new(no_room);
-    let known = || no_room.lock().unwrap_or_else(PoisonError::into_inner);
-    at_once(&numbered, |(id, number)| {
-        let mut full = known().clone();
-        put_one(repository, *id, *number, decree, now, &mut full)?;
-        known().extend(full);
-        Ok(())
+    let full = Mutex::new(std::mem::take(no_room));
+    let known_full = || full.lock().unwrap_or_else(PoisonError::into_inner);
+    let put = at_once(&numbered, |(id, number)| {
+        let mut full = known_full().clone();
+        let name = put_one(repository, *id, *number, decree, now, &mut full)?;
+        known_full().extend(full);
+        Ok((*id, (name, *number)))
     })?;
-    Ok(no_room.into_inner().unwrap_or_else(PoisonError::into_inner))
+    *no_room = full.into_inner().unwrap_or_else(PoisonError::into_inner);
+    Ok(put.into_iter().collect())
+}
+
+/// True if, besides what was known, there is anything else beside mine, above it, or beside what it followed.
+fn is_contested(
+    seen: &BTreeMap<String, u64>,
+    known: Option<&BTreeMap<String, u64>>,
+    mine: Option<&(String, u64)>,
+) -> bool {
+    let Some((mine, number)) = mine else { return true };
+    let is_known = |name| name == mine || known.is_some_and(|known| known.contains_key(name));
+    seen.iter().any(|(name, at)| at.saturating_add(1) >= *number && !is_known(name))
+}
+
+/// Whether what was said of a snapshot stands beside what others said; false where it has to be said again above them.
+/// Of what keeps a snapshot, all at the highest number have to do so: whoever follows only one of them heeds it.
+///
+/// # Errors
+/// Where theirs counts.
+fn stands(repository: &Repository, id: SnapshotId, decree: &Decree, now: i64) -> Result<bool, RepoError> {
+    let mut issues = Vec::new();
+    let decisions = read_decisions(repository, &format!("{id}/"), None, &mut issues)?;
+    let Some(decision) = decisions.get(&id) else { return Ok(false) };
+    let Some(effective) = decision.effective() else { return Ok(false) };
+    let unread = issues.iter().any(|issue| speaks_of(&issue.subject, &id));
+    let all = |agrees: fn(Ruling) -> bool| !unread && decision.rulings().all(agrees);
+    let lasts = |until: Option<i64>| until.unwrap_or(i64::MAX);
+    match decree.ruling {
+        Ruling::Hold => Ok(all(|ruling| ruling == Ruling::Hold) && lasts(effective.until) >= lasts(decree.until)),
+        // Above a hold it would end that; whoever holds sees to it that this stays.
+        Ruling::Unforget => Ok(effective.ruling == Ruling::Hold || all(|ruling| ruling != Ruling::Forget)),
+        Ruling::Release if effective.holds(now) => Err(overruled(id, &effective)),
+        Ruling::Forget if effective.ruling != Ruling::Forget => Err(overruled(id, &effective)),
+        Ruling::Release | Ruling::Forget => Ok(true),
+    }
+}
+
+fn overruled(id: SnapshotId, theirs: &Effective) -> RepoError {
+    let still = if theirs.ruling == Ruling::Hold { "it is on hold" } else { "it isn't forgotten" };
+    RepoError::Contended { what: format!("snapshot {id} ({still}: {})", theirs.reason) }
+}
+
+fn held(id: SnapshotId, hold: &Effective) -> RepoError {
+    RepoError::Held { id, until: hold.until.map(time_text), reason: hold.reason.clone() }
+}
+
+/// Waits before something is put again, each time longer: others that put at the same time wait another while.
+pub(super) fn pause(repository: &Repository, puts: u32) {
+    let part = u64::from(u16::from_le_bytes(random_bytes(&*repository.random)));
+    let full = 20_u64 << puts.min(6);
+    repository.clock.sleep(Duration::from_millis(full * part / u64::from(u16::MAX)));
 }
 
 fn put_one(
@@ -156,7 +265,7 @@ fn put_one(
     decree: &Decree,
     decided_at: i64,
     no_room: &mut NoRoom,
-) -> Result<(), RepoError> {
+) -> Result<String, RepoError> {
     let (ruling, until) = (decree.ruling, decree.until);
     let verdict = Verdict { snapshot: id, number, ruling, decided_at, reason: decree.reason.clone(), until };
     let (bytes, digest) = object::build_sealed(
@@ -167,7 +276,8 @@ fn put_one(
         &*repository.random,
     )?;
     let name = format!("verdicts/{id}/{}-{digest}", number_name(number));
-    put_where_room(repository, &name, &bytes, no_room)
+    put_where_room(repository, &name, &bytes, no_room)?;
+    Ok(name)
 }
 
 /// Puts an object into every reached region but those that have no room, which it adds to.

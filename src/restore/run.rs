@@ -62,7 +62,7 @@ pub struct RestoreSummary {
     pub directories: u64,
     /// Symlinks, devices and fifos written.
     pub others: u64,
-    /// Names linked to a file restored under another.
+    /// Names linked to a file, or another entry that is no directory, restored under another.
     pub links: u64,
     /// Content bytes written.
     pub bytes: u64,
@@ -417,23 +417,7 @@ impl Run<'_> {
             return Ok(());
         }
         let NodeKind::File { content, .. } = &node.kind else {
-            match decision {
-                Decision::Keep => self.summary.kept += 1,
-                Decision::Skip => match self.target.fix_metadata(parent, node) {
-                    Ok(restored) => self.outcome.restored(restored),
-                    Err(error) => return self.target_error(error),
-                },
-                Decision::Write | Decision::Replace => {
-                    match self.written(|target| target.write_special(parent, node)) {
-                        Ok(restored) => {
-                            self.summary.others += 1;
-                            self.outcome.restored(restored);
-                        }
-                        Err(error) => return self.target_error(error),
-                    }
-                }
-            }
-            return Ok(());
+            return self.special(parent, node, decision, path);
         };
         match decision {
             Decision::Keep => {
@@ -474,6 +458,47 @@ impl Run<'_> {
             return self.link_later(parent, node, path);
         }
         self.content(parent, node, content, path)
+    }
+
+    /// Restores a symbolic link, fifo or device, or links it to its group's first name (`TREE-8`).
+    fn special(
+        &mut self,
+        parent: &DirHandle,
+        node: &Node,
+        decision: Decision,
+        path: Vec<u8>,
+    ) -> Result<(), RestoreError> {
+        if decision == Decision::Keep {
+            self.summary.kept += 1;
+            if node.link_group.is_some() && self.target.holds_special(parent, node) {
+                self.target.keep_link(parent, node);
+            }
+            return Ok(());
+        }
+        if let Some(group) = &node.link_group
+            && !self.target.claim_link_group(group)
+        {
+            return self.link_later(parent, node, path);
+        }
+        if decision != Decision::Skip {
+            return self.write_special(parent, node);
+        }
+        match self.target.fix_metadata(parent, node) {
+            Ok(restored) => self.outcome.restored(restored),
+            Err(error) => return self.target_error(error),
+        }
+        Ok(())
+    }
+
+    fn write_special(&mut self, parent: &DirHandle, node: &Node) -> Result<(), RestoreError> {
+        match self.written(|target| target.write_special(parent, node)) {
+            Ok(restored) => {
+                self.summary.others += 1;
+                self.outcome.restored(restored);
+                Ok(())
+            }
+            Err(error) => self.target_error(error),
+        }
     }
 
     fn verify_later(&mut self, parent: &DirHandle, node: &Node, path: Vec<u8>) {
@@ -671,7 +696,8 @@ impl Run<'_> {
         for (parent, node, path) in std::mem::take(&mut self.links) {
             match self.written(|target| target.link(&parent, &node)) {
                 Ok(Linked::Done) => self.summary.links += 1,
-                Ok(Linked::Already) => self.summary.files_skipped += 1,
+                Ok(Linked::Already) if matches!(node.kind, NodeKind::File { .. }) => self.summary.files_skipped += 1,
+                Ok(Linked::Already) => {}
                 Ok(Linked::Kept) => self.summary.kept += 1,
                 Ok(Linked::NoneRestored) => self.copy(&parent, &node, path)?,
                 Err(error) if error.kind() == TargetErrorKind::Unlinkable => {
@@ -691,11 +717,11 @@ impl Run<'_> {
         Ok(())
     }
 
-    /// A further name whose file can't be linked to gets the content itself.
+    /// A further name whose file can't be linked to becomes one of its own.
     fn copy(&mut self, parent: &DirHandle, node: &Node, path: Vec<u8>) -> Result<(), RestoreError> {
         match &node.kind {
             NodeKind::File { content, .. } => self.content(parent, node, &content.clone(), path),
-            _ => Ok(()),
+            _ => self.write_special(parent, node),
         }
     }
 

@@ -14,7 +14,7 @@ use keepstone::gc::{GcError, GcOptions, gc};
 use keepstone::repo::accepted::Acceptance;
 use keepstone::repo::audit::{Act, Chains, FindingKind, entry_name, merge, read, record};
 use keepstone::repo::designation::designate;
-use keepstone::repo::snapshots::set_tags;
+use keepstone::repo::tags::set_tags;
 use keepstone::repo::unrecorded::{examine, unrecorded};
 use keepstone::repo::verdicts::{self, Decree};
 use keepstone::repo::{RegionSpec, RepoError, Repository, attest};

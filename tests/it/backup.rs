@@ -4,7 +4,7 @@
 use crate::fixture::{World, assert_same, noise, options, quick_target, write};
 use keepstone::format::config::Suite;
 use keepstone::restore::Restore;
-use keepstone::restore::target::TargetOptions;
+use keepstone::restore::target::{Overwrite, TargetOptions};
 use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, Timespec, Timestamps, XattrFlags, mkdirat, mknodat, openat};
 use std::ffi::OsStr;
 use std::fs::File;
@@ -291,4 +291,60 @@ fn files_of_several_chunks_are_restored_in_windows_of_any_size() {
             assert!(blocks(target.path()) <= blocks(source.path()), "its holes are kept");
         }
     }
+}
+
+/// TREE-8: symbolic links, fifos and devices with several names are one entry with these names, also where some of them
+/// are there already, and across directories.
+#[test]
+fn special_entries_keep_their_names_together() {
+    let source = tempfile::tempdir().unwrap();
+    let root = source.path();
+    std::fs::create_dir_all(root.join("below")).unwrap();
+    symlink("nowhere", root.join("a link")).unwrap();
+    mknodat(CWD, root.join("fifo"), FileType::Fifo, Mode::from_raw_mode(0o640), 0).unwrap();
+    let mut all = vec!["a link", "fifo"];
+    let null = rustix::fs::makedev(1, 3);
+    if mknodat(CWD, root.join("null"), FileType::CharacterDevice, Mode::from_raw_mode(0o600), null).is_ok() {
+        all.push("null");
+    }
+    for name in &all {
+        // `hard_link` follows no link.
+        std::fs::hard_link(root.join(name), root.join(format!("z {name}"))).unwrap();
+        std::fs::hard_link(root.join(name), root.join("below").join(name)).unwrap();
+    }
+    let world = World::new(1);
+    let id = world.backup(&[0], root, 2).unwrap().snapshot.unwrap();
+    let to = tempfile::tempdir().unwrap();
+    let target = to.path().join("t");
+    let restored = |overwrite| {
+        let options = Restore { threads: 2, ..Restore::default() };
+        let how = TargetOptions { numeric_ids: true, overwrite, ..quick_target() };
+        let summary = world.restore_as(&[0], id, &target, &options, how).unwrap();
+        assert_eq!(summary.issues, []);
+        (summary.others, summary.links)
+    };
+    let count = all.len() as u64;
+    assert_eq!(restored(Overwrite::IfDifferent), (count, 2 * count));
+    assert_same(root, &target);
+    assert_eq!(restored(Overwrite::IfDifferent), (0, 0));
+    assert_same(root, &target);
+    // One of its own in the place of a further name, and of the first one.
+    for name in ["z fifo", "below/fifo", "fifo"] {
+        std::fs::remove_file(target.join(name)).unwrap();
+        mknodat(CWD, target.join(name), FileType::Fifo, Mode::from_raw_mode(0o640), 0).unwrap();
+        restored(Overwrite::IfDifferent);
+        assert_same(root, &target);
+    }
+    // What an interrupted restore didn't come to: names that follow one that is kept.
+    let (since, below) = (std::fs::metadata(root).unwrap(), std::fs::metadata(root.join("below")).unwrap());
+    for name in ["z a link", "below/a link", "fifo", "z fifo"] {
+        std::fs::remove_file(target.join(name)).unwrap();
+        restored(Overwrite::Never);
+        for (directory, at) in [("", &since), ("below", &below)] {
+            File::open(target.join(directory)).unwrap().set_modified(at.modified().unwrap()).unwrap();
+        }
+        assert_same(root, &target);
+    }
+    assert_eq!(restored(Overwrite::Always), (count, 2 * count));
+    assert_same(root, &target);
 }

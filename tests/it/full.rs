@@ -10,7 +10,8 @@ use keepstone::format::roster::Role;
 use keepstone::format::verdict::Ruling;
 use keepstone::gc::{GcOptions, GcReport, MaxUnused, gc};
 use keepstone::repo::audit::{self, FindingKind, merge};
-use keepstone::repo::snapshots::{list_all, set_tags};
+use keepstone::repo::snapshots::list_all;
+use keepstone::repo::tags::set_tags;
 use keepstone::repo::verdicts::{Decree, put};
 use keepstone::repo::{RepoError, Repository};
 use keepstone::report::Silent;
@@ -52,7 +53,7 @@ fn what_is_decided_goes_where_there_is_room() {
         let no_room = put(&open(&world), &BTreeSet::from([ids[1]]), &forget(Ruling::Hold)).unwrap();
         assert_eq!(no_room.keys().collect::<Vec<_>>(), [&full]);
         let tags = BTreeSet::from(["kept".to_owned()]);
-        let no_room = set_tags(&open(&world), ids[1], &BTreeSet::new(), tags).unwrap();
+        let no_room = set_tags(&open(&world), ids[1], &BTreeSet::new(), tags).unwrap().no_room;
         assert_eq!(no_room.keys().collect::<Vec<_>>(), [&full]);
         assert_eq!(world.ids(&world.all()), [ids[1]]);
         // Keys change everywhere or nowhere.

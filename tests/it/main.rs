@@ -10,6 +10,7 @@ mod clouds;
 mod collecting;
 mod copies;
 mod damaged_keys;
+mod decisions;
 mod diverged;
 mod facts;
 mod faults;

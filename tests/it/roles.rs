@@ -3,7 +3,8 @@
 use crate::fixture::{World, noise, write};
 use crate::program::Program;
 use keepstone::format::roster::Role;
-use keepstone::repo::snapshots::{details, set_tags};
+use keepstone::repo::snapshots::details;
+use keepstone::repo::tags::set_tags;
 
 #[test]
 fn a_ring_holds_what_its_role_may_have() {

@@ -78,8 +78,23 @@ impl Target {
         }
     }
 
+    /// True where the target holds the symbolic link, fifo or device that the node describes. What can't be looked at
+    /// isn't it.
+    pub fn holds_special(&self, parent: &DirHandle, node: &Node) -> bool {
+        let Ok(directory) = self.fd(parent) else { return false };
+        let Ok(Some(stat)) = stat_name(directory.as_fd(), &node.name) else { return false };
+        is_same_special(&stat, node)
+            && match &node.kind {
+                NodeKind::Symlink { target } => {
+                    let found = rustix::fs::readlinkat(&directory, node.name.as_slice(), Vec::new());
+                    found.is_ok_and(|found| found.as_bytes() == target)
+                }
+                _ => true,
+            }
+    }
+
     /// Makes `node` another name of its group's file, if one has been restored in this run: by
-    /// [`Target::write_small_file`], [`Target::finish_file`], or [`Target::fix_metadata`].
+    /// [`Target::write_small_file`], [`Target::finish_file`], [`Target::write_special`], or [`Target::fix_metadata`].
     ///
     /// # Errors
     /// `Unlinkable` where the file system can't (another device, too many links, no support): restore the
