@@ -37,8 +37,14 @@ pub fn run(args: &AuditArgs, global: &Global) -> Result<Class, CliError> {
         .filter(|recorded| !args.verify && args.since_ns.is_none_or(|since| recorded.entry.recorded_at >= since))
         .collect();
     let sound = !findings.iter().any(|finding| finding.kind.breaks());
+    // What is left out by the user's word isn't looked at by it either.
+    let left_out = &workspace.settings.regions_left_out;
+    let unchecked: Vec<&(String, String)> =
+        workspace.absent.iter().filter(|(name, _)| !left_out.contains(name)).collect();
+    let unchecked_document: Vec<Value> =
+        unchecked.iter().map(|(name, reason)| json!({ "name": name, "reason": reason })).collect();
     let document = json!({
-        "sound": sound, "chains": chains, "entries_total": total,
+        "sound": sound, "unchecked": unchecked_document, "chains": chains, "entries_total": total,
         "entries": shown.iter().map(|recorded| entry_document(&workspace, recorded)).collect::<Vec<_>>(),
         "findings": findings.iter().map(finding_document).collect::<Vec<_>>(),
     });
@@ -81,12 +87,20 @@ pub fn run(args: &AuditArgs, global: &Global) -> Result<Class, CliError> {
             if total == 1 { "1 entry".to_owned() } else { format!("{} entries", render::count(total as u64)) },
             render::counted(chains as u64, "chain")
         );
-        match sound {
-            true => writeln!(out, "{counted}: whole"),
-            false => writeln!(out, "{counted}: NOT WHOLE, see above"),
+        for (name, reason) in &unchecked {
+            writeln!(out, "Region '{name}' was NOT looked at: {}", render::printable(reason))?;
+        }
+        match (sound, unchecked.is_empty()) {
+            (true, true) => writeln!(out, "{counted}: whole"),
+            (true, false) => writeln!(out, "{counted}: whole in the regions that were looked at"),
+            (false, _) => writeln!(out, "{counted}: NOT WHOLE, see above"),
         }
     })?;
-    Ok(if sound { Class::Success } else { Class::Corrupt })
+    Ok(match (sound, unchecked.is_empty()) {
+        (false, _) => Class::Corrupt,
+        (true, false) => Class::Storage,
+        (true, true) => Class::Success,
+    })
 }
 
 /// The slot of this label or of an id that begins so, in the roster or in a chain.

@@ -46,6 +46,9 @@ pub fn run(args: &BackupArgs, global: &Global) -> Result<Class, CliError> {
     let mut workspace = timer.run(Stage::Open, || Workspace::open_as_author(global))?;
     workspace.progress.set_timer(timer.clone());
     workspace.repository.require(&AUTHORS, "back up")?;
+    if let Some(walk) = &walk {
+        tell_astray(&workspace, args, &wanted, walk);
+    }
     // Before anything is copied into a region that takes other snapshots only.
     crate::backup::check_dataset(&workspace.repository, &wanted.dataset)?;
     let (index, mut index_class) = timer.run(Stage::Open, || workspace.index())?;
@@ -159,6 +162,28 @@ fn class(workspace: &Workspace, summary: &BackupSummary, dry_run: bool) -> Class
         class = class.worse(Class::Pending);
     }
     class
+}
+
+/// Tells of patterns that can leave nothing out. Those of a configuration and of files are meant for other runs as well:
+/// of the configuration's, only those that can't name anything in the configuration's own sources are told.
+fn tell_astray(workspace: &Workspace, args: &BackupArgs, wanted: &BackupSettings, walk: &Walk) {
+    for pattern in args.exclude.iter().filter(|pattern| walk.leads_astray(pattern)) {
+        let root = walk.root().display();
+        workspace.progress.notice(&format!(
+            "--exclude '{pattern}' leaves nothing out: with a / in it, a pattern is matched from the snapshot's root, \
+             and {root} holds no such path; write the absolute path, or the one from {root}"
+        ));
+    }
+    let is_configured = args.paths.is_empty() && args.files_from.is_none() && args.files_from0.is_none();
+    for pattern in wanted.exclude.iter().filter(|pattern| walk.leads_into_no_source(pattern)) {
+        let is_given = args.exclude.contains(pattern);
+        if is_given && !walk.leads_astray(pattern) || !is_given && is_configured {
+            let option = if is_given { "--exclude" } else { "[backup] exclude" };
+            workspace
+                .progress
+                .notice(&format!("{option} '{pattern}' leaves nothing out: it names nothing in what is backed up"));
+        }
+    }
 }
 
 fn walk_options(wanted: &BackupSettings) -> WalkOptions {

@@ -57,6 +57,9 @@ impl Change {
 /// The tags objects of one snapshot in all reached regions, by number and name.
 type Levels = BTreeMap<u64, BTreeMap<String, Found>>;
 
+/// A number, and the sets of tags that were read there.
+type Level = (u64, Vec<BTreeSet<String>>);
+
 struct Found {
     digest: Digest,
     /// Indices of the regions that hold it.
@@ -198,7 +201,7 @@ impl Reader<'_> {
         levels: &Levels,
         below: Option<u64>,
         left_out: &BTreeSet<String>,
-    ) -> Result<Option<(u64, Vec<BTreeSet<String>>)>, RepoError> {
+    ) -> Result<Option<Level>, RepoError> {
         for (number, level) in levels.iter().rev().filter(|(number, _)| below.is_none_or(|below| **number < below)) {
             let mut sets = Vec::new();
             for (name, found) in level.iter().filter(|(name, _)| !left_out.contains(*name)) {

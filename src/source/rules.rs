@@ -101,13 +101,17 @@ pub(super) struct Rules {
     own: Vec<(u64, u64)>,
 }
 
+/// For patterns of a walk with this root. One that was named by way of a link is also what the link leads to.
+pub(super) fn pattern_builder(root: &Path) -> PatternBuilder {
+    let led_to = root.canonicalize().unwrap_or_else(|_| root.to_path_buf());
+    PatternBuilder::new(&[root, &led_to])
+}
+
 impl Rules {
     /// # Errors
     /// On a pattern that can't be understood and on a file of patterns that can't be read.
     pub(super) fn new(options: &WalkOptions, root: &Path) -> Result<Rules, SourceError> {
-        // A root that was named by way of a link is also what the link leads to.
-        let led_to = root.canonicalize().unwrap_or_else(|_| root.to_path_buf());
-        let mut builder = PatternBuilder::new(&[root, &led_to]);
+        let mut builder = pattern_builder(root);
         let refuse = |line: &[u8], origin: String, reason| SourceError::Pattern {
             pattern: String::from_utf8_lossy(line).into_owned(),
             origin,

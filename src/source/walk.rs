@@ -25,7 +25,7 @@ use rustix::io::Errno;
 use super::ahead::{Ahead, Found, Ticket, first_stats};
 use super::listing::{Names, Scratch};
 use super::metadata::{Owners, Stat, XattrReader, Xattrs, open_quietly};
-use super::rules::{Rules, WalkOptions};
+use super::rules::{Rules, WalkOptions, pattern_builder};
 use super::sources::{Place, ROOT, SourceError, Sources, open_directory_path};
 use super::{Entry, Event, Identity, Omission, XattrsRead};
 use crate::format::ids::ChunkId;
@@ -224,6 +224,25 @@ impl Walk {
     /// The sources, absolute, each once.
     pub fn source_paths(&self) -> &[PathBuf] {
         &self.sources.paths
+    }
+
+    /// Whether an exclude pattern leads, by a slash before its end, to where the root holds nothing now.
+    pub fn leads_astray(&self, pattern: &str) -> bool {
+        let first = pattern_builder(&self.sources.root).leads_to(pattern);
+        first.is_some_and(|first| {
+            let found = std::fs::symlink_metadata(self.sources.root.join(first));
+            found.is_err_and(|error| error.kind() == std::io::ErrorKind::NotFound)
+        })
+    }
+
+    /// Whether an exclude pattern can name nothing in any source, whatever they come to hold.
+    pub fn leads_into_no_source(&self, pattern: &str) -> bool {
+        let builder = pattern_builder(&self.sources.root);
+        !self.sources.paths.iter().any(|source| {
+            let below = source.strip_prefix(&self.sources.root).unwrap_or(Path::new(""));
+            let names: Vec<&[u8]> = below.iter().map(OsStrExt::as_bytes).collect();
+            builder.leads_into(pattern, &names)
+        })
     }
 
     /// The sources that were directories without any entry when the walk was made; perhaps a file system isn't mounted.

@@ -527,6 +527,26 @@ fn the_program_shows_and_verifies_the_chains() {
     assert!(program.run(["audit"]).expect(11).stdout.contains("NOT WHOLE"));
 }
 
+/// A region that isn't reached may hold what the others lost of the chains: its silence isn't taken for soundness.
+#[test]
+fn a_region_that_was_not_looked_at_is_told() {
+    let program = Program::new();
+    assert_eq!(program.run(["--json", "audit"]).expect(0).json()["unchecked"], serde_json::json!([]));
+    std::fs::rename(program.path("two"), program.path("away")).unwrap();
+    for arguments in [&["audit"][..], &["audit", "--verify"]] {
+        let told = program.run([&["--json"], arguments].concat()).expect(14).json();
+        assert_eq!((&told["unchecked"][0]["name"], &told["sound"]), (&"two".into(), &true.into()), "{told}");
+        assert!(!told["unchecked"][0]["reason"].as_str().unwrap().is_empty());
+        let text = program.run(arguments).expect(14).stdout;
+        assert!(text.contains("Region 'two' was NOT looked at") && !text.contains("chain: whole\n"), "{text}");
+    }
+    // What is found is graver than what wasn't looked at.
+    let slot = std::fs::read_dir(program.path("one/audit")).unwrap().next().unwrap().unwrap().path();
+    std::fs::write(std::fs::read_dir(slot).unwrap().next().unwrap().unwrap().path(), b"damage").unwrap();
+    program.run(["audit"]).expect(11);
+    std::fs::rename(program.path("away"), program.path("two")).unwrap();
+}
+
 /// What is recorded names the machine as it was told to call itself, whatever the command.
 #[test]
 fn one_name_of_the_machine_is_recorded_by_every_command() {

@@ -277,6 +277,48 @@ fn patterns_that_spare_nothing_delete_nothing() {
     assert!(program.source().join("new").exists());
 }
 
+/// A backup tells of a pattern that can leave nothing out, and goes on: one given for this run where the root holds
+/// nothing of its name, one of the configuration only where it can name nothing in any of its sources.
+#[test]
+fn patterns_that_leave_nothing_out_are_told() {
+    let program = Program::new();
+    program.write("cache/file", b"x");
+    program.write("kept", b"x");
+    let source = program.source().to_str().unwrap().to_owned();
+    let told = |arguments: &[&str]| {
+        let ended = program.run([&["backup"], arguments].concat()).expect(0);
+        let all = format!("{}{}", ended.stdout, ended.stderr);
+        all.lines().filter(|line| line.contains("leaves nothing out")).map(str::to_owned).collect::<Vec<_>>()
+    };
+    for pattern in ["source/cache", "/srv/nowhere/x", &format!("{source}2/cache"), "!source/cache"] {
+        let lines = told(&["source", "--exclude", pattern]);
+        assert_eq!(lines.len(), 1, "{pattern}: {lines:?}");
+        assert!(lines[0].contains(&format!("--exclude '{pattern}'")), "{lines:?}");
+    }
+    for pattern in ["cache", "/cache", "cache/none", "*.none", "none", "/none", "**/x/y", &format!("{source}/none/x")] {
+        assert_eq!(told(&["source", "--exclude", pattern]), [""; 0], "{pattern}");
+    }
+    // Of two sources the root is what holds both, and what lies beside them isn't backed up.
+    program.write("../beside/file", b"x");
+    program.write("../second/file", b"x");
+    for (pattern, count) in [("beside/file", 1), ("source/cache", 0), ("/second/none", 0), ("/beside", 1)] {
+        assert_eq!(told(&["source", "second", "--exclude", pattern]).len(), count, "{pattern}");
+    }
+    // General ones are nobody's mistake.
+    std::fs::write(program.path("patterns"), "source/cache\n/srv/nowhere/x\n").unwrap();
+    assert_eq!(told(&["source", "--exclude-from", "patterns"]), [""; 0]);
+    let file = program.path("keepstone.toml");
+    let text = std::fs::read_to_string(&file).unwrap();
+    let second = program.path("second");
+    let section = format!(
+        "\n[backup]\npaths = [{source:?}, {second:?}]\nexclude = [\"beside/file\", \"source/none\", \"*.tmp\"]\n"
+    );
+    std::fs::write(&file, format!("{text}{section}")).unwrap();
+    let lines = told(&[]);
+    assert!(lines.len() == 1 && lines[0].contains("[backup] exclude 'beside/file'"), "{lines:?}");
+    assert_eq!(told(&["source"]), [""; 0]);
+}
+
 /// A directory that stands where the snapshot has something else goes with all that it holds: named, counted, and only
 /// where nothing in it has to stay.
 #[test]

@@ -18,12 +18,13 @@ Examples:
   $ keepstone audit --since '30 days ago' --slot laptop
   $ keepstone audit --verify --quiet || mail -s 'audit chain broken' root
 
-Ends with code 11 (corrupt) when a chain is not whole. `behind` (a region lacks entries that another
+Ends with code 11 (corrupt) when a chain is not whole, else with 14 (storage) when a configured region
+isn't reached: what that one alone holds of the chains was not looked at. `behind` (a region lacks entries that another
 has) and `joined-fork` (one slot recorded in two regions that it didn't reach at the same time) are
 told and don't change the code.
 
-JSON: {sound, chains, entries_total, entries, findings}; of an entry: slot, label, number, digest,
-previous (digests), host, recorded_at, action, subject (what the subjects are), subjects, figures,
+JSON: {sound, unchecked ({name, reason}: regions that were not looked at), chains, entries_total,
+entries, findings}; of an entry: slot, label, number, digest, previous (digests), host, recorded_at, action, subject (what the subjects are), subjects, figures,
 reason, revoked, regions; of a finding: kind (damaged, gap, fork, joined-fork, behind, unrecorded),
 breaks, slot, number, detail.")]
 pub struct AuditArgs {

@@ -129,6 +129,7 @@ pub struct BackupArgs {
     /// A pattern with a '/' that isn't its last character is matched from the captured path's root,
     /// one without at any depth; a '/' at its end makes it match directories only; '!' at its
     /// beginning takes back an earlier pattern. An absolute path below what is captured is understood, too.
+    /// One that can leave nothing out, such as a path from the current directory, is told.
     #[arg(long, value_name = "PATTERN", help_heading = "Exclusions")]
     pub exclude: Vec<String>,
 
