@@ -151,8 +151,7 @@ Exit codes:
    10  access       wrong passphrase, identity or pin; the slot's role, or the store, denies it
    11  corrupt      stored bytes are damaged
    12  missing      a region, snapshot, path or file that was named is not there
-   13  busy         another process holds what this one needs, or others decided
-                    over the same snapshot at the same time
+   13  busy         another process holds what this one needs, or decided over the same snapshot
    14  storage      a region is full or can't be reached
    15  limit        a documented limit is exceeded
   130  cancelled    stopped by a signal";

@@ -305,14 +305,14 @@ fn open_to_merge(world: &World) -> Result<Repository, RepoError> {
 #[test]
 fn whenever_a_merge_dies_the_fork_is_there_or_ended() {
     let scene = Scene::new(Role::Writer);
-    let (mut one, mut two) = (scene.world.open(&[0, 1]).unwrap(), scene.world.open(&[0, 1]).unwrap());
+    let [mut one, mut two, mut three, mut four] = std::array::from_fn(|_| scene.world.open(&[0, 1]).unwrap());
     let added = [identity(), identity()];
-    // In turns: a change that finds a roster above its own isn't made.
+    // One each: a second change would find a roster that it doesn't follow, and isn't made.
     one.add_slot(Role::Writer, "new", &Wrapping::Recipient(added[0].1.clone())).unwrap();
     two.revoke_slot(scene.target.0, &Acceptance::default(), &Silent).unwrap();
-    one.add_slot(Role::Writer, "new", &Wrapping::Recipient(added[1].1.clone())).unwrap();
+    three.add_slot(Role::Writer, "new", &Wrapping::Recipient(added[1].1.clone())).unwrap();
     // The merge gives the new slots their rings of this epoch.
-    two.rotate(false).unwrap();
+    four.rotate(false).unwrap();
     let run = |world: &World| open_to_merge(world)?.merge_rosters();
     let mut change = Change {
         already: "nothing is to be merged",
