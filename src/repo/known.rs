@@ -18,8 +18,9 @@ use crate::store::Listed;
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, PoisonError};
 
-/// So many objects are remembered, of about 350 bytes each in memory; what is beyond is read at each listing.
-pub const OBJECTS_MAX: usize = 100_000;
+/// So many objects are remembered, those of 10,000 snapshots in two regions, of about 1.5 KiB each in memory while they
+/// are read and written; what is beyond is read at each listing.
+pub const OBJECTS_MAX: usize = 30_000;
 
 /// Stands where objects of the format have their kind, so that no such object is taken for what is remembered.
 const KIND: u8 = 255;
