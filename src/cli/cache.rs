@@ -22,9 +22,10 @@ pub fn run(command: CacheCommand, global: &Global) -> Result<Class, CliError> {
     if let CacheCommand::Rebuild = command {
         let directory = workspace.index_directory();
         std::fs::create_dir_all(&directory).map_err(|error| CliError::file("make", &directory, &error))?;
+        let cache_directory = workspace.cache_directory();
+        known_objects::forget(&cache_directory)
+            .map_err(|error| CliError::file("remove", &known_objects::path(&cache_directory), &error))?;
         // What is there is not even opened: it may be the reason for the rebuild.
-        known_objects::forget(&workspace.cache_directory())
-            .map_err(|error| CliError::file("remove", &directory, &error))?;
         drop(RocksIndex::create(&directory, workspace.repository.config.repository, 8 << 20)?);
         class = workspace.index()?.1;
     }

@@ -4,13 +4,18 @@ use super::remembered;
 use crate::repo::known::KnownObjects;
 use crate::repo::open::Repository;
 use std::io::{self, ErrorKind};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 const NAME: &str = "known";
 
+/// Where it stands.
+pub fn path(cache_directory: &Path) -> PathBuf {
+    cache_directory.join(NAME)
+}
+
 /// What is remembered. A file that can't be read, or was sealed under other keys, costs the time to read the objects.
 pub fn read(cache_directory: &Path, repository: &Repository) -> KnownObjects {
-    let sealed = std::fs::read(cache_directory.join(NAME)).unwrap_or_default();
+    let sealed = std::fs::read(path(cache_directory)).unwrap_or_default();
     KnownObjects::open(&repository.keyring, &sealed)
 }
 
@@ -31,7 +36,7 @@ pub fn write(cache_directory: &Path, repository: &Repository, known: &KnownObjec
 /// # Errors
 /// When the file can't be removed.
 pub fn forget(cache_directory: &Path) -> io::Result<()> {
-    match std::fs::remove_file(cache_directory.join(NAME)) {
+    match std::fs::remove_file(path(cache_directory)) {
         Err(error) if error.kind() != ErrorKind::NotFound => Err(error),
         _ => Ok(()),
     }

@@ -308,7 +308,7 @@ impl Gathering<'_> {
             present.push(self.is_stored(pack) && !self.log.dead.contains(&pack.pack));
         }
         let mut segment = Cow::Borrowed(segment);
-        if self.false_listings.range((id, PackId([0; 32]))..).next().is_some_and(|(of, _)| *of == id) {
+        if names_segment(&self.false_listings, id) {
             // Nor does anything refer to what a false listing says that it refers to.
             let is_false = |pack: &&mut SegmentPack| self.false_listings.contains(&(id, pack.pack));
             let packs = segment.to_mut().packs.iter_mut().filter(is_false);
@@ -337,6 +337,11 @@ enum Standing {
     },
     /// Otherwise than an owner verified: no copy of anything.
     False,
+}
+
+/// True where one of these listings is in this segment.
+fn names_segment(listings: &BTreeSet<(SegmentId, PackId)>, id: SegmentId) -> bool {
+    listings.range((id, PackId([0; 32]))..).next().is_some_and(|(of, _)| *of == id)
 }
 
 fn frames_of(pack: &SegmentPack) -> impl Iterator<Item = Frame> + '_ {
@@ -455,7 +460,7 @@ impl Holdings {
 
     /// True for a segment that states something else than an owner verified.
     pub fn is_false(&self, id: SegmentId) -> bool {
-        self.false_listings.range((id, PackId([0; 32]))..).next().is_some_and(|(of, _)| *of == id)
+        names_segment(&self.false_listings, id)
     }
 
     /// Packs that a final lists as deleted since these holdings were read.
