@@ -1,10 +1,10 @@
 //! The index in memory: for tests, simulations and one-off runs without a cache directory.
 
-use super::record::{PackEntry, Place};
+use super::record::{PackEntry, Place, Replaced};
 use super::{Detached, EachPack, Index, IndexError};
 use crate::crypto::listing::listings;
 use crate::env::{SystemRandom, random_bytes};
-use crate::format::ids::{ChunkId, PackId, RegionId, SegmentId};
+use crate::format::ids::{ChunkId, Digest, PackId, RegionId, SegmentId};
 use crate::format::segment::Segment;
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -155,6 +155,7 @@ impl Index for MemoryIndex {
         region: RegionId,
         vanished: &HashSet<SegmentId>,
         dead: &HashSet<PackId>,
+        attested: &HashSet<Digest>,
     ) -> Result<Detached, IndexError> {
         let mut state = self.state();
         let state = &mut *state;
@@ -163,9 +164,22 @@ impl Index for MemoryIndex {
             let chosen = segments.iter().filter(move |(id, _)| vanished.contains(*id) == gone);
             chosen.flat_map(|(_, (_, listed))| listed.iter().copied()).collect::<HashSet<u32>>()
         };
-        let mut lost = &of(true) - &of(false);
-        if let Some(ordinal) = lost.iter().find(|ordinal| !dead.contains(&state.packs[**ordinal as usize].id)) {
-            return Ok(Detached::Unexplained(state.packs[*ordinal as usize].id));
+        let (mut lost, standing) = (of(true), of(false));
+        lost.retain(|ordinal| !standing.contains(ordinal));
+        let mut disproved = false;
+        for ordinal in &lost {
+            let pack = &state.packs[*ordinal as usize];
+            if dead.contains(&pack.id) {
+                continue;
+            }
+            let beside = state.ordinals.get(&pack.id).into_iter().flatten().filter(|other| standing.contains(other));
+            match pack.replaced_by(beside.map(|other| &*state.packs[*other as usize]), attested) {
+                Some(replaced) => disproved |= replaced == Replaced::Disproved,
+                None => return Ok(Detached::Unexplained(pack.id)),
+            }
+        }
+        if disproved {
+            state.incarnation = random_bytes::<16>(&SystemRandom).to_vec();
         }
         segments.retain(|id, _| !vanished.contains(id));
         lost.extend(dead.iter().filter_map(|pack| state.ordinals.get(pack)).flatten());

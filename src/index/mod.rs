@@ -18,7 +18,7 @@ pub use record::{FrameEntry, PackEntry, Place};
 #[cfg(feature = "rocksdb")]
 pub use rocks::RocksIndex;
 
-use crate::format::ids::{ChunkId, PackId, RegionId, SegmentId};
+use crate::format::ids::{ChunkId, Digest, PackId, RegionId, SegmentId};
 use crate::format::segment::Segment;
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
@@ -102,7 +102,7 @@ pub struct Arrival {
 pub enum Detached {
     /// So many listings of packs lost the region.
     Taken(u64),
-    /// Nothing was changed: this pack is dead by no final, and nothing lists it any more.
+    /// Nothing was changed: this pack is dead by no final, and nothing that is known to be true lists it any more.
     Unexplained(PackId),
 }
 
@@ -188,8 +188,11 @@ pub trait Index: Send + Sync {
 
     /// Takes out what a region no longer has: it lists the segments in `vanished` no more, and the packs in
     /// `dead` are deleted by its finals, whatever still lists them. A listing of a pack that was in a vanished
-    /// segment, and that no other one of the region states, must be of a dead pack: else something was lost,
-    /// and nothing is changed.
+    /// segment, and that no other one of the region states, must be of a dead pack, or the region must state the
+    /// same of it with another origin, or something else; and what it states still must be among the `attested`
+    /// listings: else something was lost, and nothing is changed. What went though something else is attested was
+    /// false (COLLECT-19): whatever was remembered by it no longer holds, so that the incarnation changes. Where
+    /// different things are attested, nothing is explained.
     ///
     /// # Errors
     /// When the index can't be read or written.
@@ -198,10 +201,11 @@ pub trait Index: Send + Sync {
         region: RegionId,
         vanished: &HashSet<SegmentId>,
         dead: &HashSet<PackId>,
+        attested: &HashSet<Digest>,
     ) -> Result<Detached, IndexError>;
 
     /// Stays while everything that the index ever held is there still or was collected; changes with
-    /// [`Index::clear`]: what was remembered beside it no longer holds.
+    /// [`Index::clear`], and where something turned out to be false: what was remembered beside it no longer holds.
     fn incarnation(&self) -> Vec<u8>;
 
     /// Takes an earlier incarnation up again: the index was emptied and filled, and all that it held is in it,

@@ -4,6 +4,7 @@ use crate::format::ids::{Digest, PackId, RegionId, SessionId, SlotId};
 use crate::format::pack::PackHeader;
 use crate::format::segment::SegmentPack;
 use crate::format::wire::{DecodeError, Reader, put_varint};
+use std::collections::HashSet;
 
 /// Where a chunk is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -56,6 +57,15 @@ pub struct PackEntry {
     pub sections: u32,
 }
 
+/// What stands in the place of what a region no longer states of a pack.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Replaced {
+    /// The same, with another origin.
+    Stated,
+    /// Something else: this was false (COLLECT-19).
+    Disproved,
+}
+
 impl PackEntry {
     /// From a segment's word.
     pub fn from_segment(pack: &SegmentPack, listing: Digest, regions: &[RegionId]) -> Self {
@@ -91,6 +101,20 @@ impl PackEntry {
     /// lies about another's pack must not stand in the place of what is true of it.
     pub fn says(&self, pack: &SegmentPack, listing: &Digest) -> bool {
         (self.id, self.origin, self.listing) == (pack.pack, pack.origin, *listing)
+    }
+
+    /// Why nothing is lost when a region no longer states this of its pack, by what it states of that pack still
+    /// and an owner attested; `None` where something is: nobody else's word is enough (HEAL-2).
+    pub fn replaced_by<'a>(
+        &self,
+        standing: impl Iterator<Item = &'a PackEntry>,
+        attested: &HashSet<Digest>,
+    ) -> Option<Replaced> {
+        let mut vouched = standing.filter(|other| attested.contains(&other.listing)).map(|other| other.listing);
+        match attested.contains(&self.listing) {
+            true => vouched.any(|listing| listing == self.listing).then_some(Replaced::Stated),
+            false => vouched.next().map(|_| Replaced::Disproved),
+        }
     }
 
     /// Notes more regions; true when one was new.

@@ -8,11 +8,11 @@
 use self::holder::{HOLDER_FILE, HoldProblem, Holder};
 use self::options::{database_options, options};
 use super::memory::places_of;
-use super::record::{PackEntry, Place, decode_ordinals, decode_places, encode_ordinals, encode_places};
+use super::record::{PackEntry, Place, Replaced, decode_ordinals, decode_places, encode_ordinals, encode_places};
 use super::{Arrival, Detached, EachPack, Index, IndexError};
 use crate::crypto::listing::listings;
 use crate::env::{SystemRandom, random_bytes};
-use crate::format::ids::{ChunkId, PackId, RegionId, RepositoryId, SegmentId};
+use crate::format::ids::{ChunkId, Digest, PackId, RegionId, RepositoryId, SegmentId};
 use crate::format::segment::Segment;
 use rocksdb::{
     BottommostLevelCompaction, Cache, ColumnFamily, ColumnFamilyDescriptor, CompactOptions, DB,
@@ -96,6 +96,8 @@ type Records = BTreeMap<Vec<u8>, Option<Vec<u8>>>;
 struct Detaching {
     packs: BTreeMap<u32, PackEntry>,
     segments: Vec<SegmentId>,
+    /// Something of it was false.
+    disproved: bool,
 }
 
 impl State {
@@ -375,6 +377,7 @@ impl RocksIndex {
         region: RegionId,
         vanished: &HashSet<SegmentId>,
         dead: &HashSet<PackId>,
+        attested: &HashSet<Digest>,
     ) -> Result<Result<Detaching, PackId>, IndexError> {
         let ordinals = |value: &[u8]| decode_ordinals(value).map_err(|e| self.damaged(e));
         let (mut segments, mut lost) = (Vec::new(), HashSet::new());
@@ -387,11 +390,24 @@ impl RocksIndex {
                 Ok(())
             })?;
         }
+        // Of each pack that isn't dead, everything that is known to be stated of it.
+        let mut alternatives: HashMap<u32, Vec<u32>> = HashMap::new();
+        for ordinal in &lost {
+            let entry = self.pack(*ordinal)?;
+            if !dead.contains(&entry.id) {
+                alternatives.insert(*ordinal, self.ordinals(&entry.id)?);
+            }
+        }
+        let candidates: HashSet<u32> = alternatives.values().flatten().copied().collect();
+        let mut standing = HashSet::new();
         if !lost.is_empty() {
             self.each_segment(region, &mut |id, _, value| {
                 if !vanished.contains(&id) {
                     for ordinal in ordinals(value)? {
                         lost.remove(&ordinal);
+                        if candidates.contains(&ordinal) {
+                            standing.insert(ordinal);
+                        }
                     }
                 }
                 Ok(())
@@ -404,10 +420,16 @@ impl RocksIndex {
                 packs.insert(ordinal, entry);
             }
         };
+        let mut disproved = false;
         for ordinal in lost {
             let entry = self.pack(ordinal)?;
-            if !dead.contains(&entry.id) {
-                return Ok(Err(entry.id));
+            if let Some(alternatives) = alternatives.get(&ordinal) {
+                let beside = alternatives.iter().filter(|other| standing.contains(other));
+                let beside = beside.map(|other| self.pack(*other)).collect::<Result<Vec<_>, _>>()?;
+                match entry.replaced_by(beside.iter().map(|other| &**other), attested) {
+                    Some(replaced) => disproved |= replaced == Replaced::Disproved,
+                    None => return Ok(Err(entry.id)),
+                }
             }
             take(ordinal, &entry);
         }
@@ -416,7 +438,7 @@ impl RocksIndex {
                 take(ordinal, &*self.pack(ordinal)?);
             }
         }
-        Ok(Ok(Detaching { packs, segments }))
+        Ok(Ok(Detaching { packs, segments, disproved }))
     }
 
     /// Writes a change, all or nothing: while it is under way a marker says so, and a marker that is found makes
@@ -598,16 +620,17 @@ impl RocksIndex {
         region: RegionId,
         vanished: &HashSet<SegmentId>,
         dead: &HashSet<PackId>,
+        attested: &HashSet<Digest>,
     ) -> Result<Detached, IndexError> {
         // Most of the time there is nothing to do, and so nothing to hold.
-        match self.detaching(region, vanished, dead)? {
+        match self.detaching(region, vanished, dead, attested)? {
             Err(pack) => return Ok(Detached::Unexplained(pack)),
             Ok(found) if found.packs.is_empty() && found.segments.is_empty() => return Ok(Detached::Taken(0)),
             Ok(_) => {}
         }
         let _holder = self.hold()?;
         self.reopen()?;
-        let found = match self.detaching(region, vanished, dead)? {
+        let found = match self.detaching(region, vanished, dead, attested)? {
             Err(pack) => return Ok(Detached::Unexplained(pack)),
             Ok(found) => found,
         };
@@ -623,6 +646,9 @@ impl RocksIndex {
             change.segments.insert([&region.0[..], &id.0[..]].concat(), None);
         }
         change.meta.insert(KEY_UNLISTED.to_vec(), Some(encode_ordinals(unlisted)));
+        if found.disproved {
+            change.meta.insert(KEY_INCARNATION.to_vec(), Some(random_bytes::<16>(&SystemRandom).to_vec()));
+        }
         self.write(&change)?;
         Ok(Detached::Taken(found.packs.len() as u64))
     }
@@ -742,8 +768,9 @@ impl Index for RocksIndex {
         region: RegionId,
         vanished: &HashSet<SegmentId>,
         dead: &HashSet<PackId>,
+        attested: &HashSet<Digest>,
     ) -> Result<Detached, IndexError> {
-        self.noted(self.take_out(region, vanished, dead))
+        self.noted(self.take_out(region, vanished, dead, attested))
     }
 
     fn resume(&self, incarnation: &[u8]) -> Result<(), IndexError> {

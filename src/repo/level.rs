@@ -182,15 +182,13 @@ impl<'a> Levelling<'a> {
             let held = self.others(at).filter(|(_, _, names)| names.rosters.contains(&(*number, name.clone())));
             let whole = held.filter(|(_, from, _)| read_roster(&[from], config, *number, digest).is_ok());
             let bytes = whole.map(|(_, from, _)| get_unchanged(from, name, &digest)).find_map(Result::ok);
-            let remedy = match bytes.map(|bytes| to.store.heal(name, &bytes.into())) {
-                Some(Ok(())) => {
+            let remedy = match bytes.map(|bytes| replace(to, name, bytes)).transpose()? {
+                Some(true) => {
                     done.mended("rosters");
                     continue;
                 }
-                Some(Err(error)) if error.kind == StoreErrorKind::Denied => OWNERS_REMEDY.to_owned(),
-                Some(Err(error)) => return Err(to.error(error)),
-                None => "no reached region has it whole; a change of keys, as `keepstone key rotate`, writes a new one"
-                    .to_owned(),
+                Some(false) => OWNERS_REMEDY,
+                None => "no reached region has it whole; a change of keys, as `keepstone key rotate`, writes a new one",
             };
             // Nothing rests on an older one, and a check names it where it is damaged.
             if is_newest {
@@ -297,7 +295,7 @@ impl<'a> Levelling<'a> {
         for (_, from, _) in holders {
             let read = read_part(std::slice::from_ref(from), &self.repository.config, parts, number);
             let Ok(bytes) = read.and_then(|(_, digest)| get_unchanged(from, &name, &digest)) else { continue };
-            return replace(to, &name, bytes);
+            return Ok(if replace(to, &name, bytes)? { Healing::Done } else { Healing::Denied });
         }
         Ok(Healing::Nowhere)
     }
@@ -418,14 +416,12 @@ impl<'a> Levelling<'a> {
             Err(error) if is_of(&error, to) => return Err(error),
             Err(_) => return Ok(None),
         };
-        match replace(to, name, bytes)? {
-            Healing::Done => {
-                done.mended("rings");
-                self.rings.insert((at, name.to_owned()), Ok(digest));
-                Ok(Some(digest))
-            }
-            Healing::Denied | Healing::Nowhere => Ok(None),
+        if !replace(to, name, bytes)? {
+            return Ok(None);
         }
+        done.mended("rings");
+        self.rings.insert((at, name.to_owned()), Ok(digest));
+        Ok(Some(digest))
     }
 
     /// A ring of the slot in use: what the roster states of it can be seen.
@@ -571,13 +567,11 @@ impl<'a> Levelling<'a> {
             Err(error) if error.kind == StoreErrorKind::AlreadyExists => error,
             put => return put.map(|()| 1).map_err(|e| to.error(e)),
         };
-        match replace(to, &beside, bytes)? {
-            Healing::Done => {
-                done.mended("rings");
-                Ok(0)
-            }
-            Healing::Denied | Healing::Nowhere => Err(to.error(taken)),
+        if !replace(to, &beside, bytes)? {
+            return Err(to.error(taken));
         }
+        done.mended("rings");
+        Ok(0)
     }
 
     pub(super) fn key_files(&mut self, at: usize, behind: bool, done: &mut Levelled) -> Result<(), RepoError> {
@@ -663,12 +657,11 @@ impl<'a> Levelling<'a> {
 
     fn put_key_file(&self, at: usize, name: &str, bytes: Vec<u8>, done: &mut Levelled) -> Result<(), RepoError> {
         let to = &self.repository.regions[at];
-        match replace(to, name, bytes)? {
-            Healing::Done => done.mended("key files"),
-            Healing::Denied | Healing::Nowhere => {
-                let detail = format!("KEY-1: it is no whole key file; {OWNERS_REMEDY}");
-                done.issues.push(lacking(to, name, IssueKind::Damaged, detail));
-            }
+        if replace(to, name, bytes)? {
+            done.mended("key files");
+        } else {
+            let detail = format!("KEY-1: it is no whole key file; {OWNERS_REMEDY}");
+            done.issues.push(lacking(to, name, IssueKind::Damaged, detail));
         }
         Ok(())
     }
@@ -710,7 +703,7 @@ fn get_unchanged(from: &RegionHandle, name: &str, digest: &Digest) -> Result<Vec
     }
 }
 
-/// What came of replacing a damaged object.
+/// What came of a damaged part of an accepted list.
 enum Healing {
     Done,
     /// The access allows no replacing.
@@ -720,10 +713,11 @@ enum Healing {
 }
 
 /// Gives a damaged object bytes that are proven to be right; the caller has seen that what is there is not whole.
-fn replace(to: &RegionHandle, name: &str, bytes: Vec<u8>) -> Result<Healing, RepoError> {
+/// False where the access allows no replacing.
+fn replace(to: &RegionHandle, name: &str, bytes: Vec<u8>) -> Result<bool, RepoError> {
     match to.store.heal(name, &bytes.into()) {
-        Ok(()) => Ok(Healing::Done),
-        Err(error) if error.kind == StoreErrorKind::Denied => Ok(Healing::Denied),
+        Ok(()) => Ok(true),
+        Err(error) if error.kind == StoreErrorKind::Denied => Ok(false),
         Err(error) => Err(to.error(error)),
     }
 }

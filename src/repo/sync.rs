@@ -1,13 +1,12 @@
 //! Brings the local index up to what the regions' segments say.
 //!
 //! Guarantees: after it, whatever a region lists is in the index. What a region no longer lists leaves the
-//! index where the region's log explains it: each listing that went is of a pack that a final lists as
-//! deleted, or stands in another segment. Anything else is a loss, and makes the index anew under a new
+//! index where it is explained: each listing that went is of a pack that a final lists as deleted, stands in
+//! another segment, or is contradicted by one there that an owner attested (COLLECT-19). Anything else is a loss, and makes the index anew under a new
 //! incarnation. Pages: `format-spec/gc.md`, `format-spec/segment.md`.
 
-use super::RepoError;
-use super::gclog;
 use super::open::{RegionHandle, Repository, WRITERS};
+use super::{RepoError, attest, gclog};
 use crate::format::ids::{PackId, RegionId, SegmentId};
 use crate::format::roster::Role;
 use crate::format::wire::DecodeError;
@@ -200,7 +199,7 @@ impl Syncing<'_> {
         if moving {
             return Ok(Look::Moving);
         }
-        let mut lost = Vec::new();
+        let (mut lost, mut attested) = (Vec::new(), None);
         for (region, vanished) in regions.iter().zip(&vanished) {
             // After the listing: what explains that a segment is gone is written before it goes.
             let (log, damage) = gclog::read_what_is_whole(self.repository, region)?;
@@ -209,7 +208,13 @@ impl Syncing<'_> {
                 tracing::warn!(%error, "a region's collection log can't be used");
             }
             let dead = log.dead;
-            match self.index.detach(region.info.region, vanished, &dead)? {
+            let mut detached = self.index.detach(region.info.region, vanished, &dead, &HashSet::new())?;
+            if matches!(detached, Detached::Unexplained(_)) {
+                // Read where it is needed alone: that is after false listings went, or after a loss.
+                let attested = attested.get_or_insert_with(|| attest::read_for_many(self.repository));
+                detached = self.index.detach(region.info.region, vanished, &dead, attested)?;
+            }
+            match detached {
                 Detached::Taken(0) => {}
                 // The collection may have ended after the segments were listed: what it moved shows in the next look.
                 Detached::Taken(packs) => {

@@ -17,7 +17,7 @@ use std::sync::PoisonError;
 
 /// Two windows are under way at a time: one being fetched, one being filled.
 const WINDOW_BYTES: u64 = 256 << 20;
-/// The first one is small, as nothing is fetched while it is filled; each is twice as large as the one before.
+/// The first one is small, as nothing is fetched while it is filled; each is four times as large as the one before.
 const FIRST_WINDOW_BYTES: u64 = 16 << 20;
 /// Directories, further names, and files to read back that wait, each: some 600 bytes. The workers run out of work while
 /// those that wait are finished.

@@ -88,6 +88,19 @@ impl Scene {
         ids.into_keys().flat_map(open).collect()
     }
 
+    /// Another host's index, which knows what is listed now.
+    fn onlooker(&self) -> MemoryIndex {
+        let index = MemoryIndex::new();
+        sync(&self.owner(), &index, &Silent).unwrap();
+        index
+    }
+
+    /// To that host the region didn't lose anything since.
+    fn assert_nothing_lost(&self, onlooker: &MemoryIndex) {
+        assert_eq!(sync(&self.owner(), onlooker, &Silent).unwrap(), []);
+        assert!(onlooker.doubted().unwrap().is_empty());
+    }
+
     fn segment_issue(&self, id: SegmentId) -> String {
         let index = MemoryIndex::new();
         let issues = sync(&self.owner(), &index, &Silent).unwrap();
@@ -365,6 +378,7 @@ fn a_false_listing_goes_once_an_owner_has_read_the_pack() {
             }
             packs.sort_by_key(|pack| pack.pack);
             let id = scene.put_segment(&Segment { supersedes: Vec::new(), packs });
+            let onlooker = scene.onlooker();
             assert!(!scene.read_data().is_sound(), "{what}: the lie is told");
             let identity = scene.world.add_slot(role, "collects").1;
             let collector = scene.world.as_slot(&identity);
@@ -387,6 +401,7 @@ fn a_false_listing_goes_once_an_owner_has_read_the_pack() {
             let report = scene.read_data();
             assert!(report.is_sound(), "{what}: {:?}", report.issues);
             scene.assert_whole();
+            scene.assert_nothing_lost(&onlooker);
             assert_eq!(
                 scene.thief.fork().backup(&[0], own.path(), 1).unwrap().new_bytes,
                 0,
@@ -431,6 +446,7 @@ fn a_false_listing_goes_whatever_shares_its_segment() {
         }
         packs.sort_by_key(|pack| pack.pack);
         let id = scene.put_segment(&Segment { supersedes: Vec::new(), packs });
+        let onlooker = scene.onlooker();
         if revoked {
             scene.owner().revoke_slot(scene.slot, &Acceptance::default(), &Silent).unwrap();
         }
@@ -441,6 +457,7 @@ fn a_false_listing_goes_whatever_shares_its_segment() {
         let report = scene.read_data();
         assert!(report.is_sound(), "{what}: {:?}", report.issues);
         scene.assert_whole();
+        scene.assert_nothing_lost(&onlooker);
         scene.world.assert_restores(&[0], saved, source.path(), 1);
         if others {
             let left: Vec<SegmentPack> = scene.listed();

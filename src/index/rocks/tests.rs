@@ -194,7 +194,7 @@ fn what_a_region_lost_is_taken_out_where_finals_or_other_segments_explain_it() {
         assert_eq!(index.regions().expect("read"), BTreeSet::from(REGIONS));
         // Gone, and neither pack is dead or listed: nothing is changed, however much of it is explained.
         for dead in [&[][..], &[id_a], &[id_b], &[c.packs[0].pack]] {
-            let outcome = index.detach(here, &set(&[first]), &set(dead)).expect("read");
+            let outcome = index.detach(here, &set(&[first]), &set(dead), &HashSet::new()).expect("read");
             assert!(matches!(outcome, Detached::Unexplained(pack) if !dead.contains(&pack)), "{outcome:?}");
             assert_eq!(regions_of(index, &together(&[&a, &b])), [REGIONS, REGIONS]);
             assert_eq!(known(index, here), set(&[first, third]));
@@ -203,14 +203,14 @@ fn what_a_region_lost_is_taken_out_where_finals_or_other_segments_explain_it() {
         let mut lie = b.clone();
         lie.packs[0].frames[0].chunks[1].id = ChunkId([9; 32]);
         index.ingest(SegmentId([77; 32]), 100, &lie, &[here]).expect("ingested");
-        let outcome = index.detach(here, &set(&[first]), &set(&[id_a])).expect("read");
+        let outcome = index.detach(here, &set(&[first]), &set(&[id_a]), &HashSet::new()).expect("read");
         assert_eq!(outcome, Detached::Unexplained(id_b));
         // Nor does one of another region.
         index.ingest(second, 100, &b, &[there]).expect("ingested");
-        let outcome = index.detach(here, &set(&[first]), &set(&[id_a])).expect("read");
+        let outcome = index.detach(here, &set(&[first]), &set(&[id_a]), &HashSet::new()).expect("read");
         assert_eq!(outcome, Detached::Unexplained(id_b));
         index.ingest(second, 100, &b, &[here]).expect("ingested");
-        let outcome = index.detach(here, &set(&[first]), &set(&[id_a])).expect("written");
+        let outcome = index.detach(here, &set(&[first]), &set(&[id_a]), &HashSet::new()).expect("written");
         assert_eq!(outcome, Detached::Taken(1));
         assert_eq!(known(index, here), set(&[second, third, SegmentId([77; 32])]));
         assert_eq!(known(index, there), set(&[first, second]));
@@ -218,8 +218,8 @@ fn what_a_region_lost_is_taken_out_where_finals_or_other_segments_explain_it() {
         assert_eq!(index.unlisted_count(), 0);
         assert!(all_found(index, &a) && all_found(index, &c), "it is in the other region");
         // Dead there too, though a segment lists it still.
-        assert_eq!(index.detach(there, &none, &set(&[id_a])).expect("written"), Detached::Taken(1));
-        assert_eq!(index.detach(there, &none, &set(&[id_a])).expect("read"), Detached::Taken(0));
+        assert_eq!(index.detach(there, &none, &set(&[id_a]), &HashSet::new()).expect("written"), Detached::Taken(1));
+        assert_eq!(index.detach(there, &none, &set(&[id_a]), &HashSet::new()).expect("read"), Detached::Taken(0));
         assert_eq!((index.unlisted_count(), index.pack_count()), (1, 4));
         assert!(index.places(&chunks(&a)).expect("read").iter().all(Vec::is_empty));
         // The lie has one chunk of its own.
@@ -232,6 +232,47 @@ fn what_a_region_lost_is_taken_out_where_finals_or_other_segments_explain_it() {
     assert!(index.places(&chunks(&a)).expect("read").iter().all(Vec::is_empty) && all_found(&index, &c));
 }
 
+/// COLLECT-19: a collection takes away what is false, and what others state likewise.
+#[test]
+fn what_was_false_or_is_stated_by_another_origin_is_no_loss() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let (first, a) = segment(0, 3);
+    let mut lie = a.clone();
+    lie.packs[0].frames[0].chunks[1].id = ChunkId([9; 32]);
+    let mut same = a.clone();
+    same.packs[0].origin = SlotId([99; 16]);
+    let (lying, other) = (SegmentId([77; 32]), SegmentId([78; 32]));
+    let here = REGIONS[0];
+    let none = HashSet::new();
+    let (truth, lied) = (listings(&a)[0], listings(&lie)[0]);
+    for index in of_each_kind(directory.path()) {
+        let index = &*index;
+        for (id, segment) in [(first, &a), (lying, &lie), (other, &same)] {
+            index.ingest(id, 100, segment, &[here]).expect("ingested");
+        }
+        let incarnation = index.incarnation();
+        // Nobody says which one is false, or it was said of both.
+        for (gone, attested) in [(lying, &[][..]), (lying, &[lied]), (lying, &[truth, lied]), (other, &[])] {
+            let outcome = index.detach(here, &set(&[gone]), &none, &set(attested)).expect("read");
+            assert_eq!(outcome, Detached::Unexplained(a.packs[0].pack), "{attested:?}");
+        }
+        assert_eq!(known(index, here), set(&[first, lying, other]));
+        // The same facts stand with another origin, and what was remembered by them holds.
+        let outcome = index.detach(here, &set(&[other]), &none, &set(&[truth])).expect("written");
+        assert_eq!(outcome, Detached::Taken(1));
+        assert_eq!(index.incarnation(), incarnation);
+        // What was attested of it must be there.
+        let both = set(&[first, lying]);
+        let outcome = index.detach(here, &both, &none, &set(&[truth])).expect("read");
+        assert_eq!(outcome, Detached::Unexplained(a.packs[0].pack));
+        assert_eq!(index.detach(here, &set(&[lying]), &none, &set(&[truth])).expect("written"), Detached::Taken(1));
+        assert_ne!(index.incarnation(), incarnation, "nothing may be remembered by what was false");
+        assert!(all_found(index, &a));
+        assert_eq!(index.places(&[ChunkId([9; 32])]).expect("read"), [vec![]]);
+        assert_eq!(known(index, here), set(&[first]));
+    }
+}
+
 #[test]
 fn a_pack_without_a_region_may_get_one_again() {
     let directory = tempfile::tempdir().expect("a directory");
@@ -239,7 +280,10 @@ fn a_pack_without_a_region_may_get_one_again() {
     for index in of_each_kind(directory.path()) {
         index.ingest(first, 100, &a, &REGIONS[..1]).expect("ingested");
         let dead = set(&[a.packs[0].pack]);
-        assert_eq!(index.detach(REGIONS[0], &set(&[first]), &dead).expect("written"), Detached::Taken(1));
+        assert_eq!(
+            index.detach(REGIONS[0], &set(&[first]), &dead, &HashSet::new()).expect("written"),
+            Detached::Taken(1)
+        );
         assert_eq!(index.unlisted_count(), 1);
         // A chunk that comes again in another pack is found there, and in the first one only once that counts.
         let mut moved = b.clone();
@@ -281,7 +325,7 @@ fn what_another_process_took_out_stays_out() {
     index.ingest(first, 100, &a, &REGIONS).expect("ingested");
     assert_eq!(index.pack(0).expect("there").regions, REGIONS);
     let other = RocksIndex::open(directory.path(), REPOSITORY, 1 << 20).expect("opened");
-    other.detach(REGIONS[0], &HashSet::new(), &set(&[a.packs[0].pack])).expect("written");
+    other.detach(REGIONS[0], &HashSet::new(), &set(&[a.packs[0].pack]), &HashSet::new()).expect("written");
     index.ingest(first, 100, &a, &REGIONS[1..]).expect("ingested again");
     assert_eq!(index.pack(0).expect("there").regions, REGIONS[1..]);
 }
@@ -409,7 +453,7 @@ fn damage_that_shows_late_has_the_next_run_make_it_anew() {
                 index.ordinals(&listed.packs[0].pack).map(drop),
                 index.segments(REGIONS[0]).map(drop),
                 index.each_pack(&mut |_, _| Ok(())),
-                index.detach(REGIONS[0], &HashSet::from([id]), &HashSet::new()).map(drop),
+                index.detach(REGIONS[0], &HashSet::from([id]), &HashSet::new(), &HashSet::new()).map(drop),
             ];
             let errors: Vec<IndexError> = read.into_iter().filter_map(Result::err).collect();
             assert!(errors.iter().all(|error| matches!(error, IndexError::Damaged { .. })), "{errors:?}");
