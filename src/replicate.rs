@@ -33,12 +33,14 @@ use std::sync::{Mutex, PoisonError};
 mod decisions;
 mod heal;
 mod join;
+mod named;
 mod view;
 mod whole;
 
 use decisions::copy_decisions;
 pub use heal::{Healed, heal, put_forgotten_back};
 use heal::{put_back, put_manifests_back};
+use named::heal_named;
 use view::{View, read_from_any};
 pub use whole::{Copied, DamagedPacks, KEEP, Mended, mend};
 use whole::{Unread, Whole, pass_over, read_pack};
@@ -223,6 +225,9 @@ pub fn replicate(
     }
     copy_decisions(repository, depth, &mut done, monitor)?;
     put_manifests_back(repository, counted, depth, &mut done, monitor)?;
+    if depth == Depth::Content {
+        heal_named(repository, counted, &mut done, monitor)?;
+    }
     stop_if_asked(monitor)?;
     let lacks = |at: usize| {
         // What a region's server doesn't take is no lack of it.

@@ -18,7 +18,7 @@ use std::collections::BTreeSet;
 /// When a region can't be listed or read, or the slot is not there.
 pub fn run(args: &AuditArgs, global: &Global) -> Result<Class, CliError> {
     let workspace = Workspace::open(global)?;
-    let Chains { timeline, findings } = examine(&workspace.repository)?;
+    let Chains { timeline, findings, .. } = examine(&workspace.repository)?;
     workspace.progress.finish();
     let slot = match &args.slot {
         Some(wanted) => Some(chosen(&workspace, &timeline, wanted)?),

@@ -9,7 +9,7 @@ use super::workspace::Workspace;
 use crate::format::roster::Role;
 use crate::pack::SpoolSpace;
 use crate::replicate::{Depth, heal, put_forgotten_back, replicate};
-use crate::repo::audit::{self, NoRoom};
+use crate::repo::audit::{self, Merged};
 use crate::report::{IssueKind, Monitor};
 use serde_json::{Value, json};
 
@@ -58,9 +58,10 @@ pub fn run(global: &Global) -> Result<Class, CliError> {
     }
     let repository = &workspace.repository;
     // A writer answers for its own chain, and brings that together whenever it records.
-    let (entries, no_room) =
-        if repository.role() == Role::Writer { (0, NoRoom::new()) } else { audit::merge(repository)? };
-    workspace.without_room(no_room);
+    let chains = if repository.role() == Role::Writer { Merged::default() } else { audit::merge(repository)? };
+    let entries = chains.copied;
+    done.healed += chains.healed;
+    workspace.without_room(chains.no_room);
     let repository = &workspace.repository;
     workspace.progress.finish();
     let left_out = &workspace.settings.regions_left_out;

@@ -42,11 +42,14 @@ struct Found {
 pub fn read(repository: &Repository) -> (HashSet<Digest>, Vec<Issue>) {
     let (mut attested, mut issues, mut seen) = (HashSet::new(), Vec::new(), HashSet::new());
     for region in &repository.regions {
-        match read_region(repository, region, &mut issues, &mut |name| !seen.contains(name)) {
-            Ok(all) => all.into_iter().for_each(|found| {
-                attested.extend(found.listings);
-                seen.insert(found.name);
-            }),
+        match read_region(repository, region, &mut |name| !seen.contains(name)) {
+            Ok(all) => {
+                issues.extend(all.issues(region));
+                all.found.into_iter().for_each(|found| {
+                    attested.extend(found.listings);
+                    seen.insert(found.name);
+                });
+            }
             Err(error) => issues.push(Issue {
                 kind: IssueKind::Unreadable,
                 subject: format!("{}:attest/", region.name).into_bytes(),
@@ -82,33 +85,48 @@ pub fn vouched(attested: &HashSet<Digest>, segment: &Segment) -> Vec<bool> {
 /// # Errors
 /// When the region can't be listed or stops answering.
 pub fn verify_region(repository: &Repository, region: &RegionHandle) -> Result<(u64, Vec<Issue>), RepoError> {
-    let mut issues = Vec::new();
-    let found = read_region(repository, region, &mut issues, &mut |_| true)?;
-    Ok((found.len() as u64, issues))
+    let all = read_region(repository, region, &mut |_| true)?;
+    Ok((all.found.len() as u64, all.issues(region).collect()))
 }
+
+/// What a region's attestations came to.
+#[derive(Default)]
+struct Attestations {
+    found: Vec<Found>,
+    /// Names of those that can't be used, and why.
+    unusable: Vec<(String, RepoError)>,
+}
+
+impl Attestations {
+    fn issues(&self, region: &RegionHandle) -> impl Iterator<Item = Issue> {
+        self.unusable.iter().map(|(name, error)| Issue {
+            kind: IssueKind::Damaged,
+            subject: format!("{}:{name}", region.name).into_bytes(),
+            detail: format!("{error}; {REMEDY}"),
+        })
+    }
+}
+
+const REMEDY: &str = "nothing needs it: `keepstone replicate` puts it right from a region that has it whole, and an \
+                      owner's `keepstone check --read-data` removes one that none has";
 
 fn read_region(
     repository: &Repository,
     region: &RegionHandle,
-    issues: &mut Vec<Issue>,
     wanted: &mut dyn FnMut(&str) -> bool,
-) -> Result<Vec<Found>, RepoError> {
-    let mut all = Vec::new();
+) -> Result<Attestations, RepoError> {
+    let mut all = Attestations::default();
     for listed in list_sorted(&*region.store, "attest/").map_err(|e| region.error(e))? {
         let Some(digest) = listed.name.strip_prefix("attest/").and_then(Digest::from_hex) else { continue };
         if !wanted(&listed.name) {
             continue;
         }
         match read_one(repository, region, &listed.name, digest) {
-            Ok(found) => all.push(found),
+            Ok(found) => all.found.push(found),
             // Merged into another one meanwhile, or of a slot that was revoked.
             Err(RepoError::Missing { .. } | RepoError::Crypto { source: CryptoError::Revoked { .. }, .. }) => {}
             Err(error @ RepoError::Store { .. }) => return Err(error),
-            Err(error) => issues.push(Issue {
-                kind: IssueKind::Damaged,
-                subject: format!("{}:{}", region.name, listed.name).into_bytes(),
-                detail: error.to_string(),
-            }),
+            Err(error) => all.unusable.push((listed.name, error)),
         }
     }
     Ok(all)
@@ -127,7 +145,7 @@ fn read_one(repository: &Repository, region: &RegionHandle, name: &str, digest: 
 }
 
 /// Vouches for listings that were verified (`ATTEST-4`), in every reached region that doesn't say so yet and has
-/// room for it. Gives how many nobody vouched for before.
+/// room for it, and removes what is damaged in every region that holds it. Gives how many nobody vouched for before.
 ///
 /// # Errors
 /// When this slot is no owner's, or a region fails.
@@ -136,9 +154,11 @@ pub fn publish(repository: &Repository, verified: &[Digest]) -> Result<u64, Repo
     let mut regions = Vec::new();
     for region in &repository.regions {
         // What can't be read vouches for nothing, and is attested anew.
-        regions.push(read_region(repository, region, &mut Vec::new(), &mut |_| true)?);
+        regions.push(read_region(repository, region, &mut |_| true)?);
     }
-    let known: BTreeSet<Digest> = regions.iter().flatten().flat_map(|found| &found.listings).copied().collect();
+    let found = regions.iter().flat_map(|all| &all.found);
+    let known: BTreeSet<Digest> = found.clone().flat_map(|found| &found.listings).copied().collect();
+    let whole: HashSet<&str> = found.map(|found| found.name.as_str()).collect();
     let mut all: BTreeSet<Digest> = verified.iter().copied().collect();
     let fresh = all.iter().filter(|listing| !known.contains(listing)).count() as u64;
     all.extend(known);
@@ -148,7 +168,7 @@ pub fn publish(repository: &Repository, verified: &[Digest]) -> Result<u64, Repo
     }
     let attested_at = repository.clock.now_ns();
     let with_room = repository.regions.iter().zip(&regions).enumerate().filter(|(at, _)| !no_room.contains_key(at));
-    'regions: for (_, (region, found)) in with_room {
+    'regions: for (_, (region, Attestations { found, unusable })) in with_room {
         let here: HashSet<Digest> = found.iter().flat_map(|found| &found.listings).copied().collect();
         let mut lacking: BTreeSet<Digest> = all.iter().filter(|listing| !here.contains(listing)).copied().collect();
         let own: Vec<&Found> = found.iter().filter(|found| found.signer == repository.secrets.slot).collect();
@@ -172,8 +192,16 @@ pub fn publish(repository: &Repository, verified: &[Digest]) -> Result<u64, Repo
                 Err(error) => return Err(region.error(error)),
             }
         }
-        for old in own.iter().filter(|_| merge) {
-            match region.store.delete(&old.name) {
+        let damaged = unusable.iter().map(|(name, _)| name).filter(|name| !whole.contains(name.as_str()));
+        let mut gone: Vec<&String> = own.iter().filter(|_| merge).map(|old| &old.name).collect();
+        for name in damaged {
+            // What is whole and forged was written by somebody: that stays to be seen.
+            if region.is_damaged(name)? {
+                gone.push(name);
+            }
+        }
+        for name in gone {
+            match region.store.delete(name) {
                 Err(error) if error.kind != StoreErrorKind::Denied => return Err(region.error(error)),
                 // One that may not be deleted costs a read each time, no more.
                 _ => {}
@@ -192,7 +220,7 @@ pub(super) fn level(repository: &Repository, at: usize) -> Result<(), RepoError>
     let listed = list_sorted(&*to.store, "attest/").map_err(|e| to.error(e))?;
     let mut there: BTreeSet<String> = listed.into_iter().map(|listed| listed.name).collect();
     for (_, from) in repository.regions.iter().enumerate().filter(|(other, _)| *other != at) {
-        for found in read_region(repository, from, &mut Vec::new(), &mut |name| !there.contains(name))? {
+        for found in read_region(repository, from, &mut |name| !there.contains(name))?.found {
             let bytes = from.get(&found.name)?;
             // The name is the digest: another read than the one that was verified may give other bytes.
             if object::check_digest(&bytes).is_ok_and(|digest| found.name == format!("attest/{digest}")) {

@@ -436,6 +436,8 @@ pub struct Chains {
     pub timeline: Vec<Recorded>,
     /// What is odd, by slot and number.
     pub findings: Vec<Finding>,
+    /// Objects whose bytes aren't what they were: the region's index into the repository's, and the name.
+    damaged: Vec<(usize, String)>,
 }
 
 /// Reads all chains out of all reached regions and examines them.
@@ -444,7 +446,7 @@ pub struct Chains {
 /// When a region can't be listed or read. What single objects say becomes a finding.
 pub fn read(repository: &Repository) -> Result<Chains, RepoError> {
     let mut chains: BTreeMap<SlotId, BTreeMap<(u64, Digest), Recorded>> = BTreeMap::new();
-    let mut findings = Vec::new();
+    let (mut findings, mut damaged) = (Vec::new(), Vec::new());
     for (at, region) in repository.regions.iter().enumerate() {
         for listed in list_sorted(&*region.store, "audit/").map_err(|e| region.error(e))? {
             match read_entry(repository, region, &listed.name) {
@@ -462,6 +464,9 @@ pub fn read(repository: &Repository) -> Result<Chains, RepoError> {
                 }
                 Err(error @ (RepoError::Missing { .. } | RepoError::Object { .. } | RepoError::Crypto { .. })) => {
                     let named = parse_entry_name(&listed.name);
+                    if region.is_damaged(&listed.name)? {
+                        damaged.push((at, listed.name));
+                    }
                     findings.push(Finding {
                         kind: FindingKind::Damaged,
                         slot: named.map(|(slot, ..)| slot),
@@ -480,7 +485,7 @@ pub fn read(repository: &Repository) -> Result<Chains, RepoError> {
         }
     }
     findings.sort_by_key(|finding| (finding.slot, finding.number, finding.kind));
-    Ok(Chains { timeline: timeline(chains), findings })
+    Ok(Chains { timeline: timeline(chains), findings, damaged })
 }
 
 /// What a region lacks of a chain that another one holds (`AUDIT-9`): it is behind where that is the chain's end, and
@@ -598,41 +603,84 @@ fn timeline(chains: BTreeMap<SlotId, BTreeMap<(u64, Digest), Recorded>>) -> Vec<
     keyed.into_iter().map(|(_, recorded)| recorded).collect()
 }
 
-/// Copies every entry to every reached region that lacks it (`AUDIT-9`) and has room. Gives how many were put,
-/// and the regions that have none.
+/// What bringing chains together came to.
+#[derive(Debug, Default)]
+pub struct Merged {
+    /// Entries copied to a region that lacked them.
+    pub copied: u64,
+    /// Entries that were damaged in a region and are right again there.
+    pub healed: u64,
+    /// Regions that have no room, with what they said.
+    pub no_room: NoRoom,
+}
+
+/// Copies every entry to every reached region that lacks it and has room, and gives damaged ones their bytes again
+/// (`AUDIT-9`).
 ///
 /// # Errors
-/// When a region can't be listed, read or written. Damaged entries are left where they are.
-pub fn merge(repository: &Repository) -> Result<(u64, NoRoom), RepoError> {
-    let (mut put_total, mut no_room) = (0, NoRoom::new());
-    for recorded in read(repository)?.timeline {
-        let (slot, number, digest) = (recorded.entry.slot, recorded.entry.number, recorded.digest);
-        let lacking: Vec<usize> = (0..repository.regions.len()).filter(|at| !recorded.regions.contains(at)).collect();
-        let Some(from) = recorded.regions.first().filter(|_| !lacking.is_empty()) else { continue };
-        let from = &repository.regions[*from];
-        let plain = entry_name(slot, number);
-        let beside = format!("{plain}-{digest}");
-        // Under one of its two names it is there; its bytes say which.
-        let mut whole = None;
-        for name in [plain, beside] {
-            match read_entry(repository, from, &name) {
-                Ok((_, found, bytes, _)) if found == digest => whole = Some(bytes),
-                Ok(_) | Err(RepoError::Missing { .. } | RepoError::Object { .. } | RepoError::Crypto { .. }) => {}
-                Err(error) => return Err(error),
-            }
+/// When a region can't be listed, read or written. A damaged entry stays where no region holds it whole, or more than
+/// one that it may have been, and where the access allows no replacing.
+pub fn merge(repository: &Repository) -> Result<Merged, RepoError> {
+    let mut merged = Merged::default();
+    let chains = read(repository)?;
+    // What each damaged object is to be, by the digest in its name or as the only entry of its number.
+    let mut wanted: BTreeMap<(SlotId, u64), Vec<&Recorded>> = BTreeMap::new();
+    for recorded in &chains.timeline {
+        wanted.entry((recorded.entry.slot, recorded.entry.number)).or_default().push(recorded);
+    }
+    for (at, name) in &chains.damaged {
+        let Some((slot, number, stated)) = parse_entry_name(name) else { continue };
+        let entries = wanted.get(&(slot, number)).map_or(&[][..], Vec::as_slice);
+        let mut fitting = entries.iter().filter(|recorded| stated.is_none_or(|digest| digest == recorded.digest));
+        let (Some(only), None) = (fitting.next(), fitting.next()) else { continue };
+        let Some(bytes) = whole_bytes(repository, only)? else { continue };
+        let region = &repository.regions[*at];
+        match region.store.heal(name, &bytes.into()) {
+            Ok(()) => merged.healed += 1,
+            Err(error) if error.kind == StoreErrorKind::Denied => {}
+            Err(error) => return Err(region.error(error)),
         }
+    }
+    for recorded in &chains.timeline {
+        let (slot, number, digest) = (recorded.entry.slot, recorded.entry.number, recorded.digest);
+        let is_lacking = |at: &usize| !recorded.regions.contains(at) && !merged.no_room.contains_key(at);
+        let lacking: Vec<usize> = (0..repository.regions.len()).filter(is_lacking).collect();
+        if lacking.is_empty() {
+            continue;
+        }
+        let Some(bytes) = whole_bytes(repository, recorded)? else { continue };
         for at in lacking {
-            let Some(bytes) = whole.as_ref().filter(|_| !no_room.contains_key(&at)) else { continue };
-            match put(&repository.regions[at], slot, number, &digest, bytes, false) {
-                Ok(()) => put_total += 1,
+            let to = &repository.regions[at];
+            // Put right just now.
+            let plain = entry_name(slot, number);
+            if chains.damaged.contains(&(at, plain.clone())) && to.get(&plain).is_ok_and(|found| found == bytes) {
+                continue;
+            }
+            match put(to, slot, number, &digest, &bytes, false) {
+                Ok(()) => merged.copied += 1,
                 Err(RepoError::Store { source, .. }) if source.kind == StoreErrorKind::Full => {
-                    no_room.insert(at, source);
+                    merged.no_room.insert(at, source);
                 }
                 Err(error) => return Err(error),
             }
         }
     }
-    Ok((put_total, no_room))
+    Ok(merged)
+}
+
+/// An entry's bytes, from a region that holds it: under one of its two names it is there, and its bytes say which.
+fn whole_bytes(repository: &Repository, recorded: &Recorded) -> Result<Option<Vec<u8>>, RepoError> {
+    let plain = entry_name(recorded.entry.slot, recorded.entry.number);
+    let beside = format!("{plain}-{}", recorded.digest);
+    let Some(from) = recorded.regions.first().map(|at| &repository.regions[*at]) else { return Ok(None) };
+    for name in [plain, beside] {
+        match read_entry(repository, from, &name) {
+            Ok((_, found, bytes, _)) if found == recorded.digest => return Ok(Some(bytes)),
+            Ok(_) | Err(RepoError::Missing { .. } | RepoError::Object { .. } | RepoError::Crypto { .. }) => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(None)
 }
 
 /// The first entry of a repository's first chain: who made it. Gives its bytes and digest.

@@ -74,6 +74,20 @@ impl RegionHandle {
             _ => self.error(error),
         })
     }
+
+    /// Whether an object's bytes aren't even those that its own digest states: nobody wrote it so. What is whole and
+    /// wrong was written by somebody, and is to be seen by whoever asks who it was.
+    ///
+    /// # Errors
+    /// When it can't be read.
+    pub fn is_damaged(&self, name: &str) -> Result<bool, RepoError> {
+        match self.get(name) {
+            Ok(bytes) => Ok(object::check_digest(&bytes).is_err()),
+            Err(RepoError::Missing { .. }) => Ok(false),
+            Err(RepoError::Object { .. }) => Ok(true),
+            Err(error) => Err(error),
+        }
+    }
 }
 
 /// A region whose `config` or `region` object can't be used, while another region's can: it takes no part.

@@ -72,7 +72,7 @@ impl Repository {
         let to = &self.regions[at];
         self.level_keys(at)?;
         attest::level(self, at)?;
-        let (_, mut no_room) = audit::merge(self)?;
+        let mut no_room = audit::merge(self)?.no_room;
         if let Some(error) = no_room.remove(&at) {
             return Err(to.error(error));
         }

@@ -16,7 +16,7 @@ use std::path::PathBuf;
 use std::sync::PoisonError;
 
 /// Two windows are under way at a time: one being fetched, one being filled.
-const WINDOW_BYTES: u64 = 256 << 20;
+const WINDOW_BYTES: u64 = 1 << 30;
 /// The first one is small, as nothing is fetched while it is filled; each is four times as large as the one before.
 const FIRST_WINDOW_BYTES: u64 = 16 << 20;
 /// Directories, further names, and files to read back that wait, each: some 600 bytes. The workers run out of work while
@@ -121,7 +121,7 @@ pub fn restore(
     target.spare_named(exclude.clone());
     let timer = monitor.timer();
     let outcome = Outcome { timer: timer.clone(), ..Outcome::default() };
-    let queue = Queue::new(target, fetcher, &outcome, options.threads);
+    let queue = Queue::new(target, fetcher, &outcome, monitor, options.threads);
     let run = Run {
         target,
         fetcher,
@@ -443,6 +443,9 @@ impl Run<'_> {
                     return self.link_later(parent, node, path);
                 }
                 self.summary.files_skipped += 1;
+                if let NodeKind::File { size, .. } = node.kind {
+                    self.monitor.advance(0, size);
+                }
                 match self.target.fix_metadata(parent, node) {
                     Ok(restored) => self.outcome.restored(restored),
                     Err(error) => return self.target_error(error),
@@ -646,7 +649,6 @@ impl Run<'_> {
         length: u32,
     ) -> Result<(), RestoreError> {
         self.window.want(file, offset, id, length);
-        self.monitor.advance(0, u64::from(length));
         let full = self.window.bytes() >= self.window_bytes
             || self.window.takes(self.options.memory_bytes / 2)
             || self.window.open() >= self.target.open_files_max();
@@ -667,7 +669,7 @@ impl Run<'_> {
     /// Has fetched what was asked for, while more is asked for.
     fn fetch(&mut self) -> Result<(), RestoreError> {
         self.stop_if_ended()?;
-        self.window_bytes = (self.window_bytes * 2).min(WINDOW_BYTES);
+        self.window_bytes = (self.window_bytes * 4).min(WINDOW_BYTES);
         self.window.flush(self.queue)?;
         self.stop_if_ended()
     }

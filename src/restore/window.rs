@@ -10,7 +10,7 @@ use crate::format::ids::{ChunkId, ChunkKind};
 use crate::format::node::{Node, NodeKind};
 use crate::index::{PackEntry, Place};
 use crate::repo::fetch::{FetchError, Fetcher};
-use crate::report::{Issue, IssueKind};
+use crate::report::{Issue, IssueKind, Monitor};
 use crate::timing::{Stage, Timer};
 use std::collections::{BTreeMap, VecDeque};
 use std::io;
@@ -340,6 +340,7 @@ pub struct Queue<'a> {
     pub target: &'a Target,
     pub fetcher: &'a Fetcher<'a>,
     pub outcome: &'a Outcome,
+    monitor: &'a dyn Monitor,
     threads: usize,
     pending: Mutex<Pending>,
     changed: Condvar,
@@ -355,8 +356,14 @@ struct Pending {
 
 impl<'a> Queue<'a> {
     /// For so many threads that call [`Queue::work`]; one or none stands for the caller's own.
-    pub fn new(target: &'a Target, fetcher: &'a Fetcher<'a>, outcome: &'a Outcome, threads: usize) -> Self {
-        Queue { target, fetcher, outcome, threads, pending: Mutex::default(), changed: Condvar::new() }
+    pub fn new(
+        target: &'a Target,
+        fetcher: &'a Fetcher<'a>,
+        outcome: &'a Outcome,
+        monitor: &'a dyn Monitor,
+        threads: usize,
+    ) -> Self {
+        Queue { target, fetcher, outcome, monitor, threads, pending: Mutex::default(), changed: Condvar::new() }
     }
 
     /// Runs `walk` here and the workers beside it; returns when both have ended.
@@ -494,7 +501,7 @@ fn fail(file: &OpenFile, outcome: &Outcome, kind: IssueKind, detail: &str) {
 
 impl Stretch {
     fn run(mut self, queue: &Queue<'_>) {
-        let Queue { target, fetcher, outcome, .. } = queue;
+        let Queue { fetcher, outcome, .. } = queue;
         if outcome.stopped() {
             return;
         }
@@ -513,10 +520,10 @@ impl Stretch {
             // Neighbours are written in one go: a large file's chunks are many and small.
             for joined in wants.chunk_by(|(a, right), (b, also)| *right && *also && a.runs_on_in(b)) {
                 match joined {
-                    [(want, false), ..] => slow(target, fetcher, want, outcome),
+                    [(want, false), ..] => slow(queue, want),
                     [(first, true), ..] => {
                         let end = joined.last().map_or(first.end(), |(last, _)| last.end());
-                        write(target, &first.wish, joined.len(), &frame[first.place.offset as usize..end], outcome);
+                        write(queue, &first.wish, joined.len(), &frame[first.place.offset as usize..end]);
                     }
                     [] => {}
                 }
@@ -527,14 +534,15 @@ impl Stretch {
         }
         // What the one read didn't give is looked for in every region and every pack.
         for want in self.frames.into_values().flatten() {
-            slow(target, fetcher, &want, outcome);
+            slow(queue, &want);
         }
     }
 }
 
-fn slow(target: &Target, fetcher: &Fetcher<'_>, want: &Want, outcome: &Outcome) {
+fn slow(queue: &Queue<'_>, want: &Want) {
+    let Queue { target, fetcher, outcome, .. } = queue;
     match fetcher.chunk(ChunkKind::Data, want.wish.id) {
-        Ok(bytes) => write(target, &want.wish, 1, &bytes, outcome),
+        Ok(bytes) => write(queue, &want.wish, 1, &bytes),
         Err(error) => {
             fail(&want.wish.file, outcome, IssueKind::Damaged, &error.to_string());
             release(target, &want.wish.file, outcome);
@@ -543,12 +551,14 @@ fn slow(target: &Target, fetcher: &Fetcher<'_>, want: &Want, outcome: &Outcome) 
 }
 
 /// Writes so many chunks of a file, one after the other, from where the first of them belongs.
-fn write(target: &Target, first: &Wish, count: usize, bytes: &[u8], outcome: &Outcome) {
+fn write(queue: &Queue<'_>, first: &Wish, count: usize, bytes: &[u8]) {
+    let Queue { target, outcome, .. } = queue;
     let Wish { file, file_offset, .. } = first;
     if !file.failed.load(Ordering::Relaxed) {
         match outcome.timer.run(Stage::Write, || file.write(target, bytes, *file_offset, outcome)) {
             Ok(()) => {
                 outcome.bytes.add(bytes.len() as u64);
+                queue.monitor.advance(0, bytes.len() as u64);
                 outcome.timer.bytes(Stage::Write, bytes.len() as u64);
             }
             Err(error) => {

@@ -117,8 +117,8 @@ fn a_region_that_was_away_is_brought_up() {
     assert_eq!(names(&world, 0), names(&world, 1));
 
     note(&world, &[1], "alone");
-    assert_eq!(merge(&world.open(&[0, 1]).unwrap()).unwrap().0, 1);
-    assert_eq!(merge(&world.open(&[0, 1]).unwrap()).unwrap().0, 0);
+    assert_eq!(merge(&world.open(&[0, 1]).unwrap()).unwrap().copied, 1);
+    assert_eq!(merge(&world.open(&[0, 1]).unwrap()).unwrap().copied, 0);
     assert_eq!(chains(&world, &[0]).timeline.len(), 5);
 }
 
@@ -139,8 +139,50 @@ fn an_entry_that_one_region_lost_is_a_gap() {
     memory(&world, 1).delete(&name(5)).unwrap();
     let found = kinds(&chains(&world, &[0, 1]));
     assert_eq!(found, [(FindingKind::Gap, 2), (FindingKind::Gap, 3), (FindingKind::Behind, 5)]);
-    assert_eq!(merge(&world.open(&[0, 1]).unwrap()).unwrap().0, 3);
+    assert_eq!(merge(&world.open(&[0, 1]).unwrap()).unwrap().copied, 3);
     assert_eq!(chains(&world, &[0, 1]).findings, []);
+}
+
+/// AUDIT-9: what is damaged gets its bytes again under its own name; what somebody wrote there stays.
+#[test]
+fn a_damaged_entry_comes_back_in_place() {
+    for copied_before in [false, true] {
+        for cut in [false, true] {
+            let world = World::new(2);
+            for at in 0..3 {
+                note(&world, &[0, 1], &at.to_string());
+            }
+            let (before, name) = (names(&world, 1), entry_name(slot(&world), 3));
+            let whole = memory(&world, 1).get(&name, u64::MAX).unwrap();
+            let mut bytes = whole.clone();
+            match cut {
+                true => bytes.truncate(60),
+                false => bytes[60] ^= 1,
+            }
+            memory(&world, 1).heal(&name, &bytes.into()).unwrap();
+            assert_eq!(kinds(&chains(&world, &[0, 1]))[..1], [(FindingKind::Damaged, 3)]);
+            if copied_before {
+                let digest = keepstone::crypto::object::check_digest(&whole).unwrap();
+                memory(&world, 1).put_new(&format!("{name}-{digest}"), &whole.clone().into()).unwrap();
+            }
+            let merged = merge(&world.open(&[0, 1]).unwrap()).unwrap();
+            assert_eq!((merged.copied, merged.healed), (0, 1));
+            assert_eq!(memory(&world, 1).get(&name, u64::MAX).unwrap(), whole);
+            assert!(copied_before || names(&world, 1) == before);
+            assert_eq!(chains(&world, &[0, 1]).findings, []);
+        }
+    }
+    // Another entry under its name is whole.
+    let world = World::new(2);
+    for at in 0..3 {
+        note(&world, &[0, 1], &at.to_string());
+    }
+    let (name, other) = (entry_name(slot(&world), 3), entry_name(slot(&world), 2));
+    let other = memory(&world, 1).get(&other, u64::MAX).unwrap();
+    memory(&world, 1).heal(&name, &other.clone().into()).unwrap();
+    assert_eq!(merge(&world.open(&[0, 1]).unwrap()).unwrap().healed, 0);
+    assert_eq!(memory(&world, 1).get(&name, u64::MAX).unwrap(), other);
+    assert!(!sound(&chains(&world, &[0, 1])));
 }
 
 /// AUDIT-8: what one slot records in regions that it reaches in turn is a fork, until an entry follows both.
@@ -156,8 +198,8 @@ fn branches_are_told_and_joined() {
     assert_eq!(apart.timeline.len(), 4);
 
     // Merging copies both branches everywhere, under names of their own.
-    assert!(merge(&world.open(&[0, 1, 2]).unwrap()).unwrap().0 > 0);
-    assert_eq!(merge(&world.open(&[0, 1, 2]).unwrap()).unwrap().0, 0);
+    assert!(merge(&world.open(&[0, 1, 2]).unwrap()).unwrap().copied > 0);
+    assert_eq!(merge(&world.open(&[0, 1, 2]).unwrap()).unwrap().copied, 0);
     for at in 0..3 {
         let alone = chains(&world, &[at]);
         assert_eq!((alone.timeline.len(), sound(&alone)), (4, false));

@@ -76,7 +76,7 @@ fn what_is_decided_goes_where_there_is_room() {
         assert!(names(&world, 1 - full, "packs/").len() < before.1.len());
         assert_eq!((names(&world, full, "audit/"), names(&world, full, "packs/")), before);
         // Nor does a replication end at it.
-        let (_, no_room) = merge(&open(&world)).unwrap();
+        let no_room = merge(&open(&world)).unwrap().no_room;
         assert_eq!(no_room.keys().collect::<Vec<_>>(), [&full]);
         let snapshots = list_all(&open(&world)).unwrap().snapshots;
         let done = keepstone::replicate::replicate(
@@ -93,8 +93,8 @@ fn what_is_decided_goes_where_there_is_room() {
         world.stores[full].revive();
         let behind = audit::read(&open(&world)).unwrap().findings;
         assert!(behind.iter().all(|finding| finding.kind == FindingKind::Behind) && !behind.is_empty(), "{behind:?}");
-        let (entries, no_room) = merge(&open(&world)).unwrap();
-        assert!(entries > 0 && no_room.is_empty());
+        let merged = merge(&open(&world)).unwrap();
+        assert!(merged.copied > 0 && merged.no_room.is_empty());
         let done = keepstone::replicate::replicate(
             &open(&world),
             &[],

@@ -551,6 +551,43 @@ fn what_every_region_lost_is_told_until_it_is_collected() {
     }
 }
 
+/// HEAL-2: nor does damage stay to what no snapshot needs.
+#[test]
+fn damaged_attestations_entries_and_collected_snapshots_are_put_right() {
+    let program = Program::new();
+    program.write("a", &noise(1, 200_000));
+    let first = program.backup(&[])["snapshot"].as_str().unwrap().to_owned();
+    program.write("a", &noise(2, 200_000));
+    program.backup(&[]);
+    program.run(["check", "--read-data"]).expect(0);
+    program.run(["forget", &first]).expect(0);
+    let path = program.path("keepstone.toml");
+    let settings = std::fs::read_to_string(&path).unwrap();
+    std::fs::write(path, format!("{settings}\n[retention]\nforget_window = '1ns'\n")).unwrap();
+    (0..4).for_each(|_| drop(program.run(["gc", "--now"]).expect(0)));
+    let one_below = |directory: &str| {
+        let mut at = program.path(&format!("two/{directory}"));
+        while at.is_dir() {
+            let mut entries: Vec<_> = std::fs::read_dir(&at).unwrap().map(|entry| entry.unwrap().path()).collect();
+            entries.sort();
+            at = entries.swap_remove(0);
+        }
+        at
+    };
+    let damaged = [one_below("attest"), one_below("audit"), program.path(&format!("two/snapshots/{first}"))];
+    for path in &damaged {
+        let mut bytes = std::fs::read(path).unwrap();
+        bytes[70] ^= 1;
+        std::fs::write(path, bytes).unwrap();
+    }
+    program.run(["scrub", "two"]).expect(11);
+    let told = program.run(["replicate"]).expect(0);
+    assert!(told.stdout.contains("Put 3 damaged or lost objects right again"), "{}", told.stdout);
+    program.run(["scrub", "two"]).expect(0);
+    program.run(["check"]).expect(0);
+    program.run(["audit"]).expect(0);
+}
+
 /// A region that lost segments doesn't pass for whole because somebody looked once, nor because a cache is gone.
 #[test]
 fn lost_segments_are_told_until_they_are_made_up_for() {

@@ -587,6 +587,10 @@ fn a_damaged_attestation_vouches_for_nothing_and_stops_nobody() {
     // The next full check vouches anew.
     assert!(attest::publish(&scene.owner(), &report.verified).unwrap() > 0);
     assert_eq!(attest::read(&scene.owner()).0.len(), report.verified.len());
+    // And takes away what nobody can read.
+    assert!(scene.store().get(&name, u64::MAX).is_err());
+    let found = check(&scene.owner(), None, &Options::default(), &Silent).unwrap();
+    assert_eq!(found.issues, []);
 }
 
 /// ATTEST-2
