@@ -37,6 +37,12 @@ pub const SEGMENT_PACKS_MAX: usize = 65_536;
 pub const SEGMENT_CHUNKS_TARGET: usize = 65_536;
 /// A segment is written once it holds this many packs.
 pub const SEGMENT_PACKS_TARGET: usize = 16;
+/// Most references in one segment: what is decoded takes so many times 12 bytes, however small it is stored.
+pub const SEGMENT_REFERENCES_MAX: usize = 4 << 20;
+/// So many references count as one chunk where a segment is written: it stays far below its limit.
+pub const REFERENCES_PER_CHUNK: usize = 16;
+/// A pack is finished when the next frame would give its chunks more references.
+pub const PACK_REFERENCES_TARGET: usize = 1 << 20;
 /// Most references from one structural chunk.
 pub const CHUNK_REFERENCES_MAX: usize = 1 << 20;
 /// A structural chunk is cut only at or above this many bytes.

@@ -794,7 +794,7 @@ struct Batch {
     packs: Vec<(u32, SegmentPack)>,
     /// For each structural chunk of them in order, what it refers to.
     targets: Vec<Vec<Target>>,
-    chunks: usize,
+    weight: usize,
 }
 
 enum Target {
@@ -812,12 +812,12 @@ impl Batch {
             };
             self.targets.push(chunk.references.iter().map(target).collect());
         }
-        self.chunks += pack.frames.iter().map(|frame| frame.chunks.len()).sum::<usize>();
+        self.weight += pack.weight();
         self.packs.push((number, pack));
     }
 
     fn is_full(&self) -> bool {
-        self.packs.len() >= SEGMENT_PACKS_TARGET || self.chunks >= SEGMENT_CHUNKS_TARGET
+        self.packs.len() >= SEGMENT_PACKS_TARGET || self.weight >= SEGMENT_CHUNKS_TARGET
     }
 
     /// Writes the segment that lists them here, with the origins that they had there.

@@ -71,7 +71,7 @@ impl<'a> Finisher<'a> {
         let ship = || self.shipper.ship(&pack_name(&pack.id), &pack.payload);
         self.shipments.push(self.timer.wait(Stage::Segment, ship));
         self.pack_bytes.add(pack.size);
-        self.chunks += pack.chunk_count();
+        self.chunks += pack.weight();
         // The upload holds the spool as long as it needs it; the list of chunks is what waits here.
         pack.payload = crate::store::Payload::Bytes(bytes::Bytes::new());
         self.waiting.push(pack);

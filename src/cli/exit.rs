@@ -264,7 +264,7 @@ impl From<StoreError> for CliError {
             }
             StoreErrorKind::Full => (
                 Class::Storage,
-                "make room in the region or raise its quota, and run this again; --region with the other regions' \
+                "make room in the region, raise its quota or mount it for writing, and run this again; --region with the other regions' \
                  names leaves it out meanwhile",
             ),
             StoreErrorKind::Unavailable => {

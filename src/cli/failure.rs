@@ -27,7 +27,11 @@ impl From<RepoError> for CliError {
         match error {
             RepoError::NoRegions => CliError::usage(text)
                 .hint("name one with --region NAME=URL, in keepstone.toml under [[regions]], or in KEEPSTONE_REGIONS"),
-            RepoError::SameRegion { .. } | RepoError::DifferentRepositories { .. } => {
+            RepoError::SameRegion { second, .. } => CliError::usage(text).hint(format!(
+                "check the regions' addresses in the configuration; a copy of a region's storage becomes one of its own \
+                 once it is emptied and `keepstone region add {second}` and `keepstone replicate` have filled it"
+            )),
+            RepoError::DifferentRepositories { .. } => {
                 CliError::usage(text).hint("check the regions' addresses in the configuration")
             }
             RepoError::NotARepository { region, .. } => CliError::new(Class::Missing, text).hint(format!(

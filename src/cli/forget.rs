@@ -11,7 +11,7 @@ use crate::format::verdict::Ruling;
 use crate::policy::{Candidate, Group, GroupKey, Keep, Log, Policy, Reason, broken_floors, plan, window};
 use crate::repo::open::DECIDERS;
 use crate::repo::snapshots::{self, SnapshotInfo};
-use crate::repo::verdicts::{Decree, put};
+use crate::repo::verdicts::{Decree, may_be_held, put};
 use crate::repo::{RepoError, retention};
 use crate::report::Monitor;
 use serde_json::{Value, json};
@@ -39,6 +39,16 @@ pub fn run(args: &ForgetArgs, global: &Global) -> Result<Class, CliError> {
     let (mut candidates, logs) = retention::known(&workspace.repository, &snapshots)?;
     let now = workspace.repository.clock.now_ns();
 
+    if args.ids.is_empty() {
+        // One damaged object keeps its snapshot, and no more than that.
+        let unread = may_be_held(&workspace.repository)?;
+        for candidate in &mut candidates {
+            if let Some(why) = unread.get(&candidate.id) {
+                workspace.progress.notice(&format!("it stays: {why}"));
+                candidate.held = true;
+            }
+        }
+    }
     let (groups, forgotten, broken) = match args.ids.is_empty() {
         true => by_policy(args, &policy, &mut candidates, &logs, now),
         false => {

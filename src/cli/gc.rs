@@ -220,7 +220,10 @@ fn write_region(out: &mut dyn Write, region: &RegionReport, dry_run: bool) -> io
     }
     if region.dead_in_live_frames_bytes > 0 {
         let size = render::size(region.dead_in_live_frames_bytes);
-        writeln!(out, "    {size} of that share frames with what is needed: only an owner can tell them apart")?;
+        writeln!(
+            out,
+            "    {size} of that share frames with what is needed: an owner's runs take them out, once it is enough"
+        )?;
     }
     if region.session_packs.packs > 0 {
         writeln!(out, "    {} stay for backups that are running:", amount(&region.session_packs))?;

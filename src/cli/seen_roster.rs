@@ -30,8 +30,8 @@ pub struct Seen {
 /// When there is a file that can't be read or holds something else: that isn't taken for nothing.
 pub fn read(cache_directory: &Path) -> Result<Seen, CliError> {
     let path = path(cache_directory);
-    let text = match fs::read_to_string(&path) {
-        Ok(text) => text,
+    let text = match fs::read(&path) {
+        Ok(bytes) => String::from_utf8_lossy(&bytes).into_owned(),
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Seen::default()),
         Err(error) => return Err(CliError::file("read", &path, &error)),
     };
@@ -71,9 +71,10 @@ mod tests {
         assert_eq!(std::fs::read_dir(&cache).expect("listed").count(), 1);
         std::fs::write(path(&cache), "5\n").expect("written");
         assert!(read(&cache).is_ok_and(|seen| seen == Seen { number: 5, digest: None }));
-        for damaged in ["x", "5 x", "", "5 5"] {
+        for damaged in [&b"x"[..], b"5 x", b"", b"5 5", b"\xff\xfe"] {
             std::fs::write(path(&cache), damaged).expect("written");
-            assert!(read(&cache).is_err());
+            let error = read(&cache).expect_err("refused");
+            assert!(error.hint.is_some_and(|hint| hint.contains("delete it")));
         }
     }
 }

@@ -5,13 +5,16 @@ use super::ids::{ChunkId, ChunkKind, PackId, SectionId, SegmentId, SessionId, Sl
 use super::wire::{DecodeError, Reader, put_varint};
 use crate::limits::{
     CHUNK_BYTES_MAX, CHUNK_REFERENCES_MAX, FRAME_RAW_BYTES_MAX, FRAME_SEALED_BYTES_MAX, PACK_BYTES_MAX,
-    PACK_CHUNKS_MAX, PACK_FRAMES_MAX, PACK_SECTIONS_MAX, SEGMENT_PACKS_MAX,
+    PACK_CHUNKS_MAX, PACK_FRAMES_MAX, PACK_SECTIONS_MAX, REFERENCES_PER_CHUNK, SEGMENT_PACKS_MAX,
+    SEGMENT_REFERENCES_MAX,
 };
 use std::collections::HashMap;
 
 /// Bytes of a reference's prefix.
 pub const REFERENCE_PREFIX_BYTES: usize = 8;
 const SUPERSEDES_MAX: usize = 65_536;
+/// Stands for a reference by prefix; a segment has fewer chunks.
+const BY_PREFIX: u32 = u32::MAX;
 
 /// What a structural chunk refers to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -76,7 +79,25 @@ pub struct Segment {
     pub packs: Vec<SegmentPack>,
 }
 
+impl SegmentPack {
+    /// Its chunks, and every so many references as one more: what counts where segments are written.
+    pub fn weight(&self) -> usize {
+        let frames = self.frames.iter();
+        frames.map(|frame| weight(frame.chunks.iter().map(|chunk| chunk.references.len()))).sum()
+    }
+}
+
+/// The weight of a frame's chunks, by what each refers to.
+pub fn weight(references: impl ExactSizeIterator<Item = usize>) -> usize {
+    references.len() + references.sum::<usize>().div_ceil(REFERENCES_PER_CHUNK)
+}
+
 impl Segment {
+    /// What its packs weigh.
+    pub fn weight(&self) -> usize {
+        self.packs.iter().map(SegmentPack::weight).sum()
+    }
+
     /// How many chunks it lists.
     pub fn chunk_count(&self) -> usize {
         self.packs.iter().flat_map(|pack| &pack.frames).map(|frame| frame.chunks.len()).sum()
@@ -184,32 +205,34 @@ impl Segment {
         let structural = coded.iter().filter(|(kind, _)| kind.is_structural()).count();
         let reference_counts = collect(structural, || reader.count(CHUNK_REFERENCES_MAX, "reference count"))?;
         let references: usize = reference_counts.iter().sum();
+        if references > SEGMENT_REFERENCES_MAX {
+            return Err(DecodeError::new("LIMIT-1", format!("{references} references in a segment")));
+        }
         if references > reader.remaining() {
             return Err(DecodeError::new("SEG-1", format!("{references} references stated, too few bytes left")));
         }
         let mut last = 0i64;
         let steps = collect(references, || match reader.varint()? {
-            0 => Ok(None),
+            0 => Ok(BY_PREFIX),
             coded => {
                 let coded = coded - 1;
                 let step = (coded >> 1) as i64 ^ -((coded & 1) as i64);
                 last = last.checked_add(step).unwrap_or(-1);
                 match u32::try_from(last) {
-                    Ok(ordinal) if (ordinal as usize) < chunks => Ok(Some(ordinal)),
+                    Ok(ordinal) if (ordinal as usize) < chunks => Ok(ordinal),
                     _ => Err(DecodeError::new("SEG-4", format!("reference to chunk {last} of {chunks}"))),
                 }
             }
         })?;
-        let mut resolved = Vec::with_capacity(references);
-        for step in steps {
-            resolved.push(match step {
-                Some(ordinal) => Reference::Ordinal(ordinal),
-                None => Reference::Prefix(reader.array()?),
+        let mut steps = steps.into_iter();
+        let mut resolve = |count: usize| {
+            let resolved = steps.by_ref().take(count).map(|step| match step {
+                BY_PREFIX => Ok(Reference::Prefix(reader.array()?)),
+                ordinal => Ok(Reference::Ordinal(ordinal)),
             });
-        }
-        reader.end()?;
+            resolved.collect::<Result<Vec<_>, DecodeError>>()
+        };
 
-        let mut resolved = resolved.into_iter();
         let mut reference_counts = reference_counts.into_iter();
         let mut chunk = coded.into_iter().zip(chunk_ids);
         let mut frame = 0;
@@ -241,7 +264,7 @@ impl Segment {
                     }
                     raw_length += length as usize;
                     let references = match kind.is_structural() {
-                        true => resolved.by_ref().take(reference_counts.next().unwrap_or(0)).collect(),
+                        true => resolve(reference_counts.next().unwrap_or(0))?,
                         false => Vec::new(),
                     };
                     chunks.push(SegmentChunk { id, kind, length, references });
@@ -327,6 +350,34 @@ mod tests {
         for cut in 0..bytes.len() {
             assert!(Segment::decode(&bytes[..cut]).is_err(), "cut at {cut}");
         }
+    }
+
+    /// LIMIT-1: each takes one byte as it is stored, and twelve when it is read.
+    #[test]
+    fn a_segment_of_very_many_references_is_refused() {
+        for (more, refused) in [(0, false), (1, true)] {
+            let mut segment = sample();
+            let frame = &mut segment.packs[1].frames[0];
+            frame.chunks = (0..5)
+                .map(|at| SegmentChunk {
+                    id: ChunkId([20 + at; 32]),
+                    kind: ChunkKind::Tree,
+                    length: 100,
+                    references: vec![Reference::Ordinal(0); if at < 4 { SEGMENT_REFERENCES_MAX / 4 } else { more }],
+                })
+                .collect();
+            let decoded = Segment::decode(&segment.encode());
+            assert_eq!(decoded.as_ref().err().map(|error| error.rule), refused.then_some("LIMIT-1"));
+            assert!(refused || decoded == Ok(segment));
+        }
+    }
+
+    #[test]
+    fn references_weigh_less_than_chunks() {
+        let segment = sample();
+        // Each frame's are counted together: 2 data chunks, and 2 structural ones with 3 references.
+        assert_eq!((segment.chunk_count(), segment.weight()), (4, 5));
+        assert_eq!(weight([16, 17].into_iter()), 5);
     }
 
     #[test]

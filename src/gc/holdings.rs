@@ -72,8 +72,8 @@ pub struct SegmentRow {
     pub packs: Vec<u32>,
     /// The segments that it replaces; only an owner's or maintainer's word counts.
     pub supersedes: Vec<SegmentId>,
-    /// How many chunks it lists.
-    pub chunks: usize,
+    /// What its packs weigh.
+    pub weight: usize,
     /// An owner or maintainer signed it.
     pub by_decider: bool,
     /// Its signer was revoked: it may go, but not be written anew in a name that counts.
@@ -320,7 +320,7 @@ impl Gathering<'_> {
             id,
             packs: ordinals,
             supersedes: segment.supersedes.clone(),
-            chunks: segment.chunk_count(),
+            weight: segment.weight(),
             by_decider: signer.is_some_and(|slot| DECIDERS.contains(&slot.role)),
             revoked: slot.is_some() && signer.is_none(),
         });

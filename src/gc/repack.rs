@@ -349,8 +349,8 @@ impl<'a, 'b> Work<'a, 'b> {
             sections: finished.sections.iter().map(|record| record.section).collect(),
             frames: frames.collect(),
         });
-        let chunks: usize = self.unlisted.iter().flat_map(|pack| &pack.frames).map(|frame| frame.chunks.len()).sum();
-        match self.unlisted.len() >= SEGMENT_PACKS_TARGET || chunks >= SEGMENT_CHUNKS_TARGET {
+        let weight: usize = self.unlisted.iter().map(SegmentPack::weight).sum();
+        match self.unlisted.len() >= SEGMENT_PACKS_TARGET || weight >= SEGMENT_CHUNKS_TARGET {
             true => self.list_moved(),
             false => Ok(()),
         }
@@ -457,8 +457,8 @@ impl<'a, 'b> Work<'a, 'b> {
             self.put(&mut pack)?;
             rewriting.stored.push(pack);
         }
-        let chunks: usize = rewriting.stored.iter().map(FinishedPack::chunk_count).sum();
-        if rewriting.stored.len() >= SEGMENT_PACKS_TARGET || chunks >= SEGMENT_CHUNKS_TARGET {
+        let weight: usize = rewriting.stored.iter().map(FinishedPack::weight).sum();
+        if rewriting.stored.len() >= SEGMENT_PACKS_TARGET || weight >= SEGMENT_CHUNKS_TARGET {
             self.list(&build(std::mem::take(&mut rewriting.stored), self.session, key.0))?;
         }
         self.rewriting.insert(key, rewriting);

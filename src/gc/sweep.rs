@@ -139,7 +139,7 @@ impl Run<'_> {
             .collect();
         let mut dropped: BTreeSet<(SegmentId, PackId)> = BTreeSet::new();
         let mut group: Vec<&SegmentRow> = Vec::new();
-        let (mut packs, mut chunks) = (0, 0);
+        let (mut packs, mut weight) = (0, 0);
         for row in stays.into_iter().filter(|row| !twins.contains(&row.id)) {
             let mut live: Vec<&u32> = row.packs.iter().filter(|pack| is_live(pack)).collect();
             if live.len() == row.packs.len() && !live.is_empty() {
@@ -165,13 +165,13 @@ impl Run<'_> {
                 continue;
             }
             if !group.is_empty()
-                && (packs + live.len() > SEGMENT_PACKS_TARGET || chunks + row.chunks > SEGMENT_CHUNKS_TARGET)
+                && (packs + live.len() > SEGMENT_PACKS_TARGET || weight + row.weight > SEGMENT_CHUNKS_TARGET)
             {
                 self.supersede(&std::mem::take(&mut group), view, &dropped, &known)?;
-                (packs, chunks) = (0, 0);
+                (packs, weight) = (0, 0);
             }
             packs += live.len();
-            chunks += row.chunks;
+            weight += row.weight;
             group.push(row);
         }
         self.supersede(&group, view, &dropped, &known)

@@ -15,7 +15,8 @@ use crate::format::ids::{ChunkId, ChunkKind, PackId, SessionId};
 use crate::format::pack::{
     Directory, DirectoryChunk, DirectoryFrame, FOOTER_BYTES, Footer, PackHeader, SectionRecord, padme,
 };
-use crate::limits::{PACK_BYTES_TARGET, PACK_CHUNKS_TARGET, PACK_FRAMES_MAX};
+use crate::format::segment::weight;
+use crate::limits::{PACK_BYTES_TARGET, PACK_CHUNKS_TARGET, PACK_FRAMES_MAX, PACK_REFERENCES_TARGET};
 use crate::store::Payload;
 use crate::timing::{Stage, Timer};
 use crossbeam_channel::{Sender, TrySendError};
@@ -69,6 +70,12 @@ impl FinishedPack {
     /// How many chunks it holds.
     pub fn chunk_count(&self) -> usize {
         chunk_count(&self.frames)
+    }
+
+    /// As [`SegmentPack::weight`](crate::format::segment::SegmentPack::weight).
+    pub fn weight(&self) -> usize {
+        let frames = self.frames.iter();
+        frames.map(|frame| weight(frame.chunks.iter().map(|chunk| chunk.references.len()))).sum()
     }
 }
 
@@ -214,7 +221,8 @@ impl PackWriter {
             && (finished_length(state.end + u64::from(sealed_length), &state.frames, Some(&chunks))
                 > PACK_BYTES_TARGET
                 || state.frames.len() >= PACK_FRAMES_MAX
-                || chunk_count(&state.frames) + chunks.len() > PACK_CHUNKS_TARGET);
+                || chunk_count(&state.frames) + chunks.len() > PACK_CHUNKS_TARGET
+                || has_many_references(&state.frames, &chunks));
         if !full {
             let (number, offset) = state.reserve(sealed_length, chunks);
             drop(state);
@@ -359,6 +367,12 @@ impl OpenState {
 
 fn chunk_count(frames: &[WrittenFrame]) -> usize {
     frames.iter().map(|frame| frame.chunks.len()).sum()
+}
+
+/// Whether these frames' chunks and those of one more refer to more than a pack's should.
+pub(super) fn has_many_references(frames: &[WrittenFrame], next: &[PendingChunk]) -> bool {
+    let chunks = frames.iter().flat_map(|frame| &frame.chunks).chain(next);
+    chunks.map(|chunk| chunk.references.len()).sum::<usize>() > PACK_REFERENCES_TARGET
 }
 
 /// An upper bound of a pack's length before padding, with one more frame.

@@ -4,12 +4,18 @@ use super::heal::put_back;
 use super::{Depth, Pending, Replicated, note, note_as};
 use crate::crypto::object::check_digest;
 use crate::format::envelope::ObjectKind;
+use crate::format::ids::SnapshotId;
+use crate::format::verdict::{Ruling, Verdict};
 use crate::repo::at_once::at_once;
-use crate::repo::snapshots::{parse_numbered, read_decision};
+use crate::repo::open::DECIDERS;
+use crate::repo::snapshots::{parse_numbered, read_decision, read_numbered};
+use crate::repo::verdicts::{self, Decree};
 use crate::repo::{RepoError, Repository};
 use crate::report::{Issue, IssueKind, Monitor};
 use crate::store::{StoreErrorKind, list_sorted};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+
+const VERDICTS: &str = "verdicts/";
 
 /// One that some region lists: where, and of how many bytes there.
 type Held = Vec<(usize, u64)>;
@@ -22,12 +28,16 @@ pub(super) fn copy_decisions(
     done: &mut Replicated,
     monitor: &dyn Monitor,
 ) -> Result<(), RepoError> {
-    for (prefix, kind) in [("verdicts/", ObjectKind::Verdict), ("tags/", ObjectKind::Tags)] {
+    for (prefix, kind) in [(VERDICTS, ObjectKind::Verdict), ("tags/", ObjectKind::Tags)] {
         let mut holders: BTreeMap<String, Held> = BTreeMap::new();
         for (at, region) in repository.regions.iter().enumerate() {
             for listed in list_sorted(&*region.store, prefix).map_err(|e| region.error(e))? {
                 holders.entry(listed.name).or_default().push((at, listed.size));
             }
+        }
+        if kind == ObjectKind::Verdict {
+            let apart = settle(repository, &holders, done, monitor)?;
+            holders.retain(|name, _| parse_numbered(name, prefix).is_none_or(|(id, ..)| !apart.contains(&id)));
         }
         let names: Vec<(String, Held)> = holders.into_iter().collect();
         let wanting = at_once(&names, |(name, held)| wanting(repository, depth, prefix, name, held))?;
@@ -73,6 +83,109 @@ pub(super) fn copy_decisions(
         }
     }
     Ok(())
+}
+
+/// Says again what keeps a snapshot in a region, where another one was told to forget it and neither can have known of
+/// the other (`VERDICT-11`). Gives the snapshots of which that can't be done: their
+/// verdicts must not be copied.
+fn settle(
+    repository: &Repository,
+    holders: &BTreeMap<String, Held>,
+    done: &mut Replicated,
+    monitor: &dyn Monitor,
+) -> Result<BTreeSet<SnapshotId>, RepoError> {
+    let mut of_snapshot: BTreeMap<SnapshotId, Vec<Placed>> = BTreeMap::new();
+    for (name, held) in holders {
+        if let Some((id, number, _)) = parse_numbered(name, VERDICTS) {
+            let regions = held.iter().map(|(at, _)| *at).collect();
+            of_snapshot.entry(id).or_default().push(Placed { number, name: name.clone(), regions });
+        }
+    }
+    let mut apart = BTreeSet::new();
+    for (id, placed) in of_snapshot {
+        let Some(kept) = overruled_unknown(repository, &placed)? else { continue };
+        let subject = format!("verdicts/{id}").into_bytes();
+        let region = &repository.regions[kept.region].name;
+        let ruling = kept.verdict.ruling.name();
+        if !DECIDERS.contains(&repository.role()) {
+            let text = format!(
+                "region '{region}' has a verdict '{ruling}' of which another one didn't know while it was told to forget \
+                 it; `keepstone replicate` with an owner's or a maintainer's key keeps the snapshot"
+            );
+            note(done, monitor, subject, &text);
+            apart.insert(id);
+            continue;
+        }
+        let decree = Decree { until: kept.verdict.until, ..Decree::new(kept.verdict.ruling, &kept.verdict.reason) };
+        match verdicts::put(repository, &BTreeSet::from([id]), &decree) {
+            Ok(no_room) => {
+                monitor.notice(&format!(
+                    "snapshot {id} was told to be forgotten in one region while '{ruling}' was said of it in region \
+                     '{region}': it is kept"
+                ));
+                done.behind.extend(no_room);
+                done.decisions += 1;
+            }
+            Err(error) => {
+                note(done, monitor, subject, &error);
+                apart.insert(id);
+            }
+        }
+    }
+    Ok(apart)
+}
+
+/// A verdict's place.
+struct Placed {
+    number: u64,
+    name: String,
+    regions: BTreeSet<usize>,
+}
+
+/// What keeps a snapshot in one region.
+struct Kept {
+    region: usize,
+    verdict: Verdict,
+}
+
+/// A region's highest verdict, if it keeps the snapshot, and the highest of all is a *forget* which lies in none of
+/// the regions where the other lies.
+fn overruled_unknown(repository: &Repository, placed: &[Placed]) -> Result<Option<Kept>, RepoError> {
+    let Some(highest) = placed.iter().map(|at| at.number).max() else { return Ok(None) };
+    let top = || placed.iter().filter(|at| at.number == highest);
+    let deciding: BTreeSet<usize> = top().flat_map(|at| &at.regions).copied().collect();
+    for region in (0..repository.regions.len()).filter(|at| !deciding.contains(at)) {
+        let here = placed.iter().filter(|at| at.regions.contains(&region));
+        let Some(own) = here.max_by_key(|at| at.number).filter(|at| at.regions.is_disjoint(&deciding)) else {
+            continue;
+        };
+        let Some(verdict) = read_verdict(repository, own)? else { continue };
+        let lasts = verdict.until.is_none_or(|until| repository.clock.now_ns() < until);
+        if !verdict.ruling.keeps() || !lasts {
+            continue;
+        }
+        let mut rulings = Vec::new();
+        for at in top() {
+            rulings.extend(read_verdict(repository, at)?.map(|verdict| verdict.ruling));
+        }
+        if !rulings.is_empty() && rulings.iter().all(|ruling| *ruling == Ruling::Forget) {
+            return Ok(Some(Kept { region, verdict }));
+        }
+    }
+    Ok(None)
+}
+
+/// `None` for what can't be read or wasn't signed by who may: it says nothing.
+fn read_verdict(repository: &Repository, placed: &Placed) -> Result<Option<Verdict>, RepoError> {
+    let Some((_, _, digest)) = parse_numbered(&placed.name, VERDICTS) else { return Ok(None) };
+    for region in placed.regions.iter().map(|at| &repository.regions[*at]) {
+        match read_numbered(repository, region, &placed.name, ObjectKind::Verdict, digest) {
+            Ok((payload, _)) => return Ok(Verdict::decode(&payload).ok()),
+            Err(error @ RepoError::Store { .. }) => return Err(error),
+            Err(_) => {}
+        }
+    }
+    Ok(None)
 }
 
 /// The regions that lack one, or hold it damaged where another one may have it whole.

@@ -174,12 +174,14 @@ fn append(repository: &Repository, mut entry: AuditEntry, no_room: &mut NoRoom) 
         for at in regions.clone() {
             let strictly = first && !ends.obstructed;
             match put(&repository.regions[at], entry.slot, entry.number, &digest, &bytes, strictly) {
-                Ok(()) => first = false,
-                Err(error) if strictly && is_taken(&error) => {
-                    lost = true;
-                    break;
-                }
+                Ok(true) => first = false,
+                // Something stands there that can't be replaced: sealed anew, the entry has another name.
+                Ok(false) => lost = true,
+                Err(error) if strictly && is_taken(&error) => lost = true,
                 Err(error) => leave_out(repository, &mut regions, at, error, no_room)?,
+            }
+            if lost {
+                break;
             }
         }
         if !lost {
@@ -194,7 +196,8 @@ fn is_taken(error: &RepoError) -> bool {
 }
 
 /// Puts an entry into a region. A number that another entry has there is an error if `strictly`, else the
-/// entry goes beside it (`AUDIT-9`).
+/// entry goes beside it (`AUDIT-9`). What has that name, which states the digest, and other bytes is no entry, and is
+/// replaced; false where that is denied.
 fn put(
     region: &RegionHandle,
     slot: SlotId,
@@ -202,16 +205,25 @@ fn put(
     digest: &Digest,
     bytes: &[u8],
     strictly: bool,
-) -> Result<(), RepoError> {
+) -> Result<bool, RepoError> {
     let name = name_where(region.info.put_if_absent, slot, number, digest);
-    match put_with_retries(&*region.store, &name, &bytes.to_vec().into()) {
-        Err(error) if error.kind == StoreErrorKind::AlreadyExists && !strictly => {
-            let beside = name_where(false, slot, number, digest);
-            put_with_retries(&*region.store, &beside, &bytes.to_vec().into())
-        }
-        outcome => outcome,
+    let taken = match put_with_retries(&*region.store, &name, &bytes.to_vec().into()) {
+        Err(error) if error.kind == StoreErrorKind::AlreadyExists && !strictly => error,
+        put => return put.map(|()| true).map_err(|e| region.error(e)),
+    };
+    let beside = name_where(false, slot, number, digest);
+    match put_with_retries(&*region.store, &beside, &bytes.to_vec().into()) {
+        Err(error) if error.kind == StoreErrorKind::AlreadyExists => {}
+        put => return put.map(|()| true).map_err(|e| region.error(e)),
     }
-    .map_err(|e| region.error(e))
+    match region.store.heal(&beside, &bytes.to_vec().into()) {
+        Ok(()) => Ok(true),
+        Err(error) if error.kind == StoreErrorKind::Denied => {
+            tracing::warn!(region = region.name, error = %taken, "what is no audit entry stands in an entry's place");
+            Ok(false)
+        }
+        Err(error) => Err(region.error(error)),
+    }
 }
 
 /// An entry's name in a store that puts only if absent, or in one that doesn't: that would overwrite, so
@@ -306,6 +318,7 @@ fn bring_together(
     let followed: BTreeSet<Digest> = read.values().flat_map(|(entry, ..)| entry.previous.iter().copied()).collect();
     for ((number, digest), (_, bytes, holders)) in &read {
         for at in regions.clone().into_iter().filter(|at| !holders.contains(at)) {
+            // What can't be put because junk stands there is passed by: it must not keep anybody from revoking a key.
             if let Err(error) = put(&repository.regions[at], slot, *number, digest, bytes, false) {
                 leave_out(repository, regions, at, error, no_room)?;
             }
@@ -657,7 +670,8 @@ pub fn merge(repository: &Repository) -> Result<Merged, RepoError> {
                 continue;
             }
             match put(to, slot, number, &digest, &bytes, false) {
-                Ok(()) => merged.copied += 1,
+                Ok(true) => merged.copied += 1,
+                Ok(false) => {}
                 Err(RepoError::Store { source, .. }) if source.kind == StoreErrorKind::Full => {
                     merged.no_room.insert(at, source);
                 }

@@ -186,7 +186,7 @@ impl Syncing<'_> {
             let (arrival, gone) = self.read(*id, regions, last)?;
             moving |= gone;
             if let Some(arrival) = arrival {
-                chunks += arrival.segment.chunk_count();
+                chunks += arrival.segment.weight();
                 arrivals.push(arrival);
             }
             if chunks >= CHUNKS_AT_ONCE {

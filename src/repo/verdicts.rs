@@ -9,7 +9,7 @@
 use super::at_once::at_once;
 use super::audit::{Act, NoRoom, record_where_room};
 use super::open::{DECIDERS, Repository};
-use super::snapshots::{parse_numbered, read_decisions};
+use super::snapshots::{Decision, parse_numbered, read_decisions};
 use super::{RepoError, gclog};
 use crate::crypto::object;
 use crate::env::random_bytes;
@@ -17,6 +17,7 @@ use crate::format::audit::Action;
 use crate::format::envelope::ObjectKind;
 use crate::format::ids::{SlotId, SnapshotId, number_name};
 use crate::format::verdict::{Ruling, Verdict};
+use crate::report::Issue;
 use crate::ship::put_with_retries;
 use crate::store::{Listed, StoreErrorKind, list_sorted};
 use std::collections::{BTreeMap, BTreeSet};
@@ -114,13 +115,10 @@ pub fn put(repository: &Repository, ids: &BTreeSet<SnapshotId>, decree: &Decree)
     let decisions = read_decisions(repository, &under(ids), None, &mut issues)?;
     let now = repository.clock.now_ns();
     let ends_no_hold = matches!(decree.ruling, Ruling::Forget | Ruling::Unforget);
+    let unread = unread(&issues, &decisions);
     for id in ids.iter().filter(|_| ends_no_hold) {
-        // A verdict that can't be read may be a hold.
-        if let Some(issue) =
-            issues.iter().find(|issue| decree.ruling == Ruling::Forget && speaks_of(&issue.subject, id))
-        {
-            let subject = String::from_utf8_lossy(&issue.subject);
-            return Err(RepoError::Verdict(format!("snapshot {id} may be on hold: {subject}: {}", issue.detail)));
+        if let Some(unread) = unread.get(id).filter(|_| decree.ruling == Ruling::Forget) {
+            return Err(RepoError::Verdict(unread.clone()));
         }
         if let Some(hold) = decisions.get(id).and_then(|known| known.effective()).filter(|known| known.holds(now)) {
             return Err(held(*id, &hold));
@@ -152,6 +150,34 @@ pub fn put(repository: &Repository, ids: &BTreeSet<SnapshotId>, decree: &Decree)
     }
     let ids: Vec<String> = unsettled.iter().map(|id| format!("snapshot {id}")).collect();
     Err(RepoError::Contended { what: ids.join(", ") })
+}
+
+/// Snapshots that may be on hold though nothing that can be read says so, and why: a verdict of theirs that can't be
+/// read would be the one that counts (`VERDICT-4`).
+///
+/// # Errors
+/// When a region can't be listed or read.
+pub fn may_be_held(repository: &Repository) -> Result<BTreeMap<SnapshotId, String>, RepoError> {
+    let mut issues = Vec::new();
+    let decisions = read_decisions(repository, "", None, &mut issues)?;
+    Ok(unread(&issues, &decisions))
+}
+
+fn unread(issues: &[Issue], decisions: &BTreeMap<SnapshotId, Decision>) -> BTreeMap<SnapshotId, String> {
+    let named = |issue: &Issue| {
+        let subject = std::str::from_utf8(&issue.subject).ok()?;
+        let (id, number, _) = parse_numbered(subject.rsplit_once(':')?.1, "verdicts/")?;
+        let counts = decisions.get(&id).and_then(Decision::effective).is_none_or(|known| known.number <= number);
+        let text = || {
+            format!(
+                "snapshot {id} may be on hold: {subject}: {}; `keepstone replicate` puts it right from a region that \
+                 has it whole, and where none has, a hold and a release of the snapshot take its place",
+                issue.detail
+            )
+        };
+        counts.then(|| (id, text()))
+    };
+    issues.iter().filter_map(named).collect()
 }
 
 /// Verdicts' names with their numbers, by snapshot.

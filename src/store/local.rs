@@ -402,8 +402,9 @@ impl Call<'_> {
 
 fn kind_of(errno: Errno) -> StoreErrorKind {
     match errno {
-        Errno::NOSPC | Errno::DQUOT | Errno::FBIG => StoreErrorKind::Full,
-        Errno::ACCESS | Errno::PERM | Errno::ROFS => StoreErrorKind::Denied,
+        // A disk that was mounted read-only, too, takes nothing more, whoever asks.
+        Errno::NOSPC | Errno::DQUOT | Errno::FBIG | Errno::ROFS => StoreErrorKind::Full,
+        Errno::ACCESS | Errno::PERM => StoreErrorKind::Denied,
         // Network file systems that lost their server, and limits that pass.
         Errno::STALE | Errno::TIMEDOUT | Errno::HOSTDOWN | Errno::HOSTUNREACH | Errno::NOTCONN => {
             StoreErrorKind::Unavailable

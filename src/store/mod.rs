@@ -30,7 +30,7 @@ pub enum StoreErrorKind {
     AlreadyExists,
     /// The credentials or file permissions don't allow this.
     Denied,
-    /// No room: disk full, quota reached.
+    /// Nothing can be put there by anybody: disk full, quota reached, mounted read-only.
     Full,
     /// The store can't be reached or answered with a passing fault; a retry may help.
     Unavailable,

@@ -185,6 +185,35 @@ fn a_damaged_entry_comes_back_in_place() {
     assert!(!sound(&chains(&world, &[0, 1])));
 }
 
+/// AUDIT-9: whoever may create objects can't keep an owner from recording, and so from revoking a key.
+#[test]
+fn junk_in_an_entrys_place_keeps_nobody_from_recording() {
+    for denied in [false, true] {
+        let world = World::new(2);
+        note(&world, &[0, 1], "together");
+        note(&world, &[1], "alone");
+        let name = entry_name(slot(&world), 3);
+        let bytes = memory(&world, 1).get(&name, u64::MAX).unwrap();
+        let digest = keepstone::crypto::object::check_digest(&bytes).unwrap();
+        for name in [name.clone(), format!("{name}-{digest}")] {
+            memory(&world, 0).put_new(&name, &b"junk".to_vec().into()).unwrap();
+        }
+        if denied {
+            world.stores[0].inject(Trigger::on(Operation::Heal), Fault::Fail(StoreErrorKind::Denied));
+        }
+        assert_eq!(note(&world, &[0, 1], "all the same"), 4);
+        let merged = merge(&world.open(&[0, 1]).unwrap()).unwrap();
+        assert_eq!((merged.healed > 0, merged.no_room.is_empty()), (!denied, true));
+        for at in [0, 1] {
+            let found = chains(&world, &[at]);
+            assert_eq!(found.timeline.last().unwrap().entry.reason, "all the same");
+            assert_eq!(sound(&found), at == 1 || !denied, "{:?}", found.findings);
+        }
+        let writer = world.add_slot(Role::Writer, "w").0;
+        world.open(&[0, 1]).unwrap().revoke_slot(writer, &Acceptance::default(), &Silent).unwrap();
+    }
+}
+
 /// AUDIT-8: what one slot records in regions that it reaches in turn is a fork, until an entry follows both.
 #[test]
 fn branches_are_told_and_joined() {

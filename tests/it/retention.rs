@@ -15,6 +15,7 @@ use keepstone::format::roster::Role;
 use keepstone::format::verdict::{Ruling, Verdict};
 use keepstone::index::MemoryIndex;
 use keepstone::policy::{Keep, Policy, plan};
+use keepstone::replicate::{Depth, replicate};
 use keepstone::repo::audit::{Act, FindingKind, read, record};
 use keepstone::repo::session::commit_name;
 use keepstone::repo::snapshots::{SnapshotInfo, list, list_all};
@@ -147,9 +148,86 @@ fn an_unreadable_verdict_may_be_a_hold() {
     let error = say(&world, ids[0], Ruling::Forget).unwrap_err();
     assert!(matches!(&error, RepoError::Verdict(text) if text.contains("may be on hold")), "{error}");
     say(&world, ids[1], Ruling::Forget).unwrap();
-    // A hold above it settles it, and so can be released.
+    // What stands above it settles it.
     say(&world, ids[0], Ruling::Release).unwrap();
     assert_eq!(verdicts(&world, ids[0]), [1, 2]);
+    say(&world, ids[0], Ruling::Forget).unwrap();
+}
+
+/// VERDICT-4: and a policy keeps that snapshot, and no other.
+#[test]
+fn a_policy_passes_over_what_may_be_on_hold() {
+    let program = Program::new();
+    let mut ids = Vec::new();
+    for day in 0..4 {
+        program.write("a", format!("day {day}").as_bytes());
+        ids.push(program.backup(&[])["snapshot"].as_str().unwrap().to_owned());
+    }
+    program.run(["hold", &ids[1], "--reason", "a test"]).expect(0);
+    for region in ["one", "two"] {
+        let directory = program.path(&format!("{region}/verdicts/{}", ids[1]));
+        let name = std::fs::read_dir(directory).unwrap().next().unwrap().unwrap().path();
+        let mut bytes = std::fs::read(&name).unwrap();
+        bytes[60] ^= 1;
+        std::fs::write(name, bytes).unwrap();
+    }
+    let done = program.run(["--json", "forget", "--keep-last", "1"]).expect(11);
+    assert!(done.stderr.contains("may be on hold"), "{}", done.stderr);
+    assert_eq!(done.json()["forgotten"], serde_json::json!([ids[0], ids[2]]));
+    let refused = program.run(["forget", &ids[1]]).expect(2);
+    assert!(refused.stderr.contains("a hold and a release of the snapshot take its place"), "{}", refused.stderr);
+    program.run(["hold", &ids[1], "--reason", "a test"]);
+    program.run(["release", &ids[1]]);
+    let done = program.run(["--json", "forget", "--keep-last", "1"]).expect(11);
+    assert_eq!(done.json()["forgotten"], serde_json::json!([ids[1]]));
+}
+
+/// VERDICT-11: regions that were apart know only numbers of one another when they meet.
+#[test]
+fn what_was_held_in_one_region_is_not_forgotten_by_the_other() {
+    for (keeping, decides) in [(Ruling::Hold, true), (Ruling::Unforget, true), (Ruling::Hold, false)] {
+        let (world, ids) = world(2, 1);
+        let alone = |at: usize, ruling| {
+            let ids = BTreeSet::from([ids[0]]);
+            put(&world.open(&[at]).unwrap(), &ids, &Decree::new(ruling, "apart")).unwrap();
+        };
+        for ruling in [Ruling::Hold, Ruling::Release, Ruling::Forget] {
+            alone(1, ruling);
+        }
+        if keeping == Ruling::Unforget {
+            alone(0, Ruling::Forget);
+        }
+        alone(0, keeping);
+        assert_eq!(world.ids(&world.all()), []);
+        let copies = |world: &World| {
+            let snapshots = list(&open(world)).unwrap().snapshots;
+            replicate(&open(world), &snapshots, Depth::Commits, None, 1 << 20, &Silent).unwrap()
+        };
+        if !decides {
+            // It leaves both as they are.
+            let (_, identity) = world.add_slot(Role::Writer, "writer");
+            let done = copies(&world.as_slot(&identity));
+            assert_eq!((done.decisions, done.issues.len()), (0, 1), "{:?}", done.issues);
+            assert!(done.issues[0].detail.contains("while it was told to forget it"), "{:?}", done.issues);
+        }
+        let done = copies(&world);
+        assert_eq!(done.issues, []);
+        assert_eq!(world.ids(&world.all()), ids);
+        for at in world.all() {
+            let left = list(&world.open(&[at]).unwrap()).unwrap().snapshots;
+            let verdict = left[0].verdict.as_ref().unwrap();
+            assert_eq!((verdict.ruling, verdict.reason.as_str()), (keeping, "apart"));
+        }
+        // Whoever forgets it now knows of that.
+        if keeping == Ruling::Hold {
+            say(&world, ids[0], Ruling::Release).unwrap();
+        }
+        say(&world, ids[0], Ruling::Forget).unwrap();
+        put(&world.open(&[0]).unwrap(), &BTreeSet::from([ids[0]]), &Decree::new(Ruling::Unforget, "")).unwrap();
+        put(&world.open(&[0]).unwrap(), &BTreeSet::from([ids[0]]), &Decree::new(Ruling::Forget, "")).unwrap();
+        assert_eq!(copies(&world).issues, []);
+        assert_eq!(world.ids(&world.all()), []);
+    }
 }
 
 /// AUDIT-6: a verdict is recorded before it is given; one that can't be recorded isn't given.

@@ -17,6 +17,7 @@ FRAME_SEALED_MAX = FRAME_RAW_MAX + (FRAME_RAW_MAX >> 7) + 1024
 PACK_MAX = 256 << 20
 FRAMES_MAX, CHUNKS_MAX, SECTIONS_MAX = 65536, 4 << 20, 4096
 SEGMENT_RAW_MAX = 128 << 20
+REFERENCES_MAX = 4 << 20
 FRAME_RULES = ("FRAME-1", "FRAME-2", "FRAME-3")
 
 
@@ -237,6 +238,8 @@ def decode_segment(data):
         chunk.id = take(32)
     structural = [chunk for chunk in chunks if chunk.kind != DATA]
     reference_counts = [count(1 << 20, "reference count") for _ in structural]
+    if sum(reference_counts) > REFERENCES_MAX:
+        raise FormatError("LIMIT-1", f"{sum(reference_counts)} references in a segment")
     if sum(reference_counts) > reader.left:
         raise FormatError("SEG-1", f"{sum(reference_counts)} references stated, too few bytes left")
     references, last = [], 0

@@ -219,7 +219,7 @@ fn system_errors_map_to_kinds() {
         (Errno::DQUOT, StoreErrorKind::Full),
         (Errno::ACCESS, StoreErrorKind::Denied),
         (Errno::PERM, StoreErrorKind::Denied),
-        (Errno::ROFS, StoreErrorKind::Denied),
+        (Errno::ROFS, StoreErrorKind::Full),
         (Errno::STALE, StoreErrorKind::Unavailable),
         (Errno::IO, StoreErrorKind::Other),
     ] {
