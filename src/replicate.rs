@@ -771,13 +771,10 @@ fn copy_packs(
                 }
                 done.packs += 1;
                 done.bytes += pack.size;
-                if batch.packs.iter().any(|(_, other)| other.pack == pack.pack) {
+                if batch.packs.iter().any(|(_, other)| other.pack == pack.pack) || !batch.has_room(&pack) {
                     batch.write(repository, to, brought, done)?;
                 }
                 batch.add(number, pack, &ids);
-                if batch.is_full() {
-                    batch.write(repository, to, brought, done)?;
-                }
             }
         }
         Ok(passed_over)
@@ -816,8 +813,9 @@ impl Batch {
         self.packs.push((number, pack));
     }
 
-    fn is_full(&self) -> bool {
-        self.packs.len() >= SEGMENT_PACKS_TARGET || self.weight >= SEGMENT_CHUNKS_TARGET
+    /// Whether the pack goes into the same segment; into an empty one it always does.
+    fn has_room(&self, pack: &SegmentPack) -> bool {
+        self.packs.len() < SEGMENT_PACKS_TARGET && self.weight + pack.weight() <= SEGMENT_CHUNKS_TARGET
     }
 
     /// Writes the segment that lists them here, with the origins that they had there.

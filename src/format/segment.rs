@@ -286,6 +286,7 @@ impl Segment {
             }
             packs.push(pack);
         }
+        reader.end()?;
         Ok(Segment { supersedes, packs })
     }
 }
@@ -370,6 +371,14 @@ mod tests {
             assert_eq!(decoded.as_ref().err().map(|error| error.rule), refused.then_some("LIMIT-1"));
             assert!(refused || decoded == Ok(segment));
         }
+    }
+
+    /// SEG-1
+    #[test]
+    fn nothing_stands_behind_the_columns() {
+        let mut bytes = sample().encode();
+        bytes.push(0);
+        assert_eq!(Segment::decode(&bytes).map_err(|error| error.rule), Err("SEG-1"));
     }
 
     #[test]

@@ -17,7 +17,7 @@ use crate::format::segment::{Reference, Segment, SegmentChunk, SegmentFrame, Seg
 use crate::format::sequence::{decode_chunk, references};
 use crate::index::graph::{ChunkCopy, Marks};
 use crate::index::segment::{build, prefix, seal, segment_name};
-use crate::limits::{PACK_BYTES_MAX, SEGMENT_CHUNKS_TARGET, SEGMENT_PACKS_TARGET};
+use crate::limits::{PACK_BYTES_MAX, PACK_REFERENCES_TARGET, SEGMENT_CHUNKS_TARGET, SEGMENT_PACKS_TARGET};
 use crate::pack::reader::{decode_directory, pack_name, verify};
 use crate::pack::{FinishedPack, FrameBuilder, FrameMover, PackReader, PackWriter, PendingChunk};
 use crate::repo::{RepoError, Session};
@@ -294,7 +294,11 @@ impl<'a, 'b> Work<'a, 'b> {
             .collect();
         let section = &header.sections[frame.section as usize];
         if self.moving.get(&key).is_some_and(|moving| {
-            !moving.mover.is_empty() && !moving.mover.has_room(&section.section, frame.sealed_length, &pending)
+            let listed = moving.listed.iter().flatten().chain(&frame.chunks);
+            let references: usize = listed.map(|chunk| chunk.references.len()).sum();
+            !moving.mover.is_empty()
+                && (references > PACK_REFERENCES_TARGET
+                    || !moving.mover.has_room(&section.section, frame.sealed_length, &pending))
         }) {
             self.finish_moving(key)?;
         }
@@ -340,7 +344,7 @@ impl<'a, 'b> Work<'a, 'b> {
             sealed_length: frame.sealed_length,
             chunks,
         });
-        self.unlisted.push(SegmentPack {
+        let pack = SegmentPack {
             pack: finished.id,
             size: finished.size,
             session: self.session,
@@ -348,12 +352,13 @@ impl<'a, 'b> Work<'a, 'b> {
             metadata: key.1,
             sections: finished.sections.iter().map(|record| record.section).collect(),
             frames: frames.collect(),
-        });
-        let weight: usize = self.unlisted.iter().map(SegmentPack::weight).sum();
-        match self.unlisted.len() >= SEGMENT_PACKS_TARGET || weight >= SEGMENT_CHUNKS_TARGET {
-            true => self.list_moved(),
-            false => Ok(()),
+        };
+        let weight: usize = self.unlisted.iter().chain([&pack]).map(SegmentPack::weight).sum();
+        if self.unlisted.len() >= SEGMENT_PACKS_TARGET || weight > SEGMENT_CHUNKS_TARGET {
+            self.list_moved()?;
         }
+        self.unlisted.push(pack);
+        Ok(())
     }
 
     /// Lists packs that are stored.
@@ -455,11 +460,11 @@ impl<'a, 'b> Work<'a, 'b> {
             // What it takes the place of goes for good: it must read back now, as it will have to.
             verify(&pack, &self.run.repository.keyring)?;
             self.put(&mut pack)?;
+            let weight: usize = rewriting.stored.iter().chain([&pack]).map(FinishedPack::weight).sum();
+            if rewriting.stored.len() >= SEGMENT_PACKS_TARGET || weight > SEGMENT_CHUNKS_TARGET {
+                self.list(&build(std::mem::take(&mut rewriting.stored), self.session, key.0))?;
+            }
             rewriting.stored.push(pack);
-        }
-        let weight: usize = rewriting.stored.iter().map(FinishedPack::weight).sum();
-        if rewriting.stored.len() >= SEGMENT_PACKS_TARGET || weight >= SEGMENT_CHUNKS_TARGET {
-            self.list(&build(std::mem::take(&mut rewriting.stored), self.session, key.0))?;
         }
         self.rewriting.insert(key, rewriting);
         Ok(())

@@ -7,6 +7,7 @@ use crate::format::ids::SnapshotId;
 use crate::format::verdict::{Ruling, Verdict};
 use crate::repo::sessions::is_forged;
 use crate::repo::snapshots::{parse_numbered, read_numbered};
+use crate::repo::verdicts::{Placed, kept_apart};
 use crate::repo::{RepoError, Repository};
 use crate::store::list_sorted;
 use std::collections::{BTreeMap, HashMap};
@@ -42,9 +43,31 @@ pub fn read(repository: &Repository, known: &mut Known) -> Result<BTreeMap<Snaps
     }
     let mut standings = BTreeMap::new();
     for (id, numbers) in listed {
-        standings.insert(id, standing(repository, id, &numbers, known)?);
+        let mut standing = standing(repository, id, &numbers, known)?;
+        if matches!(standing, Standing::Forgotten(_)) && is_kept_apart(repository, &numbers)? {
+            standing = Standing::Held;
+        }
+        standings.insert(id, standing);
     }
     Ok(standings)
+}
+
+/// Whether a region has what keeps it, and those that say that it is forgotten can't have known of that
+/// (`VERDICT-11`).
+fn is_kept_apart(
+    repository: &Repository,
+    numbers: &BTreeMap<u64, BTreeMap<String, Vec<usize>>>,
+) -> Result<bool, RepoError> {
+    let of_number = |(number, names): (&u64, &BTreeMap<String, Vec<usize>>)| {
+        let placed = |(name, regions): (&String, &Vec<usize>)| Placed {
+            number: *number,
+            name: name.clone(),
+            regions: regions.iter().copied().collect(),
+        };
+        names.iter().map(placed).collect::<Vec<_>>()
+    };
+    let placed: Vec<Placed> = numbers.iter().flat_map(of_number).collect();
+    Ok(kept_apart(repository, &placed)?.is_some())
 }
 
 fn standing(

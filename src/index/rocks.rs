@@ -390,7 +390,15 @@ impl RocksIndex {
                 Ok(())
             })?;
         }
-        // Of each pack that isn't dead, everything that is known to be stated of it.
+        if !lost.is_empty() {
+            self.each_segment(region, &mut |id, _, value| {
+                if !vanished.contains(&id) {
+                    ordinals(value)?.iter().for_each(|ordinal| drop(lost.remove(ordinal)));
+                }
+                Ok(())
+            })?;
+        }
+        // Of each pack that isn't dead, everything that is known to be stated of it, and what of that stands there.
         let mut alternatives: HashMap<u32, Vec<u32>> = HashMap::new();
         for ordinal in &lost {
             let entry = self.pack(*ordinal)?;
@@ -400,15 +408,10 @@ impl RocksIndex {
         }
         let candidates: HashSet<u32> = alternatives.values().flatten().copied().collect();
         let mut standing = HashSet::new();
-        if !lost.is_empty() {
+        if candidates.len() > alternatives.len() && !attested.is_empty() {
             self.each_segment(region, &mut |id, _, value| {
                 if !vanished.contains(&id) {
-                    for ordinal in ordinals(value)? {
-                        lost.remove(&ordinal);
-                        if candidates.contains(&ordinal) {
-                            standing.insert(ordinal);
-                        }
-                    }
+                    standing.extend(ordinals(value)?.into_iter().filter(|ordinal| candidates.contains(ordinal)));
                 }
                 Ok(())
             })?;

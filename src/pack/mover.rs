@@ -3,7 +3,7 @@
 
 use super::PackError;
 use super::spool::{Spool, SpoolSpace};
-use super::writer::{FinishedPack, PendingChunk, WrittenFrame, finished_length, has_many_references, seal_around};
+use super::writer::{FinishedPack, PendingChunk, WrittenFrame, finished_length, seal_around};
 use crate::crypto::keyring::Keyring;
 use crate::env::{Random, random_bytes};
 use crate::format::ids::{SectionId, SessionId};
@@ -57,7 +57,6 @@ impl FrameMover {
         let end = PackHeader::length(sections) as u64 + self.end + u64::from(sealed_length);
         sections <= PACK_SECTIONS_MAX
             && self.frames.len() < PACK_FRAMES_MAX
-            && !has_many_references(&self.frames, chunks)
             && finished_length(end, &self.frames, Some(chunks)) <= PACK_BYTES_TARGET
     }
 

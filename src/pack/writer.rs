@@ -370,7 +370,7 @@ fn chunk_count(frames: &[WrittenFrame]) -> usize {
 }
 
 /// Whether these frames' chunks and those of one more refer to more than a pack's should.
-pub(super) fn has_many_references(frames: &[WrittenFrame], next: &[PendingChunk]) -> bool {
+fn has_many_references(frames: &[WrittenFrame], next: &[PendingChunk]) -> bool {
     let chunks = frames.iter().flat_map(|frame| &frame.chunks).chain(next);
     chunks.map(|chunk| chunk.references.len()).sum::<usize>() > PACK_REFERENCES_TARGET
 }

@@ -5,11 +5,10 @@ use super::{Depth, Pending, Replicated, note, note_as};
 use crate::crypto::object::check_digest;
 use crate::format::envelope::ObjectKind;
 use crate::format::ids::SnapshotId;
-use crate::format::verdict::{Ruling, Verdict};
 use crate::repo::at_once::at_once;
 use crate::repo::open::DECIDERS;
-use crate::repo::snapshots::{parse_numbered, read_decision, read_numbered};
-use crate::repo::verdicts::{self, Decree};
+use crate::repo::snapshots::{parse_numbered, read_decision};
+use crate::repo::verdicts::{self, Decree, Placed, kept_apart, told_apart};
 use crate::repo::{RepoError, Repository};
 use crate::report::{Issue, IssueKind, Monitor};
 use crate::store::{StoreErrorKind, list_sorted};
@@ -85,9 +84,8 @@ pub(super) fn copy_decisions(
     Ok(())
 }
 
-/// Says again what keeps a snapshot in a region, where another one was told to forget it and neither can have known of
-/// the other (`VERDICT-11`). Gives the snapshots of which that can't be done: their
-/// verdicts must not be copied.
+/// Says again what keeps a snapshot in one region alone, above what was decided in others without knowing of it
+/// (`VERDICT-11`). Gives the snapshots of which that can't be done: their verdicts must not be copied.
 fn settle(
     repository: &Repository,
     holders: &BTreeMap<String, Held>,
@@ -103,27 +101,29 @@ fn settle(
     }
     let mut apart = BTreeSet::new();
     for (id, placed) in of_snapshot {
-        let Some(kept) = overruled_unknown(repository, &placed)? else { continue };
-        let subject = format!("verdicts/{id}").into_bytes();
-        let region = &repository.regions[kept.region].name;
-        let ruling = kept.verdict.ruling.name();
+        let Some(kept) = kept_apart(repository, &placed)? else { continue };
+        let subject = format!("{VERDICTS}{id}").into_bytes();
         if !DECIDERS.contains(&repository.role()) {
-            let text = format!(
-                "region '{region}' has a verdict '{ruling}' of which another one didn't know while it was told to forget \
-                 it; `keepstone replicate` with an owner's or a maintainer's key keeps the snapshot"
-            );
-            note(done, monitor, subject, &text);
+            note(done, monitor, subject, &told_apart(repository, id, &kept));
             apart.insert(id);
             continue;
         }
-        let decree = Decree { until: kept.verdict.until, ..Decree::new(kept.verdict.ruling, &kept.verdict.reason) };
+        let ruling = kept.verdict.ruling;
+        let decree = Decree { until: kept.verdict.until, ..Decree::new(ruling, &kept.verdict.reason) };
         match verdicts::put(repository, &BTreeSet::from([id]), &decree) {
             Ok(no_room) => {
-                monitor.notice(&format!(
-                    "snapshot {id} was told to be forgotten in one region while '{ruling}' was said of it in region \
-                     '{region}': it is kept"
-                ));
-                done.behind.extend(no_room);
+                // What was listed before doesn't count it.
+                let text = format!(
+                    "'{}' was said of it in region '{}' alone, and something else where that wasn't known: it is said \
+                     again in all regions, and the next run brings the snapshot to those that lack it",
+                    ruling.name(),
+                    repository.regions[kept.region].name
+                );
+                note(done, monitor, subject, &text);
+                for (at, error) in no_room {
+                    note(done, monitor, format!("{}:{VERDICTS}", repository.regions[at].name).into_bytes(), &error);
+                    done.behind.insert(at, error);
+                }
                 done.decisions += 1;
             }
             Err(error) => {
@@ -133,59 +133,6 @@ fn settle(
         }
     }
     Ok(apart)
-}
-
-/// A verdict's place.
-struct Placed {
-    number: u64,
-    name: String,
-    regions: BTreeSet<usize>,
-}
-
-/// What keeps a snapshot in one region.
-struct Kept {
-    region: usize,
-    verdict: Verdict,
-}
-
-/// A region's highest verdict, if it keeps the snapshot, and the highest of all is a *forget* which lies in none of
-/// the regions where the other lies.
-fn overruled_unknown(repository: &Repository, placed: &[Placed]) -> Result<Option<Kept>, RepoError> {
-    let Some(highest) = placed.iter().map(|at| at.number).max() else { return Ok(None) };
-    let top = || placed.iter().filter(|at| at.number == highest);
-    let deciding: BTreeSet<usize> = top().flat_map(|at| &at.regions).copied().collect();
-    for region in (0..repository.regions.len()).filter(|at| !deciding.contains(at)) {
-        let here = placed.iter().filter(|at| at.regions.contains(&region));
-        let Some(own) = here.max_by_key(|at| at.number).filter(|at| at.regions.is_disjoint(&deciding)) else {
-            continue;
-        };
-        let Some(verdict) = read_verdict(repository, own)? else { continue };
-        let lasts = verdict.until.is_none_or(|until| repository.clock.now_ns() < until);
-        if !verdict.ruling.keeps() || !lasts {
-            continue;
-        }
-        let mut rulings = Vec::new();
-        for at in top() {
-            rulings.extend(read_verdict(repository, at)?.map(|verdict| verdict.ruling));
-        }
-        if !rulings.is_empty() && rulings.iter().all(|ruling| *ruling == Ruling::Forget) {
-            return Ok(Some(Kept { region, verdict }));
-        }
-    }
-    Ok(None)
-}
-
-/// `None` for what can't be read or wasn't signed by who may: it says nothing.
-fn read_verdict(repository: &Repository, placed: &Placed) -> Result<Option<Verdict>, RepoError> {
-    let Some((_, _, digest)) = parse_numbered(&placed.name, VERDICTS) else { return Ok(None) };
-    for region in placed.regions.iter().map(|at| &repository.regions[*at]) {
-        match read_numbered(repository, region, &placed.name, ObjectKind::Verdict, digest) {
-            Ok((payload, _)) => return Ok(Verdict::decode(&payload).ok()),
-            Err(error @ RepoError::Store { .. }) => return Err(error),
-            Err(_) => {}
-        }
-    }
-    Ok(None)
 }
 
 /// The regions that lack one, or hold it damaged where another one may have it whole.

@@ -3,7 +3,7 @@
 //! (`HEAL-2`).
 
 use super::heal::replace;
-use super::{Replicated, stop_if_asked};
+use super::{Replicated, note, stop_if_asked};
 use crate::crypto::object::check_digest;
 use crate::format::ids::Digest;
 use crate::repo::at_once::at_once;
@@ -17,7 +17,7 @@ use std::collections::{BTreeMap, HashSet};
 /// back looks at them. What nobody holds whole, and what may not be replaced, stays as it is: nothing rests on it.
 ///
 /// # Errors
-/// When a region can't be listed, read or written, or the user stops it.
+/// When a region can't be listed or read, or the user stops it.
 pub(super) fn heal_named(
     repository: &Repository,
     counted: &[SnapshotInfo],
@@ -40,12 +40,18 @@ pub(super) fn heal_named(
         for ((name, _), Looked { damaged, whole }) in held.iter().zip(looked) {
             let Some(bytes) = whole.filter(|_| !damaged.is_empty()) else { continue };
             stop_if_asked(monitor)?;
-            for to in damaged.iter().map(|at| &repository.regions[*at]) {
-                if replace(to, name, &bytes.clone().into())? {
-                    let subject = format!("{}:{name}", to.name).into_bytes();
-                    let detail = "its bytes were not those of its name: it has them again, from another region";
-                    monitor.issue(&Issue { kind: IssueKind::Damaged, subject, detail: detail.to_owned() });
-                    done.healed += 1;
+            for at in damaged {
+                let to = &repository.regions[at];
+                let subject = format!("{}:{name}", to.name).into_bytes();
+                match replace(to, name, &bytes.clone().into()) {
+                    Ok(true) => {
+                        let detail = "its bytes were not those of its name: it has them again, from another region";
+                        monitor.issue(&Issue { kind: IssueKind::Damaged, subject, detail: detail.to_owned() });
+                        done.healed += 1;
+                    }
+                    Ok(false) => {}
+                    // Nothing rests on it: the rest is copied all the same.
+                    Err(error) => note(done, monitor, subject, &error),
                 }
             }
         }

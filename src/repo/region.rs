@@ -76,8 +76,16 @@ impl Repository {
         if let Some(error) = no_room.remove(&at) {
             return Err(to.error(error));
         }
-        if to.store.size("region").map_err(|e| to.error(e))?.is_none() {
-            put_with_retries(&*to.store, "region", &region_object.into()).map_err(|e| to.error(e))?;
+        let contended = || RepoError::Contended { what: format!("region '{}'", to.name) };
+        match to.get("region") {
+            // An interrupted addition left it.
+            Ok(found) if found == region_object => {}
+            Ok(_) => return Err(contended()),
+            Err(RepoError::Missing { .. }) => match put_with_retries(&*to.store, "region", &region_object.into()) {
+                Err(error) if error.kind == StoreErrorKind::AlreadyExists => return Err(contended()),
+                put => put.map_err(|e| to.error(e))?,
+            },
+            Err(error) => return Err(error),
         }
         self.copy_signed(to, ObjectKind::Config, "config").map(drop)
     }

@@ -7,7 +7,7 @@
 
 use super::open::{RegionHandle, Repository, WRITERS};
 use super::{RepoError, attest, gclog};
-use crate::format::ids::{PackId, RegionId, SegmentId};
+use crate::format::ids::{Digest, PackId, RegionId, SegmentId};
 use crate::format::roster::Role;
 use crate::format::wire::DecodeError;
 use crate::index::segment::{self, segment_name};
@@ -106,6 +106,8 @@ struct Syncing<'a> {
     index: &'a dyn Index,
     monitor: &'a dyn Monitor,
     issues: Vec<Issue>,
+    /// What owners vouch for, once it was needed.
+    attested: Option<HashSet<Digest>>,
 }
 
 /// Brings the index up to what every reached region lists: takes new segments in, and what is no longer there
@@ -115,7 +117,7 @@ struct Syncing<'a> {
 /// # Errors
 /// When a region can't be listed, its log can't be read, or the index can't be written.
 pub fn sync(repository: &Repository, index: &dyn Index, monitor: &dyn Monitor) -> Result<Vec<Issue>, RepoError> {
-    let mut syncing = Syncing { repository, index, monitor, issues: Vec::new() };
+    let mut syncing = Syncing { repository, index, monitor, issues: Vec::new(), attested: None };
     syncing.catch_up()?;
     if u64::from(index.unlisted_count()) * 2 > u64::from(index.pack_count()) {
         syncing.shrink()?;
@@ -199,7 +201,7 @@ impl Syncing<'_> {
         if moving {
             return Ok(Look::Moving);
         }
-        let (mut lost, mut attested) = (Vec::new(), None);
+        let mut lost = Vec::new();
         for (region, vanished) in regions.iter().zip(&vanished) {
             // After the listing: what explains that a segment is gone is written before it goes.
             let (log, damage) = gclog::read_what_is_whole(self.repository, region)?;
@@ -211,7 +213,7 @@ impl Syncing<'_> {
             let mut detached = self.index.detach(region.info.region, vanished, &dead, &HashSet::new())?;
             if matches!(detached, Detached::Unexplained(_)) {
                 // Read where it is needed alone: that is after false listings went, or after a loss.
-                let attested = attested.get_or_insert_with(|| attest::read_for_many(self.repository));
+                let attested = self.attested.get_or_insert_with(|| attest::read_for_many(self.repository));
                 detached = self.index.detach(region.info.region, vanished, &dead, attested)?;
             }
             match detached {

@@ -9,7 +9,7 @@
 use super::at_once::at_once;
 use super::audit::{Act, NoRoom, record_where_room};
 use super::open::{DECIDERS, Repository};
-use super::snapshots::{Decision, parse_numbered, read_decisions};
+use super::snapshots::{Decision, parse_numbered, read_decisions, read_numbered};
 use super::{RepoError, gclog};
 use crate::crypto::object;
 use crate::env::random_bytes;
@@ -116,9 +116,14 @@ pub fn put(repository: &Repository, ids: &BTreeSet<SnapshotId>, decree: &Decree)
     let now = repository.clock.now_ns();
     let ends_no_hold = matches!(decree.ruling, Ruling::Forget | Ruling::Unforget);
     let unread = unread(&issues, &decisions);
+    let apart = if decree.ruling == Ruling::Forget { placed(repository, Some(ids))? } else { BTreeMap::new() };
     for id in ids.iter().filter(|_| ends_no_hold) {
         if let Some(unread) = unread.get(id).filter(|_| decree.ruling == Ruling::Forget) {
             return Err(RepoError::Verdict(unread.clone()));
+        }
+        let placed = apart.get(id).map_or(&[][..], Vec::as_slice);
+        if let Some(kept) = kept_apart(repository, placed)?.filter(|_| decree.ruling == Ruling::Forget) {
+            return Err(RepoError::Verdict(told_apart(repository, *id, &kept)));
         }
         if let Some(hold) = decisions.get(id).and_then(|known| known.effective()).filter(|known| known.holds(now)) {
             return Err(held(*id, &hold));
@@ -160,7 +165,22 @@ pub fn put(repository: &Repository, ids: &BTreeSet<SnapshotId>, decree: &Decree)
 pub fn may_be_held(repository: &Repository) -> Result<BTreeMap<SnapshotId, String>, RepoError> {
     let mut issues = Vec::new();
     let decisions = read_decisions(repository, "", None, &mut issues)?;
-    Ok(unread(&issues, &decisions))
+    let mut all = unread(&issues, &decisions);
+    for (id, placed) in placed(repository, None)? {
+        if let Some(kept) = kept_apart(repository, &placed)? {
+            all.insert(id, told_apart(repository, id, &kept));
+        }
+    }
+    Ok(all)
+}
+
+/// For people: what keeps a snapshot in one region alone.
+pub fn told_apart(repository: &Repository, id: SnapshotId, kept: &KeptApart) -> String {
+    let (region, ruling) = (&repository.regions[kept.region].name, kept.verdict.ruling.name());
+    format!(
+        "of snapshot {id} region '{region}' has a '{ruling}' that others didn't know of when something else was decided \
+         there: `keepstone replicate` with an owner's or a maintainer's key gives it again"
+    )
 }
 
 fn unread(issues: &[Issue], decisions: &BTreeMap<SnapshotId, Decision>) -> BTreeMap<SnapshotId, String> {
@@ -178,6 +198,122 @@ fn unread(issues: &[Issue], decisions: &BTreeMap<SnapshotId, Decision>) -> BTree
         counts.then(|| (id, text()))
     };
     issues.iter().filter_map(named).collect()
+}
+
+/// Where a verdict lies.
+#[derive(Clone, Debug)]
+pub struct Placed {
+    /// Its number.
+    pub number: u64,
+    /// Its object's name.
+    pub name: String,
+    /// Indices into the repository's regions.
+    pub regions: BTreeSet<usize>,
+}
+
+/// The verdicts that lie in reached regions, of these snapshots or of all.
+///
+/// # Errors
+/// When a region can't be listed.
+pub fn placed(
+    repository: &Repository,
+    ids: Option<&BTreeSet<SnapshotId>>,
+) -> Result<BTreeMap<SnapshotId, Vec<Placed>>, RepoError> {
+    let mut by_name: BTreeMap<String, BTreeSet<usize>> = BTreeMap::new();
+    for (at, region) in repository.regions.iter().enumerate() {
+        let prefix = format!("verdicts/{}", ids.map_or_else(String::new, under));
+        for listed in list_sorted(&*region.store, &prefix).map_err(|e| region.error(e))? {
+            by_name.entry(listed.name).or_default().insert(at);
+        }
+    }
+    let mut placed: BTreeMap<SnapshotId, Vec<Placed>> = BTreeMap::new();
+    for (name, regions) in by_name {
+        let Some((id, number, _)) = parse_numbered(&name, "verdicts/") else { continue };
+        if ids.is_none_or(|ids| ids.contains(&id)) {
+            placed.entry(id).or_default().push(Placed { number, name, regions });
+        }
+    }
+    Ok(placed)
+}
+
+/// What keeps a snapshot in a region, though what is decided of it by all regions together doesn't.
+#[derive(Clone, Debug)]
+pub struct KeptApart {
+    /// The region's index.
+    pub region: usize,
+    /// What keeps it there.
+    pub verdict: Verdict,
+}
+
+/// What keeps a snapshot in one region and was given where nobody knew of what decides over it in others, nor the
+/// other way round (`VERDICT-11`): a hold that lasts longer than what decides, or an unforget where that is a forget.
+/// Of several a hold, of holds the longest. Reads nothing where all verdicts lie in all regions.
+///
+/// # Errors
+/// When a region fails. What can't be read, or nobody signed who may, says nothing.
+pub fn kept_apart(repository: &Repository, placed: &[Placed]) -> Result<Option<KeptApart>, RepoError> {
+    if placed.iter().all(|at| at.regions.len() == repository.regions.len()) {
+        return Ok(None);
+    }
+    let (now, everywhere) = (repository.clock.now_ns(), 0..repository.regions.len());
+    let lasts = |verdict: &Verdict| match verdict.ruling {
+        Ruling::Hold => verdict.until.unwrap_or(i64::MAX),
+        Ruling::Forget | Ruling::Unforget | Ruling::Release => i64::MIN,
+    };
+    let top = highest(repository, placed.iter())?;
+    let deciding: BTreeSet<usize> = top.iter().flat_map(|(at, _)| &at.regions).copied().collect();
+    let held_until = top.iter().map(|(_, verdict)| lasts(verdict)).max().unwrap_or(i64::MIN);
+    let forgotten = !top.is_empty() && top.iter().all(|(_, verdict)| verdict.ruling == Ruling::Forget);
+    let mut kept: Option<KeptApart> = None;
+    for region in everywhere.filter(|at| !deciding.contains(at)) {
+        for (at, verdict) in highest(repository, placed.iter().filter(|at| at.regions.contains(&region)))? {
+            let until = lasts(&verdict);
+            let keeps = match verdict.ruling {
+                Ruling::Hold => until > now && until > held_until,
+                Ruling::Unforget => forgotten,
+                Ruling::Forget | Ruling::Release => false,
+            };
+            let is_more = kept.as_ref().is_none_or(|kept| until > lasts(&kept.verdict));
+            if keeps && is_more && at.regions.is_disjoint(&deciding) {
+                kept = Some(KeptApart { region, verdict });
+            }
+        }
+    }
+    Ok(kept)
+}
+
+/// Those of the highest number at which any can be read.
+fn highest<'a>(
+    repository: &Repository,
+    placed: impl Iterator<Item = &'a Placed>,
+) -> Result<Vec<(&'a Placed, Verdict)>, RepoError> {
+    let mut by_number: BTreeMap<u64, Vec<&Placed>> = BTreeMap::new();
+    placed.for_each(|at| by_number.entry(at.number).or_default().push(at));
+    for all in by_number.into_values().rev() {
+        let mut read = Vec::new();
+        for at in all {
+            read.extend(read_placed(repository, at)?.map(|verdict| (at, verdict)));
+        }
+        if !read.is_empty() {
+            return Ok(read);
+        }
+    }
+    Ok(Vec::new())
+}
+
+fn read_placed(repository: &Repository, placed: &Placed) -> Result<Option<Verdict>, RepoError> {
+    let Some((id, number, digest)) = parse_numbered(&placed.name, "verdicts/") else { return Ok(None) };
+    for region in placed.regions.iter().map(|at| &repository.regions[*at]) {
+        match read_numbered(repository, region, &placed.name, ObjectKind::Verdict, digest) {
+            Ok((payload, _)) => {
+                let verdict = Verdict::decode(&payload).ok();
+                return Ok(verdict.filter(|verdict| verdict.snapshot == id && verdict.number == number));
+            }
+            Err(error @ RepoError::Store { .. }) => return Err(error),
+            Err(_) => {}
+        }
+    }
+    Ok(None)
 }
 
 /// Verdicts' names with their numbers, by snapshot.

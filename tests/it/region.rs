@@ -117,6 +117,30 @@ fn a_further_region_is_given_on_the_command_line() {
     crate::fixture::assert_same(&program.source(), &program.path("out"));
 }
 
+/// Whoever is told that a region was made is told of the one that is there.
+#[test]
+fn of_two_additions_at_once_one_makes_the_region() {
+    let world = World::new(2);
+    wipe(&world.stores[1].inner().memory);
+    let mut refused = 0;
+    for call in 1..400 {
+        let world = world.fork();
+        let made = std::sync::Arc::new(std::sync::Mutex::new(None));
+        let theirs = std::sync::Arc::clone(&made);
+        let mut repository = world.open(&[0]).unwrap();
+        world.visit_at(call, move |other| {
+            *theirs.lock().unwrap() = Some(other.open(&[0]).unwrap().add_region(&spec(other)).map(|(id, _)| id));
+        });
+        let mine = repository.add_region(&spec(&world)).map(|(id, _)| id);
+        let Some(theirs) = made.lock().unwrap().take() else { break };
+        let there = world.open(&[1]).unwrap().regions[0].info.region;
+        assert!([&mine, &theirs].into_iter().flatten().all(|made| *made == there), "{call}: {mine:?} {theirs:?}");
+        assert!(mine.is_ok() || theirs.is_ok(), "{call}: {mine:?} {theirs:?}");
+        refused += u32::from(mine.is_err());
+    }
+    assert!(refused > 0);
+}
+
 #[test]
 fn an_interrupted_addition_is_run_again() {
     let world = World::new(2);

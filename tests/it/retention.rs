@@ -208,25 +208,61 @@ fn what_was_held_in_one_region_is_not_forgotten_by_the_other() {
             let (_, identity) = world.add_slot(Role::Writer, "writer");
             let done = copies(&world.as_slot(&identity));
             assert_eq!((done.decisions, done.issues.len()), (0, 1), "{:?}", done.issues);
-            assert!(done.issues[0].detail.contains("while it was told to forget it"), "{:?}", done.issues);
+            assert!(done.issues[0].detail.contains("that others didn't know of"), "{:?}", done.issues);
+        }
+        // Nor is it forgotten, or collected, before anybody has settled it.
+        assert!(matches!(say(&world, ids[0], Ruling::Forget), Err(RepoError::Verdict(_))));
+        for _ in 0..4 {
+            crate::gc::collect(&world, &crate::gc::at_once());
         }
         let done = copies(&world);
-        assert_eq!(done.issues, []);
+        assert_eq!(done.issues.len(), 1, "{:?}", done.issues);
+        assert!(done.issues[0].detail.contains("it is said again in all regions"), "{:?}", done.issues);
         assert_eq!(world.ids(&world.all()), ids);
         for at in world.all() {
             let left = list(&world.open(&[at]).unwrap()).unwrap().snapshots;
             let verdict = left[0].verdict.as_ref().unwrap();
             assert_eq!((verdict.ruling, verdict.reason.as_str()), (keeping, "apart"));
         }
-        // Whoever forgets it now knows of that.
+        // Whoever forgets it now knows of that, also where the other region is away.
         if keeping == Ruling::Hold {
             say(&world, ids[0], Ruling::Release).unwrap();
         }
         say(&world, ids[0], Ruling::Forget).unwrap();
-        put(&world.open(&[0]).unwrap(), &BTreeSet::from([ids[0]]), &Decree::new(Ruling::Unforget, "")).unwrap();
-        put(&world.open(&[0]).unwrap(), &BTreeSet::from([ids[0]]), &Decree::new(Ruling::Forget, "")).unwrap();
+        say(&world, ids[0], Ruling::Unforget).unwrap();
+        alone(0, Ruling::Forget);
         assert_eq!(copies(&world).issues, []);
         assert_eq!(world.ids(&world.all()), []);
+    }
+}
+
+/// VERDICT-11: of several that keep apart a hold counts, also against a release, and junk above hides none.
+#[test]
+fn of_what_keeps_apart_a_hold_is_said_again() {
+    for (others, junk) in [
+        (&[Ruling::Hold, Ruling::Release, Ruling::Forget][..], false),
+        (&[Ruling::Hold, Ruling::Release, Ruling::Forget], true),
+        (&[Ruling::Hold, Ruling::Release], false),
+    ] {
+        let (world, ids) = world(3, 1);
+        let alone = |at: usize, ruling| {
+            let ids = BTreeSet::from([ids[0]]);
+            put(&world.open(&[at]).unwrap(), &ids, &Decree::new(ruling, "apart")).unwrap();
+        };
+        others.iter().for_each(|ruling| alone(1, *ruling));
+        alone(0, Ruling::Forget);
+        alone(0, Ruling::Unforget);
+        alone(2, Ruling::Hold);
+        if junk {
+            let name = format!("verdicts/{}/{}-{}", ids[0], number_name(9), "ab".repeat(32));
+            world.stores[1].put_new(&name, &b"junk".to_vec().into()).unwrap();
+        }
+        let snapshots = list(&open(&world)).unwrap().snapshots;
+        replicate(&open(&world), &snapshots, Depth::Commits, None, 1 << 20, &Silent).unwrap();
+        for at in world.all() {
+            let left = list(&world.open(&[at]).unwrap()).unwrap().snapshots;
+            assert_eq!(left[0].verdict.as_ref().unwrap().ruling, Ruling::Hold, "{others:?}, {junk}");
+        }
     }
 }
 
