@@ -393,7 +393,9 @@ impl RocksIndex {
         if !lost.is_empty() {
             self.each_segment(region, &mut |id, _, value| {
                 if !vanished.contains(&id) {
-                    ordinals(value)?.iter().for_each(|ordinal| drop(lost.remove(ordinal)));
+                    for ordinal in ordinals(value)? {
+                        lost.remove(&ordinal);
+                    }
                 }
                 Ok(())
             })?;
