@@ -21,7 +21,8 @@ const STRETCH_BYTES_MAX: u64 = 4 << 20;
 const STRETCH_GAP_BYTES_MAX: u64 = 128 << 10;
 /// Files up to this size are put together in memory where that needs one frame only.
 pub const GATHER_BYTES_MAX: u64 = 1 << 20;
-const LARGE_WEIGHT: u64 = 8;
+/// 32 MiB of large files in a window: more would be incomplete together, and a restore that is killed begins them again.
+const LARGE_WEIGHT: u64 = 32;
 
 /// A file under way.
 pub struct OpenFile {
