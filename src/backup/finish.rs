@@ -24,7 +24,7 @@ pub struct Finisher<'a> {
     session: SessionId,
     waiting: Vec<FinishedPack>,
     shipments: Vec<Shipment>,
-    chunks: usize,
+    weight: usize,
     pack_bytes: &'a Counter,
     timer: Timer,
 }
@@ -49,7 +49,7 @@ impl<'a> Finisher<'a> {
             session,
             waiting: Vec::new(),
             shipments: Vec::new(),
-            chunks: 0,
+            weight: 0,
             pack_bytes,
             timer: Timer::off(),
         }
@@ -71,11 +71,11 @@ impl<'a> Finisher<'a> {
         let ship = || self.shipper.ship(&pack_name(&pack.id), &pack.payload);
         self.shipments.push(self.timer.wait(Stage::Segment, ship));
         self.pack_bytes.add(pack.size);
-        self.chunks += pack.weight();
+        self.weight += pack.weight();
         // The upload holds the spool as long as it needs it; the list of chunks is what waits here.
         pack.payload = crate::store::Payload::Bytes(bytes::Bytes::new());
         self.waiting.push(pack);
-        if self.chunks >= SEGMENT_CHUNKS_TARGET || self.waiting.len() >= SEGMENT_PACKS_TARGET {
+        if self.weight >= SEGMENT_CHUNKS_TARGET || self.waiting.len() >= SEGMENT_PACKS_TARGET {
             self.flush()?;
         }
         Ok(())
@@ -91,7 +91,7 @@ impl<'a> Finisher<'a> {
         }
         let packs = std::mem::take(&mut self.waiting);
         let shipments = std::mem::take(&mut self.shipments);
-        self.chunks = 0;
+        self.weight = 0;
         let repository = self.repository;
         let (segment, sealed) = self.timer.run(Stage::Segment, || {
             let segment = build(packs, self.session, repository.secrets.slot);

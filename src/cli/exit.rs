@@ -264,8 +264,8 @@ impl From<StoreError> for CliError {
             }
             StoreErrorKind::Full => (
                 Class::Storage,
-                "make room in the region, raise its quota or mount it for writing, and run this again; --region with the other regions' \
-                 names leaves it out meanwhile",
+                "make room in the region, raise its quota or mount it for writing, and run this again; --region with the \
+                 other regions' names leaves it out meanwhile",
             ),
             StoreErrorKind::Unavailable => {
                 (Class::Storage, "check that the region can be reached, and run this again: nothing stored is lost")

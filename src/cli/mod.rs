@@ -24,7 +24,7 @@ mod init;
 mod key;
 mod known_objects;
 mod ls;
-pub mod man;
+mod man;
 mod opened_slots;
 pub mod output;
 pub mod parse;

@@ -29,11 +29,6 @@ impl Ruling {
             Ruling::Release => "release",
         }
     }
-
-    /// True for what is said so that a snapshot stays.
-    pub fn keeps(self) -> bool {
-        matches!(self, Ruling::Hold | Ruling::Unforget)
-    }
 }
 
 /// A numbered decision on a snapshot; the highest number wins, several at that number resolve to keep.

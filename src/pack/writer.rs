@@ -67,11 +67,6 @@ pub struct FinishedPack {
 }
 
 impl FinishedPack {
-    /// How many chunks it holds.
-    pub fn chunk_count(&self) -> usize {
-        chunk_count(&self.frames)
-    }
-
     /// As [`SegmentPack::weight`](crate::format::segment::SegmentPack::weight).
     pub fn weight(&self) -> usize {
         let frames = self.frames.iter();

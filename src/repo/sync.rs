@@ -2,8 +2,8 @@
 //!
 //! Guarantees: after it, whatever a region lists is in the index. What a region no longer lists leaves the
 //! index where it is explained: each listing that went is of a pack that a final lists as deleted, stands in
-//! another segment, or is contradicted by one there that an owner attested (COLLECT-19). Anything else is a loss, and makes the index anew under a new
-//! incarnation. Pages: `format-spec/gc.md`, `format-spec/segment.md`.
+//! another segment, or is contradicted by one there that an owner attested (COLLECT-19). Anything else is a loss, and
+//! makes the index anew under a new incarnation. Pages: `format-spec/gc.md`, `format-spec/segment.md`.
 
 use super::open::{RegionHandle, Repository, WRITERS};
 use super::{RepoError, attest, gclog};
@@ -183,17 +183,17 @@ impl Syncing<'_> {
         }
         listed.retain(|id, regions| regions.iter().any(|(at, size)| known[*at].get(id) != Some(size)));
         self.monitor.phase(Phase::Index, Some(listed.len() as u64), None);
-        let (mut moving, mut arrivals, mut chunks) = (false, Vec::new(), 0);
+        let (mut moving, mut arrivals, mut weight) = (false, Vec::new(), 0);
         for (id, regions) in &listed {
             let (arrival, gone) = self.read(*id, regions, last)?;
             moving |= gone;
             if let Some(arrival) = arrival {
-                chunks += arrival.segment.weight();
+                weight += arrival.segment.weight();
                 arrivals.push(arrival);
             }
-            if chunks >= CHUNKS_AT_ONCE {
+            if weight >= CHUNKS_AT_ONCE {
                 self.index.ingest_all(&arrivals)?;
-                (arrivals, chunks) = (Vec::new(), 0);
+                (arrivals, weight) = (Vec::new(), 0);
             }
             self.monitor.advance(1, 0);
         }

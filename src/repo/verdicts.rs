@@ -19,7 +19,7 @@ use crate::format::ids::{SlotId, SnapshotId, number_name};
 use crate::format::verdict::{Ruling, Verdict};
 use crate::report::Issue;
 use crate::ship::put_with_retries;
-use crate::store::{Listed, StoreErrorKind, list_sorted};
+use crate::store::{StoreErrorKind, list_sorted};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
@@ -110,20 +110,21 @@ pub fn put(repository: &Repository, ids: &BTreeSet<SnapshotId>, decree: &Decree)
     }
     // Numbers first, then what they say: a hold that comes between the two is read, and one that comes later gets the
     // same number at least, where it wins.
-    let mut known = names_of(repository, ids)?;
+    let listed = placed(repository, Some(ids))?;
+    let mut known = names_in(&listed);
     let mut issues = Vec::new();
     let decisions = read_decisions(repository, &under(ids), None, &mut issues)?;
     let now = repository.clock.now_ns();
     let ends_no_hold = matches!(decree.ruling, Ruling::Forget | Ruling::Unforget);
     let unread = unread(&issues, &decisions);
-    let apart = if decree.ruling == Ruling::Forget { placed(repository, Some(ids))? } else { BTreeMap::new() };
     for id in ids.iter().filter(|_| ends_no_hold) {
-        if let Some(unread) = unread.get(id).filter(|_| decree.ruling == Ruling::Forget) {
-            return Err(RepoError::Verdict(unread.clone()));
-        }
-        let placed = apart.get(id).map_or(&[][..], Vec::as_slice);
-        if let Some(kept) = kept_apart(repository, placed)?.filter(|_| decree.ruling == Ruling::Forget) {
-            return Err(RepoError::Verdict(told_apart(repository, *id, &kept)));
+        if decree.ruling == Ruling::Forget {
+            if let Some(unread) = unread.get(id) {
+                return Err(RepoError::Verdict(unread.clone()));
+            }
+            if let Some(kept) = kept_apart(repository, listed.get(id).map_or(&[], Vec::as_slice))? {
+                return Err(RepoError::Verdict(told_apart(repository, *id, &kept)));
+            }
         }
         if let Some(hold) = decisions.get(id).and_then(|known| known.effective()).filter(|known| known.holds(now)) {
             return Err(held(*id, &hold));
@@ -329,16 +330,12 @@ fn under(ids: &BTreeSet<SnapshotId>) -> String {
 
 /// The verdicts that lie in reached regions, also those that can't be read: a number above theirs wins when they can.
 fn names_of(repository: &Repository, ids: &BTreeSet<SnapshotId>) -> Result<Names, RepoError> {
-    let mut names = Names::new();
-    for region in &repository.regions {
-        let listed = list_sorted(&*region.store, &format!("verdicts/{}", under(ids))).map_err(|e| region.error(e))?;
-        for Listed { name, .. } in listed {
-            if let Some((id, number, _)) = parse_numbered(&name, "verdicts/").filter(|(id, ..)| ids.contains(id)) {
-                names.entry(id).or_default().insert(name, number);
-            }
-        }
-    }
-    Ok(names)
+    Ok(names_in(&placed(repository, Some(ids))?))
+}
+
+fn names_in(placed: &BTreeMap<SnapshotId, Vec<Placed>>) -> Names {
+    let names = |all: &[Placed]| all.iter().map(|at| (at.name.clone(), at.number)).collect();
+    placed.iter().map(|(id, all)| (*id, names(all))).collect()
 }
 
 /// Says it of each of them, above all that is known; gives the names and numbers.
