@@ -175,6 +175,7 @@ fn replication_between_two_regions() {
     holds(scenarios::replication_of_verdicts(), &[DELETED]);
     holds(scenarios::replication_and_verdicts(), &[SUCCESS, DELETED]);
     holds(scenarios::both_directions(), &[SUCCESS, DELETED]);
+    holds(scenarios::verdicts_apart(), &[DELETED]);
 }
 
 #[test]

@@ -1,6 +1,6 @@
 //! Each ordering is left out once, and a history must be found that breaks a property; where none is, the exploration of all states says so.
 
-use crate::properties::{FORGOTTEN, NEVER_FENCED, NO_ALARM, NOT_WRONGED, PROMISE, RECLAIMED, RESTORABLE, SHOWN};
+use crate::properties::{FORGOTTEN, KEPT, NEVER_FENCED, NO_ALARM, NOT_WRONGED, PROMISE, RECLAIMED, RESTORABLE, SHOWN};
 use crate::scenario::{Rule, Scenario};
 use crate::scenarios::*;
 use crate::{breaks, broken, holds};
@@ -87,6 +87,8 @@ fn replication_rules() {
     breaks(replication_late(), Rule::DeadNamesAnew, RESTORABLE);
     breaks(replication_heals(), Rule::PresentToo, RESTORABLE);
     breaks(replication_of_verdicts(), Rule::VerdictsCopied, FORGOTTEN);
+    breaks(verdicts_apart(), Rule::ApartIsKept, KEPT);
+    breaks(verdicts_apart(), Rule::LookAfterVerdict, KEPT);
 }
 
 #[test]

@@ -13,6 +13,7 @@ pub const NEVER_FENCED: &str = "a reported success stands until it is forgotten"
 pub const PROMISE: &str = "an unforgotten snapshot that was promised is kept";
 pub const SHOWN: &str = "what a reader was shown stands until it is forgotten";
 pub const FORGOTTEN: &str = "a replication doesn't bring back what was forgotten before it";
+pub const KEPT: &str = "what one region was told to keep isn't forgotten there by somebody who didn't know";
 pub const NO_ALARM: &str = "no collector finds damage where there is none";
 pub const NOT_WRONGED: &str = "who observed a condemn before the fence was read isn't fenced";
 pub const COMMITS: &str = "a live writer commits once collections leave it alone";
@@ -52,6 +53,15 @@ pub fn of(scenario: &Scenario) -> Vec<Property<Scenario>> {
     if scenario.judges.iter().any(|judge| !judge.forget) {
         properties.push(Property::<Scenario>::always(PROMISE, promises_hold));
     }
+    if are_apart(scenario) {
+        properties.push(Property::<Scenario>::always(KEPT, |scenario, state| {
+            let knowing = state.judges.iter().any(|judge| judge.knowing);
+            scenario.judges.iter().zip(&state.judges).all(|(plan, judge)| {
+                let forgotten = state.regions[plan.region].forgotten(true);
+                judge.step != verdicts::Step::Promised || knowing || !has(forgotten, plan.snapshot)
+            })
+        }));
+    }
     if scenario.reader.is_some() {
         properties.push(Property::<Scenario>::always(SHOWN, |scenario, state| {
             let Some(region) = scenario.reader.map(|at| &state.regions[at]) else { return true };
@@ -62,7 +72,8 @@ pub fn of(scenario: &Scenario) -> Vec<Property<Scenario>> {
                 })
         }));
     }
-    if scenario.writers.iter().any(|writer| writer.replica) {
+    // Where it is taken back meanwhile, it counts again.
+    if scenario.writers.iter().any(|writer| writer.replica) && !are_apart(scenario) {
         properties.push(Property::<Scenario>::always(FORGOTTEN, |scenario, state| {
             scenario.writers.iter().zip(&state.writers).all(|(plan, writer)| {
                 let region = &state.regions[plan.region];
@@ -90,6 +101,11 @@ pub fn of(scenario: &Scenario) -> Vec<Property<Scenario>> {
         ]);
     }
     properties
+}
+
+/// Verdicts are given in one region by those who don't see the other one.
+fn are_apart(scenario: &Scenario) -> bool {
+    scenario.judges.iter().any(|judge| judge.region != scenario.judges[0].region)
 }
 
 /// The commits whose snapshots count.

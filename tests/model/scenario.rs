@@ -104,6 +104,8 @@ pub enum Rule {
     // Verdicts and readers.
     /// Verdicts that tie keep (VERDICT-3).
     TiesKeep,
+    /// Verdicts are listed again after an unforget (VERDICT-10).
+    LookAfterVerdict,
     /// The log is listed after an unforget (VERDICT-6).
     ListAfterUnforget,
     /// An unforget promises only what counts: not what an open fence leaves in doubt (VERDICT-6, COUNT-2).
@@ -116,6 +118,8 @@ pub enum Rule {
     VerdictsFirst,
     /// Verdicts are copied.
     VerdictsCopied,
+    /// What keeps in one region alone is said again above all, instead of being overruled by a copy (VERDICT-11).
+    ApartIsKept,
     /// What is listed but not present is copied.
     PresentToo,
     /// A pack whose name is condemned or dead here goes into a new one (NAME-3).

@@ -314,6 +314,30 @@ pub fn replication_and_verdicts() -> Scenario {
     }
 }
 
+/// Snapshot 0 was forgotten, more often in region 1; it is taken back in region 0, and forgotten once more in region 1,
+/// each without the other, while both are replicated from.
+pub fn verdicts_apart() -> Scenario {
+    let mut scenario = Scenario {
+        name: "verdicts apart",
+        reaches: [X, 0, 0],
+        regions: [region(&[(0, X)], &[0]), region(&[(1, X)], &[0])],
+        writers: vec![
+            WriterPlan { region: 0, snapshot: 0, replica: true, base: None },
+            WriterPlan { region: 1, snapshot: 0, replica: true, base: None },
+        ],
+        attempts: 1,
+        collectors: vec![0],
+        generations: 1,
+        condemn: Condemn::Marked,
+        judges: vec![judge(0, false), judge(1, true)],
+        ..replication()
+    };
+    for (region, number) in scenario.regions.iter_mut().zip(1..) {
+        region.verdicts[0] = Verdicts { number, forget: true, keep: false };
+    }
+    scenario
+}
+
 /// No put-if-absent: one host collects, and its process dies at any moment.
 pub fn designated_host() -> Scenario {
     Scenario { name: "designated host", put_if_absent: false, restarts: true, ..one_writer() }

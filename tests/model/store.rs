@@ -94,6 +94,11 @@ impl Verdicts {
         }
     }
 
+    /// Whether these keep what the others, above them, forget.
+    pub fn keeps_apart(&self, above: Verdicts) -> bool {
+        self.keep && above.number > self.number && !above.keep
+    }
+
     /// The union of two regions' verdicts.
     pub fn merge(&mut self, other: Verdicts) {
         if other.number > self.number {

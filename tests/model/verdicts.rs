@@ -1,4 +1,4 @@
-//! Who forgets and unforgets (VERDICT-2, VERDICT-6), and who lists snapshots (COUNT-1, COUNT-2).
+//! Who forgets and unforgets (VERDICT-2, VERDICT-6, VERDICT-10), and who lists snapshots (COUNT-1, COUNT-2).
 
 use crate::scenario::{Rule, Scenario};
 use crate::state::State;
@@ -9,6 +9,8 @@ pub enum Step {
     #[default]
     ReadVerdicts,
     PutVerdict,
+    /// Somebody else may have put one above since the number was chosen.
+    LookAgain,
     ListCommits,
     ListLog,
     /// A fence without a final names the snapshot, or all that commits it.
@@ -24,6 +26,8 @@ pub struct Judge {
     pub number: u8,
     /// Commits of the snapshot.
     pub commits: Set,
+    /// It had read that the snapshot is kept, and forgets it all the same.
+    pub knowing: bool,
 }
 
 /// Commits of the snapshot that no final fenced or collected.
@@ -42,6 +46,7 @@ pub fn step(scenario: &Scenario, state: &State, number: usize) -> Option<State> 
     judge.step = match judge.step {
         Step::ReadVerdicts => {
             judge.number = region.verdicts[plan.snapshot].number + 1;
+            judge.knowing = plan.forget && region.verdicts[plan.snapshot].keep;
             // Nothing to take back.
             if !plan.forget && !has(region.forgotten(true), plan.snapshot) {
                 return None;
@@ -51,10 +56,16 @@ pub fn step(scenario: &Scenario, state: &State, number: usize) -> Option<State> 
         Step::PutVerdict => {
             region.verdicts[plan.snapshot].put(judge.number, plan.forget);
             judge.number = 0;
-            match plan.forget {
-                true => Step::Over,
-                false => Step::ListCommits,
+            match (plan.forget, scenario.keeps(Rule::LookAfterVerdict)) {
+                (true, _) => Step::Over,
+                (false, true) => Step::LookAgain,
+                (false, false) => Step::ListCommits,
             }
+        }
+        Step::LookAgain => {
+            let highest = region.verdicts[plan.snapshot];
+            judge.number = if highest.forget { highest.number + 1 } else { 0 };
+            if highest.forget { Step::PutVerdict } else { Step::ListCommits }
         }
         Step::ListCommits => {
             judge.commits = standing(scenario, region, plan.snapshot);

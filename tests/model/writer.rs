@@ -10,6 +10,9 @@ use crate::store::{FENCE, FINAL, Region, Set, has, members, one, segment_of_sess
 pub enum Step {
     // A replication begins with these.
     CopyVerdicts,
+    // What keeps in one region alone is put again here, then there.
+    KeepHere,
+    KeepThere,
     ReadCommits,
     ReadLog,
     #[default]
@@ -66,6 +69,8 @@ pub struct Writer {
     pub commits: Set,
     /// The snapshot was forgotten in the source when the replication began.
     pub unwanted: bool,
+    /// Of the verdict that it puts.
+    pub verdict: u8,
 }
 
 impl Writer {
@@ -173,6 +178,13 @@ pub fn step(scenario: &Scenario, state: &State, number: usize, choice: u8) -> Op
     let follow = |writer: &Writer| after(scenario, writer, plan.replica, writer.step);
     match writer.step {
         Step::CopyVerdicts => {
+            let (here, there) = (region.verdicts[plan.snapshot], source.verdicts[plan.snapshot]);
+            if keeps(Rule::ApartIsKept) && (here.keeps_apart(there) || there.keeps_apart(here)) {
+                writer.verdict = here.number.max(there.number) + 1;
+                writer.step = Step::KeepHere;
+                next.writers[number] = writer;
+                return Some(next);
+            }
             if keeps(Rule::VerdictsFirst) {
                 writer.unwanted = has(source.forgotten(true), plan.snapshot);
             }
@@ -186,6 +198,14 @@ pub fn step(scenario: &Scenario, state: &State, number: usize, choice: u8) -> Op
                 (false, true) => writer.ended(Step::Done),
                 (false, false) => writer.ended(Step::Over),
             };
+        }
+        Step::KeepHere => {
+            region.verdicts[plan.snapshot].put(writer.verdict, false);
+            writer.step = Step::KeepThere;
+        }
+        Step::KeepThere => {
+            next.regions[1 - plan.region].verdicts[plan.snapshot].put(writer.verdict, false);
+            (writer.verdict, writer.step) = (0, Step::CopyVerdicts);
         }
         Step::ReadCommits => {
             if !keeps(Rule::VerdictsFirst) {
