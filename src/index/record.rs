@@ -185,20 +185,18 @@ impl PackEntry {
     }
 }
 
-/// Appends a place: four varints, sorted places one after another make a chunk's value.
-pub fn encode_places(places: &[Place]) -> Vec<u8> {
-    let mut out = Vec::with_capacity(places.len() * 10);
+/// Appends a chunk's value: its places, sorted, one after another, four varints each.
+pub fn put_places(out: &mut Vec<u8>, places: &[Place]) {
     for place in places {
-        put_varint(&mut out, u64::from(place.pack));
-        put_varint(&mut out, u64::from(place.frame));
-        put_varint(&mut out, u64::from(place.offset));
-        put_varint(&mut out, u64::from(place.length));
+        put_varint(out, u64::from(place.pack));
+        put_varint(out, u64::from(place.frame));
+        put_varint(out, u64::from(place.offset));
+        put_varint(out, u64::from(place.length));
     }
-    out
 }
 
 /// # Errors
-/// When the bytes are not those of [`encode_places`].
+/// When the bytes are not those of [`put_places`].
 pub fn decode_places(bytes: &[u8]) -> Result<Vec<Place>, DecodeError> {
     let mut reader = Reader::new(bytes, "index record");
     let mut places = Vec::with_capacity(1);
@@ -252,7 +250,9 @@ mod tests {
             Place { pack: 1, frame: 2, offset: 3, length: 4 },
             Place { pack: 500, frame: 0, offset: 0, length: 1 },
         ];
-        assert_eq!(decode_places(&encode_places(&places)), Ok(places));
+        let mut encoded = Vec::new();
+        put_places(&mut encoded, &places);
+        assert_eq!(decode_places(&encoded), Ok(places));
         let ordinals = vec![7, 0, u32::MAX];
         assert_eq!(decode_ordinals(&encode_ordinals(ordinals.clone())), Ok(ordinals));
         assert!(decode_ordinals(&[1, 2, 3, 4, 5]).is_err());

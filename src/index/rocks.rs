@@ -5,10 +5,11 @@
 //! foreign repository, an unknown layout), it is emptied and filled again from the regions, though never
 //! below another process that relies on it.
 
+use self::change::{Change, Record, in_order};
 use self::holder::{HOLDER_FILE, HoldProblem, Holder};
 use self::options::{database_options, options};
 use super::memory::places_of;
-use super::record::{PackEntry, Place, Replaced, decode_ordinals, decode_places, encode_ordinals, encode_places};
+use super::record::{PackEntry, Place, Replaced, decode_ordinals, decode_places, encode_ordinals};
 use super::{Arrival, Detached, EachPack, Index, IndexError};
 use crate::crypto::listing::listings;
 use crate::env::{SystemRandom, random_bytes};
@@ -47,6 +48,11 @@ const LEVEL_0_FILES_MAX: u64 = 8;
 const SMALL_FILE_BYTES: usize = 256 << 10;
 const SMALL_FILES_MAX: usize = 32;
 
+/// What is known of one chunk after another, of places in the order of ids.
+fn by_chunk(sorted: &[(ChunkId, Place)]) -> impl Iterator<Item = &[(ChunkId, Place)]> {
+    sorted.chunk_by(|one, next| one.0 == next.0)
+}
+
 /// Takes a key and its value.
 type EachRecord<'a> = dyn FnMut(&[u8], &[u8]) -> Result<(), IndexError> + 'a;
 /// Takes a segment, its size, and its packs' ordinals as they are kept.
@@ -79,18 +85,6 @@ struct State {
     /// The packs that no region has any more.
     unlisted: HashSet<u32>,
 }
-
-/// What a change writes, family by family: a key without a value goes.
-#[derive(Default)]
-struct Change {
-    chunks: Records,
-    ordinals: Records,
-    packs: Records,
-    meta: Records,
-    segments: Records,
-}
-
-type Records = BTreeMap<Vec<u8>, Option<Vec<u8>>>;
 
 /// What taking something out of a region changes.
 struct Detaching {
@@ -455,11 +449,11 @@ impl RocksIndex {
         std::fs::write(&marker, b"").map_err(|e| self.fail(e))?;
         let db =
             DB::open_cf_descriptors(&database_options(), &self.path, self.descriptors()).map_err(|e| self.fail(e))?;
-        self.ingest_sorted(&db, "chunks", &change.chunks)?;
-        self.ingest_sorted(&db, "ordinals", &change.ordinals)?;
-        self.ingest_sorted(&db, "packs", &change.packs)?;
-        self.ingest_sorted(&db, "meta", &change.meta)?;
-        self.ingest_sorted(&db, "segments", &change.segments)?;
+        self.ingest_sorted(&db, "chunks", change.chunks.iter())?;
+        self.ingest_sorted(&db, "ordinals", in_order(&change.ordinals))?;
+        self.ingest_sorted(&db, "packs", in_order(&change.packs))?;
+        self.ingest_sorted(&db, "meta", in_order(&change.meta))?;
+        self.ingest_sorted(&db, "segments", in_order(&change.segments))?;
         self.settle(&db)?;
         drop(db);
         std::fs::remove_file(&marker).map_err(|e| self.fail(e))?;
@@ -475,7 +469,7 @@ impl RocksIndex {
         // Another process may have ingested since this one last looked.
         self.reopen()?;
         let mut change = Change::default();
-        let mut fresh: BTreeMap<ChunkId, Vec<Place>> = BTreeMap::new();
+        let mut fresh: Vec<(ChunkId, Place)> = Vec::new();
         // What is changed or new: an earlier segment may list the same pack.
         let mut entries: BTreeMap<u32, Arc<PackEntry>> = BTreeMap::new();
         let mut ordinals: HashMap<PackId, Vec<u32>> = HashMap::new();
@@ -514,9 +508,7 @@ impl RocksIndex {
                 known.push(pack_count);
                 ordinals.insert(listed.pack, known);
                 listing_packs.push(pack_count);
-                for (chunk, place) in places_of(pack_count, listed) {
-                    fresh.entry(chunk).or_default().push(place);
-                }
+                fresh.extend(places_of(pack_count, listed));
                 pack_count += 1;
             }
             let listing_packs = [&size.to_le_bytes()[..], &encode_ordinals(listing_packs)].concat();
@@ -530,19 +522,26 @@ impl RocksIndex {
         change.ordinals = listed.collect();
         // A chunk that is in several packs keeps all its places.
         let (mut chunk_count, mut chunk_bytes) = (self.chunk_count(), self.chunk_bytes());
-        while !fresh.is_empty() {
-            let batch: Vec<_> = std::iter::from_fn(|| fresh.pop_first()).take(LOOKUPS_AT_ONCE).collect();
-            let ids: Vec<ChunkId> = batch.iter().map(|(id, _)| *id).collect();
-            for ((id, places), mut known) in batch.into_iter().zip(self.retried(|| self.places_now(&ids))?) {
+        fresh.sort_unstable();
+        let mut rest = &fresh[..];
+        let mut places = Vec::new();
+        while !rest.is_empty() {
+            let ids: Vec<ChunkId> = by_chunk(rest).take(LOOKUPS_AT_ONCE).map(|new| new[0].0).collect();
+            let mut taken = 0;
+            for (new, known) in by_chunk(rest).zip(self.retried(|| self.places_now(&ids))?) {
                 if known.is_empty() {
                     chunk_count += 1;
-                    chunk_bytes += places.first().map_or(0, |place| u64::from(place.length));
+                    chunk_bytes += u64::from(new[0].1.length);
                 }
-                known.extend_from_slice(&places);
-                known.sort_unstable();
-                known.dedup();
-                change.chunks.insert(id.0.to_vec(), Some(encode_places(&known)));
+                places.clear();
+                places.extend(known);
+                places.extend(new.iter().map(|(_, place)| *place));
+                places.sort_unstable();
+                places.dedup();
+                change.chunks.push(new[0].0, &places);
+                taken += new.len();
             }
+            rest = &rest[taken..];
         }
         let mut stamp = LAYOUT.to_vec();
         stamp.extend_from_slice(&self.repository.0);
@@ -562,8 +561,14 @@ impl RocksIndex {
         self.state.read().unwrap_or_else(PoisonError::into_inner).unlisted.clone()
     }
 
-    fn ingest_sorted(&self, db: &DB, name: &str, records: &Records) -> Result<(), IndexError> {
-        if records.is_empty() {
+    fn ingest_sorted<'a>(
+        &self,
+        db: &DB,
+        name: &str,
+        records: impl Iterator<Item = Record<'a>>,
+    ) -> Result<(), IndexError> {
+        let mut records = records.peekable();
+        if records.peek().is_none() {
             return Ok(());
         }
         let file = self.path.join(format!("ingest-{name}.sst"));
@@ -860,7 +865,7 @@ impl RocksIndex {
                 (KEY_NUMBERING.to_vec(), fresh()),
                 (KEY_STAMP.to_vec(), Some(stamp)),
             ]);
-            self.ingest_sorted(&db, "meta", &meta)?;
+            self.ingest_sorted(&db, "meta", in_order(&meta))?;
             drop(db);
             std::fs::remove_file(&marker).map_err(|e| self.fail(e))?;
             self.reopen_into(&mut state)?;
@@ -885,6 +890,7 @@ const OPEN_ATTEMPTS: u32 = 600;
 /// How long others are waited for before the index is made anew below them.
 const CLAIM_ATTEMPTS: u32 = 50;
 
+mod change;
 mod holder;
 mod options;
 #[cfg(test)]
