@@ -236,7 +236,9 @@ impl From<BackupError> for CliError {
             BackupError::Crypto(source) => source.into(),
             BackupError::Overtaken { .. } | BackupError::Lost { .. } => CliError::new(Class::Busy, text)
                 .hint("run it again, what was stored so far is used; leave collections more time between their steps"),
-            BackupError::Cancelled => CliError::cancelled(),
+            BackupError::Cancelled => {
+                CliError::cancelled().hint("no snapshot was saved; run it again, what was stored so far is used")
+            }
             BackupError::Stream(_) | BackupError::WalkEndedEarly | BackupError::Cache { .. } => {
                 CliError::new(Class::Failed, text).hint("no snapshot was saved")
             }
@@ -288,7 +290,9 @@ impl From<RestoreError> for CliError {
             RestoreError::NothingIncluded(_) => CliError::new(Class::Missing, text)
                 .hint("patterns are as in .gitignore, from the snapshot's root; `keepstone find` shows what one names"),
             RestoreError::Threads { .. } => CliError::new(Class::Limit, text).hint(FEWER_THREADS),
-            RestoreError::Cancelled => CliError::cancelled(),
+            RestoreError::Cancelled => {
+                CliError::cancelled().hint("run it again: what is right already is not written again")
+            }
         }
     }
 }

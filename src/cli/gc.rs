@@ -262,7 +262,7 @@ impl From<GcError> for CliError {
             GcError::Pack(source) => source.into(),
             GcError::Graph(source) => source.into(),
             GcError::Incomplete { .. } => CliError::new(Class::Corrupt, text),
-            GcError::Cancelled => CliError::cancelled(),
+            GcError::Cancelled => CliError::cancelled().hint("run it again: it goes on where this one stopped"),
         }
     }
 }

@@ -14,7 +14,7 @@ use crate::repo::fetch::Fetcher;
 use crate::repo::snapshots::{SnapshotInfo, details};
 use crate::report::Monitor;
 use crate::restore::target::{Overwrite as TargetOverwrite, Target, TargetOptions};
-use crate::restore::{Restore, Scope, ScopeError, restore};
+use crate::restore::{Restore, Scope, ScopeError, require_paths, restore};
 use crate::store::open::local_path;
 use crate::timing::Stage;
 use serde_json::json;
@@ -146,11 +146,15 @@ pub fn run(args: &RestoreArgs, global: &Global) -> Result<Class, CliError> {
         Some(private) if args.delete => scope(args, info, private)?,
         _ => Scope::default(),
     };
+    let monitor: &dyn Monitor = &workspace.progress;
+    let fetcher = Fetcher::new(&workspace.repository, &index, monitor, workspace.settings.memory_bytes / 16);
+    let paths: Vec<Vec<u8>> = selection.paths.iter().map(|path| path.as_encoded_bytes().to_vec()).collect();
+    require_paths(&fetcher, info.snapshot.root, &paths)?;
     let mut target = Target::open(&args.to, target_options)?;
     target.spare_directories(&own)?;
     target.spare_regions(CONFIG_NAME.as_bytes(), &config_beginning(workspace.repository.config.repository));
     let options = Restore {
-        paths: selection.paths.iter().map(|path| path.as_encoded_bytes().to_vec()).collect(),
+        paths,
         include: args.include.clone(),
         exclude: args.exclude.clone(),
         roots: roots(args, private.as_ref()),
@@ -159,8 +163,6 @@ pub fn run(args: &RestoreArgs, global: &Global) -> Result<Class, CliError> {
         threads: workspace.settings.workers(crate::restore::WORKER_BYTES),
         memory_bytes: workspace.settings.memory_bytes / 16,
     };
-    let monitor: &dyn Monitor = &workspace.progress;
-    let fetcher = Fetcher::new(&workspace.repository, &index, monitor, workspace.settings.memory_bytes / 16);
     let counts = &info.snapshot.counts;
     let totals = (counts.files + counts.directories + counts.others, counts.bytes);
     let summary = restore(&fetcher, info.snapshot.root, &target, &options, monitor, totals)?;

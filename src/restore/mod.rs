@@ -8,7 +8,7 @@ pub mod scope;
 pub mod target;
 mod window;
 
-pub use run::{Restore, RestoreSummary, WORKER_BYTES, restore};
+pub use run::{Restore, RestoreSummary, WORKER_BYTES, require_paths, restore};
 pub use scope::{Scope, ScopeError};
 
 use crate::repo::fetch::FetchError;

@@ -169,6 +169,30 @@ fn names_of(path: &[u8]) -> Vec<&[u8]> {
     path.split(|byte| *byte == b'/').filter(|name| !name.is_empty() && *name != b".").collect()
 }
 
+/// What a path names, with the directories above it from the root on.
+fn find_path(fetcher: &Fetcher<'_>, root: &Node, path: &[u8]) -> Result<(Vec<Node>, Node), RestoreError> {
+    let missing = || RestoreError::NoSuchPath(String::from_utf8_lossy(path).into_owned());
+    let (mut parents, mut node) = (Vec::new(), root.clone());
+    for name in names_of(path) {
+        let NodeKind::Directory { tree } = node.kind else { return Err(missing()) };
+        let found = find_name(fetcher, tree, name)?.ok_or_else(missing)?;
+        parents.push(std::mem::replace(&mut node, found));
+    }
+    Ok((parents, node))
+}
+
+/// Makes sure that the snapshot has all the paths, before a target is made for them.
+///
+/// # Errors
+/// For the first that it doesn't have, or that can't be looked up.
+pub fn require_paths(fetcher: &Fetcher<'_>, root: ChunkId, paths: &[Vec<u8>]) -> Result<(), RestoreError> {
+    if paths.is_empty() {
+        return Ok(());
+    }
+    let (root, _) = root_node(fetcher, root)?;
+    paths.iter().try_for_each(|path| find_path(fetcher, &root, path).map(drop))
+}
+
 impl Run<'_> {
     /// Restores everything asked for; also says whether the patterns left nothing of it.
     fn all(mut self, root: ChunkId, totals: (u64, u64)) -> Result<(RestoreSummary, bool), RestoreError> {
@@ -345,18 +369,11 @@ impl Run<'_> {
                 .iter()
                 .enumerate()
                 .any(|(other, prefix)| names.starts_with(prefix) && (names.len() > prefix.len() || other < at));
-            let shown = || String::from_utf8_lossy(wanted).into_owned();
-            let mut node = root.clone();
-            let mut parents = Vec::new();
-            for name in names {
-                let NodeKind::Directory { tree } = node.kind else { return Err(RestoreError::NoSuchPath(shown())) };
-                let found = find_name(self.fetcher, tree, name)?.ok_or_else(|| RestoreError::NoSuchPath(shown()))?;
-                parents.push(std::mem::replace(&mut node, found));
-            }
+            let (parents, node) = find_path(self.fetcher, &root, wanted)?;
             if covered {
                 continue;
             }
-            // Nothing is made before the whole path is found. The first parent is the target itself.
+            // The first parent is the target itself.
             let mut handle = self.target.root();
             let mut above: Vec<(DirHandle, Node)> = Vec::new();
             let mut taken = false;

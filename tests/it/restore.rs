@@ -49,6 +49,7 @@ fn single_paths_and_patterns_are_restored_alone() {
     for path in ["no/such", "home/anna/letter/below", "../source"] {
         program.restore("none", &["latest", path]).expect(12);
         program.restore("none", &["latest", "home", path]).expect(12);
+        assert!(!program.path("none").exists(), "of what isn't there nothing is made");
     }
 }
 
