@@ -3,6 +3,7 @@
 
 use super::RepoError;
 use super::accepted::AcceptedObjects;
+use super::gclog::GcLog;
 use super::key_names::{key_name, parse_key_name, parse_ring_name, ring_digest, roster_name};
 use super::lineage::{Follows, Rosters, newest};
 use crate::crypto::keyring::{Keyring, epoch_commitment, open_ring};
@@ -20,7 +21,7 @@ use crate::limits::{KEY_FILE_BYTES_MAX, OBJECT_BYTES_MAX};
 use crate::report::Issue;
 use crate::store::{Store, StoreError, StoreErrorKind, list_sorted};
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 /// A configured region: its name and its store.
 #[derive(Clone)]
@@ -40,9 +41,15 @@ pub struct RegionHandle {
     pub store: Arc<dyn Store>,
     /// What its `region` object says.
     pub info: Region,
+    /// What this process read of its collection log so far.
+    pub(super) log: Arc<Mutex<GcLog>>,
 }
 
 impl RegionHandle {
+    pub(super) fn new(name: &str, store: &Arc<dyn Store>, info: Region) -> Self {
+        RegionHandle { name: name.to_owned(), store: Arc::clone(store), info, log: Arc::default() }
+    }
+
     /// Wraps a store's failure with the region's name.
     pub fn error(&self, source: StoreError) -> RepoError {
         RepoError::Store { region: self.name.clone(), source }
@@ -384,7 +391,7 @@ impl Located {
                     detail: format!("both say they are {}", info.region),
                 });
             }
-            regions.push(RegionHandle { name: spec.name.clone(), store: Arc::clone(&spec.store), info });
+            regions.push(RegionHandle::new(&spec.name, &spec.store, info));
         }
         let Some((config, _)) = found.filter(|_| !regions.is_empty()) else {
             if !damaged.is_empty() {

@@ -20,7 +20,6 @@ use crate::limits::OBJECT_BYTES_MAX;
 use crate::ship::put_with_retries;
 use crate::store::probe::{Probe, probe};
 use crate::store::{StoreErrorKind, list_sorted};
-use std::sync::Arc;
 
 fn occupied(spec: &RegionSpec, found: &str) -> RepoError {
     RepoError::AlreadyARepository {
@@ -57,7 +56,7 @@ impl Repository {
         let signer = root_signer(&root);
         let (bytes, _) = build_signed(ObjectKind::Region, self.config.repository, &signer, &info.encode());
         let region = info.region;
-        self.regions.push(RegionHandle { name: spec.name.clone(), store: Arc::clone(&spec.store), info });
+        self.regions.push(RegionHandle::new(&spec.name, &spec.store, info));
         match self.furnish(self.regions.len() - 1, bytes) {
             Ok(()) => Ok((region, probe)),
             Err(error) => {

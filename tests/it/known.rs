@@ -1,7 +1,7 @@
 //! What a client verified before isn't read again, and nothing counts by it that wouldn't count without it.
 
 use crate::fixture::{World, noise, write};
-use crate::gc::rule;
+use crate::gc::{self, rule};
 use keepstone::format::ids::SnapshotId;
 use keepstone::format::roster::Role;
 use keepstone::format::verdict::Ruling;
@@ -195,4 +195,26 @@ fn what_a_revoked_slot_signed_counts_as_it_does_for_all() {
         let counting = if acceptance.none { 0 } else { 3 - acceptance.except.len() };
         assert_eq!(knowing.snapshots.len(), counting);
     }
+}
+
+/// Entries never change, and a repository of years has a thousand of them.
+#[test]
+fn a_run_reads_each_entry_of_the_collection_log_once() {
+    let (old, new) = (gc::tree(1), gc::tree(2));
+    let world = World::new(1);
+    let first = gc::backup(&world, old.path());
+    gc::backup(&world, new.path());
+    rule(&world, first, 1, Ruling::Forget);
+    gc::quiet(&world);
+    let finals: BTreeSet<String> =
+        gc::names(&world, "gc/").into_iter().filter(|name| name.ends_with("/final")).collect();
+    assert!(finals.len() >= 2, "{finals:?}");
+    world.forget_history();
+    write(new.path(), "more", &noise(9, 20_000));
+    gc::backup(&world, new.path());
+    let log = world.stores[0].log();
+    let read = log.into_iter().filter(|call| call.operation == Operation::Get && finals.contains(&call.name));
+    let mut read: Vec<String> = read.map(|call| call.name).collect();
+    read.sort();
+    assert_eq!(read, finals.into_iter().collect::<Vec<_>>());
 }
