@@ -5,7 +5,7 @@
 
 use std::io::{self, BufWriter, StdoutLock, Write};
 
-use serde::Serialize;
+use serde::{Serialize, Serializer};
 use serde_json::Value;
 
 use super::exit::CliError;
@@ -64,6 +64,24 @@ impl Output {
             Ok(())
         })?;
         outcome
+    }
+}
+
+/// A document that is made only where it is printed.
+pub struct Lazily<F>(pub F);
+
+impl<T: Serialize, F: Fn() -> T> Serialize for Lazily<F> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        self.0().serialize(serializer)
+    }
+}
+
+/// A list whose elements are made one by one as they are printed: 100,000 at once are more than memory may take.
+pub struct OneByOne<I>(pub I);
+
+impl<I: Iterator<Item: Serialize> + Clone> Serialize for OneByOne<I> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_seq(self.0.clone())
     }
 }
 

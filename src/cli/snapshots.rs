@@ -3,7 +3,7 @@
 use super::args::{Global, SnapshotsArgs};
 use super::choice::Choice;
 use super::exit::{Class, CliError};
-use super::output::Output;
+use super::output::{OneByOne, Output};
 use super::render::{self, Align, Table};
 use super::workspace::Workspace;
 use crate::env::{Clock, SystemClock};
@@ -39,18 +39,14 @@ pub fn run(args: &SnapshotsArgs, global: &Global) -> Result<Class, CliError> {
     for info in snapshots.iter().filter(|_| args.details) {
         details.push(snapshots::details(&workspace.repository, info)?);
     }
-    let documents: Vec<Value> = snapshots
-        .iter()
-        .enumerate()
-        .map(|(at, info)| {
-            let mut document = document(&workspace, info);
-            if let (Some(private), Some(fields)) = (details.get(at), document.as_object_mut()) {
-                fields.insert("details".to_owned(), details_document(private));
-            }
-            document
-        })
-        .collect();
-    let printed = Output { json: global.json }.result(&documents, |out| {
+    let documents = snapshots.iter().enumerate().map(|(at, info)| {
+        let mut document = document(&workspace, info);
+        if let (Some(private), Some(fields)) = (details.get(at), document.as_object_mut()) {
+            fields.insert("details".to_owned(), details_document(private));
+        }
+        document
+    });
+    let printed = Output { json: global.json }.result(&OneByOne(documents), |out| {
         let mut table = Table::new(&[
             ("ID", Align::Left),
             ("TAKEN", Align::Left),
@@ -96,8 +92,7 @@ pub fn run(args: &SnapshotsArgs, global: &Global) -> Result<Class, CliError> {
                 writeln!(out, "{separator}{}", render::printable(&item.detail))?;
             }
             let counts = &info.snapshot.counts;
-            let unlisted =
-                (counts.issues + counts.omitted).saturating_sub((private.issues.len() + private.omitted.len()) as u64);
+            let unlisted = counts.not_captured().saturating_sub((private.issues.len() + private.omitted.len()) as u64);
             if unlisted > 0 {
                 writeln!(out, "  and {} more that are only counted", render::count(unlisted))?;
             }
