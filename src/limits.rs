@@ -20,9 +20,9 @@ pub const PACK_BYTES_TARGET: u64 = 32 << 20;
 pub const PACK_FRAMES_MAX: usize = 65_536;
 /// A pack is finished when the next frame would give it more chunks: the segment that lists it, with others
 /// before it, stays far below its own limits however small the chunks are.
-pub const PACK_CHUNKS_TARGET: usize = 1 << 19;
+pub const PACK_CHUNKS_TARGET: usize = 1 << 17;
 /// Most chunks in one pack.
-pub const PACK_CHUNKS_MAX: usize = 4 << 20;
+pub const PACK_CHUNKS_MAX: usize = SEGMENT_CHUNKS_MAX;
 /// Most sections in one pack.
 pub const PACK_SECTIONS_MAX: usize = 4096;
 /// Largest decoded pack directory.
@@ -39,6 +39,9 @@ pub const SEGMENT_CHUNKS_TARGET: usize = 65_536;
 pub const SEGMENT_PACKS_TARGET: usize = 16;
 /// Most references in one segment: what is decoded takes so many times 12 bytes, however small it is stored.
 pub const SEGMENT_REFERENCES_MAX: usize = 4 << 20;
+/// Most chunks in one segment, and most frames and sections: a chunk takes 33 bytes before it is compressed, and six
+/// times as much when it is read.
+pub const SEGMENT_CHUNKS_MAX: usize = 1 << 19;
 /// So many references count as one chunk where a segment is written: it stays far below its limit.
 pub const REFERENCES_PER_CHUNK: usize = 16;
 /// A pack is finished when the next frame would give its chunks more references.

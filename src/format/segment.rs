@@ -5,7 +5,7 @@ use super::ids::{ChunkId, ChunkKind, PackId, SectionId, SegmentId, SessionId, Sl
 use super::wire::{DecodeError, Reader, put_varint};
 use crate::limits::{
     CHUNK_BYTES_MAX, CHUNK_REFERENCES_MAX, FRAME_RAW_BYTES_MAX, FRAME_SEALED_BYTES_MAX, PACK_BYTES_MAX,
-    PACK_CHUNKS_MAX, PACK_FRAMES_MAX, PACK_SECTIONS_MAX, REFERENCES_PER_CHUNK, SEGMENT_PACKS_MAX,
+    PACK_CHUNKS_MAX, PACK_FRAMES_MAX, PACK_SECTIONS_MAX, REFERENCES_PER_CHUNK, SEGMENT_CHUNKS_MAX, SEGMENT_PACKS_MAX,
     SEGMENT_REFERENCES_MAX,
 };
 use std::collections::HashMap;
@@ -177,18 +177,21 @@ impl Segment {
             code => Err(DecodeError::new("SEG-3", format!("unknown pack kind {code}"))),
         })?;
         let section_counts = collect(count, || reader.count(PACK_SECTIONS_MAX, "section count"))?;
+        at_most(section_counts.iter().sum(), "sections")?;
         let mut sections = Vec::new();
         for sections_of_pack in &section_counts {
             sections.push(collect(*sections_of_pack, || Ok(SectionId(reader.array()?)))?);
         }
         let frame_counts = collect(count, || reader.count(PACK_FRAMES_MAX, "frame count"))?;
         let frames: usize = frame_counts.iter().sum();
+        at_most(frames, "frames")?;
         let frame_sections = collect(frames, || reader.count(PACK_SECTIONS_MAX, "section index"))?;
         let frame_numbers = collect(frames, || reader.varint())?;
         let frame_lengths = collect(frames, || reader.count(FRAME_SEALED_BYTES_MAX, "sealed frame length"))?;
         let chunk_counts = collect(frames, || reader.count(PACK_CHUNKS_MAX, "chunk count"))?;
         let chunks: usize =
             chunk_counts.iter().try_fold(0usize, |sum, count| sum.checked_add(*count)).unwrap_or(usize::MAX);
+        at_most(chunks, "chunks")?;
         // A chunk takes at least 33 bytes here: whatever states more is cut short.
         if chunks > reader.remaining() / 33 {
             return Err(DecodeError::new("SEG-1", format!("{chunks} chunks stated, too few bytes left")));
@@ -291,6 +294,14 @@ impl Segment {
     }
 }
 
+/// Before any of them is read.
+fn at_most(count: usize, what: &str) -> Result<(), DecodeError> {
+    match count <= SEGMENT_CHUNKS_MAX {
+        true => Ok(()),
+        false => Err(DecodeError::new("LIMIT-1", format!("{count} {what} in a segment"))),
+    }
+}
+
 /// Reads `count` items, growing as they come: a stated count alone allocates nothing.
 fn collect<T>(count: usize, mut read: impl FnMut() -> Result<T, DecodeError>) -> Result<Vec<T>, DecodeError> {
     let mut items = Vec::with_capacity(count.min(4096));
@@ -367,6 +378,20 @@ mod tests {
                     references: vec![Reference::Ordinal(0); if at < 4 { SEGMENT_REFERENCES_MAX / 4 } else { more }],
                 })
                 .collect();
+            let decoded = Segment::decode(&segment.encode());
+            assert_eq!(decoded.as_ref().err().map(|error| error.rule), refused.then_some("LIMIT-1"));
+            assert!(refused || decoded == Ok(segment));
+        }
+    }
+
+    /// LIMIT-1: they compress to next to nothing.
+    #[test]
+    fn a_segment_of_very_many_chunks_is_refused() {
+        for (count, refused) in [(SEGMENT_CHUNKS_MAX, false), (SEGMENT_CHUNKS_MAX + 1, true)] {
+            let mut segment = sample();
+            let here = count - segment.chunk_count() + segment.packs[0].frames[0].chunks.len();
+            let frame = &mut segment.packs[0].frames[0];
+            frame.chunks = vec![SegmentChunk { length: 1, ..frame.chunks[0].clone() }; here];
             let decoded = Segment::decode(&segment.encode());
             assert_eq!(decoded.as_ref().err().map(|error| error.rule), refused.then_some("LIMIT-1"));
             assert!(refused || decoded == Ok(segment));

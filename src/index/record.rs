@@ -185,6 +185,22 @@ impl PackEntry {
     }
 }
 
+/// Places of one chunk that are kept of one pack. Who stores a chunk stores it once, and a collection may move two copies
+/// into one pack; a segment that lists more lies, and must not fill the index with them.
+const PLACES_PER_PACK: usize = 4;
+
+/// Brings a chunk's places into their order, each once.
+pub fn settle_places(places: &mut Vec<Place>) {
+    places.sort_unstable();
+    places.dedup();
+    let (mut pack, mut kept) = (None, 0);
+    places.retain(|place| {
+        kept = if pack == Some(place.pack) { kept + 1 } else { 1 };
+        pack = Some(place.pack);
+        kept <= PLACES_PER_PACK
+    });
+}
+
 /// Appends a chunk's value: its places, sorted, one after another, four varints each.
 pub fn put_places(out: &mut Vec<u8>, places: &[Place]) {
     for place in places {
@@ -225,6 +241,15 @@ pub fn decode_ordinals(bytes: &[u8]) -> Result<Vec<u32>, DecodeError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn of_one_pack_a_few_places_of_a_chunk_are_kept() {
+        let place = |pack, frame| Place { pack, frame, offset: 0, length: 1 };
+        let mut places: Vec<Place> =
+            (0..9).rev().map(|frame| place(7, frame)).chain([place(3, 1), place(7, 0)]).collect();
+        settle_places(&mut places);
+        assert_eq!(places, [place(3, 1), place(7, 0), place(7, 1), place(7, 2), place(7, 3)]);
+    }
 
     #[test]
     fn records_round_trip() {

@@ -9,7 +9,7 @@ use self::change::{Change, Record, in_order};
 use self::holder::{HOLDER_FILE, HoldProblem, Holder};
 use self::options::{database_options, options};
 use super::memory::places_of;
-use super::record::{PackEntry, Place, Replaced, decode_ordinals, decode_places, encode_ordinals};
+use super::record::{PackEntry, Place, Replaced, decode_ordinals, decode_places, encode_ordinals, settle_places};
 use super::{Arrival, Detached, EachPack, Index, IndexError};
 use crate::crypto::listing::listings;
 use crate::env::{SystemRandom, random_bytes};
@@ -536,8 +536,7 @@ impl RocksIndex {
                 places.clear();
                 places.extend(known);
                 places.extend(new.iter().map(|(_, place)| *place));
-                places.sort_unstable();
-                places.dedup();
+                settle_places(&mut places);
                 change.chunks.push(new[0].0, &places);
                 taken += new.len();
             }
