@@ -864,11 +864,12 @@ fn misnamed(region: &RegionHandle, name: &str) -> RepoError {
     region.object_error(name, DecodeError::new("OBJ-10", "its bytes are another object's"))
 }
 
-/// A snapshot's manifest from the first region where it counts and is whole.
+/// A snapshot's manifest from the first region where it counts and is whole, or else from one that collected it.
 fn read_manifest(repository: &Repository, info: &SnapshotInfo) -> Result<Vec<u8>, RepoError> {
     let name = snapshot_name(&info.id);
     let mut last = None;
-    for from in info.regions.iter().map(|from| &repository.regions[*from]) {
+    let others = (0..repository.regions.len()).filter(|at| !info.is_committed_in(*at));
+    for from in info.regions.iter().copied().chain(others).map(|from| &repository.regions[from]) {
         match read_snapshot(repository, from, info.id).and_then(|_| from.get(&name)) {
             Ok(bytes) if check_digest(&bytes).is_ok_and(|digest| digest.0 == info.id.0) => return Ok(bytes),
             Ok(_) => last = Some(misnamed(from, &name)),

@@ -313,7 +313,7 @@ fn show(
             )?,
             _ => writeln!(out, "Stream:  {}", render::size(counts.bytes))?,
         }
-        if counts.omitted + counts.issues > 0 {
+        if counts.not_captured() > 0 {
             writeln!(
                 out,
                 "Missing: {} left out on purpose, {} failed",

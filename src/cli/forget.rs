@@ -2,7 +2,7 @@
 
 use super::args::{ForgetArgs, Global};
 use super::exit::{Class, CliError};
-use super::output::Output;
+use super::output::{Lazily, Output};
 use super::parse::IdPrefix;
 use super::render::{self, short};
 use super::workspace::Workspace;
@@ -13,7 +13,7 @@ use crate::repo::open::DECIDERS;
 use crate::repo::snapshots::{self, SnapshotInfo};
 use crate::repo::verdicts::{Decree, may_be_held, put};
 use crate::repo::{RepoError, retention};
-use crate::report::Monitor;
+use crate::report::{Issue, Monitor};
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::io::{IsTerminal, Write};
@@ -29,7 +29,8 @@ pub fn run(args: &ForgetArgs, global: &Global) -> Result<Class, CliError> {
         workspace.repository.require(&DECIDERS, "forget snapshots")?;
     }
     let rules = rules(args, &workspace)?;
-    let (mut snapshots, read_class) = workspace.everything()?;
+    let (listing, read_class) = workspace.everything()?;
+    let (mut snapshots, unreadable) = (listing.snapshots, listing.unreadable);
     let forgotten_before: Vec<SnapshotInfo> = snapshots.iter().filter(|info| info.is_forgotten()).cloned().collect();
     snapshots.retain(|info| !info.is_forgotten());
     for tag in rules.tags.iter().filter(|tag| !snapshots.iter().any(|info| info.tags.contains(*tag))) {
@@ -52,7 +53,7 @@ pub fn run(args: &ForgetArgs, global: &Global) -> Result<Class, CliError> {
     let (groups, forgotten, broken) = match args.ids.is_empty() {
         true => by_policy(args, &policy, &mut candidates, &logs, now),
         false => {
-            let forgotten = named(&args.ids, &snapshots, &forgotten_before)?;
+            let forgotten = named(&args.ids, &snapshots, &forgotten_before, &unreadable)?;
             let broken = broken_floors(&policy, &candidates, &forgotten, &logs, now);
             let broken = broken.into_iter().map(|broken| (broken.id, broken.floor)).collect();
             (Vec::new(), forgotten, broken)
@@ -77,14 +78,16 @@ pub fn run(args: &ForgetArgs, global: &Global) -> Result<Class, CliError> {
     let begun: Begun = candidates.iter().map(|candidate| (candidate.id, candidate.started_at)).collect();
     let shown = shown(&groups);
     let set_aside = shown.iter().flat_map(|(_, decisions)| decisions).filter(|at| at.standing.is_set_aside()).count();
-    let document = json!({
-        "by": if args.ids.is_empty() { "policy" } else { "id" }, "dry_run": args.dry_run,
-        "forgotten": forgotten.iter().map(ToString::to_string).collect::<Vec<_>>(),
-        "kept": snapshots.len() - forgotten.len(), "set_aside": set_aside,
-        "floors_broken": broken.iter()
-            .map(|(id, floor)| json!({ "id": id.to_string(), "floor": reason_name(floor) })).collect::<Vec<_>>(),
-        "unforget_until": render::json_time(until),
-        "groups": shown.iter().map(|group| group_document(group, &begun)).collect::<Vec<_>>(),
+    let document = Lazily(|| {
+        json!({
+            "by": if args.ids.is_empty() { "policy" } else { "id" }, "dry_run": args.dry_run,
+            "forgotten": forgotten.iter().map(ToString::to_string).collect::<Vec<_>>(),
+            "kept": snapshots.iter().filter(|info| !forgotten.contains(&info.id)).count(), "set_aside": set_aside,
+            "floors_broken": broken.iter()
+                .map(|(id, floor)| json!({ "id": id.to_string(), "floor": reason_name(floor) })).collect::<Vec<_>>(),
+            "unforget_until": render::json_time(until),
+            "groups": shown.iter().map(|group| group_document(group, &begun)).collect::<Vec<_>>(),
+        })
     });
     Output { json: global.json }.result(&document, |out| {
         for group in &shown {
@@ -104,6 +107,13 @@ pub fn run(args: &ForgetArgs, global: &Global) -> Result<Class, CliError> {
             ),
         }
     })?;
+    // What was given up because no region has it whole is settled by that.
+    let given_up: Vec<Vec<u8>> = forgotten.iter().map(|id| snapshots::snapshot_name(id).into_bytes()).collect();
+    let is_settled = |issue: &Issue| given_up.iter().any(|name| issue.subject.ends_with(name));
+    let read_class = match !args.dry_run && !unreadable.is_empty() && listing.issues.iter().all(is_settled) {
+        true => Class::Success,
+        false => read_class,
+    };
     let pending = !args.dry_run && !forgotten.is_empty() && !workspace.absent.is_empty();
     Ok(if pending { Class::Pending.worse(read_class) } else { read_class })
 }
@@ -183,9 +193,15 @@ fn named(
     prefixes: &[IdPrefix],
     snapshots: &[SnapshotInfo],
     before: &[SnapshotInfo],
+    unreadable: &BTreeSet<SnapshotId>,
 ) -> Result<BTreeSet<SnapshotId>, CliError> {
     let mut ids = BTreeSet::new();
     for prefix in prefixes {
+        // Of one that is lost nothing but its id is known: by all of it, and not by its beginning.
+        if let Some(id) = unreadable.iter().find(|id| id.to_string() == prefix.as_str()) {
+            ids.insert(*id);
+            continue;
+        }
         match one(prefix, snapshots) {
             Ok(id) => drop(ids.insert(id)),
             Err(error @ RepoError::NoSnapshot { .. }) => {

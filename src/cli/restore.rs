@@ -164,7 +164,7 @@ pub fn run(args: &RestoreArgs, global: &Global) -> Result<Class, CliError> {
         memory_bytes: workspace.settings.memory_bytes / 16,
     };
     let counts = &info.snapshot.counts;
-    let totals = (counts.files + counts.directories + counts.others, counts.bytes);
+    let totals = (counts.entries(), counts.bytes);
     let summary = restore(&fetcher, info.snapshot.root, &target, &options, monitor, totals)?;
     workspace.progress.finish();
     let copies = fetcher.take_issues();

@@ -24,7 +24,7 @@ pub fn unforget(args: &UnforgetArgs, global: &Global) -> Result<Class, CliError>
     let mut workspace = Workspace::open(global)?;
     let repository = &workspace.repository;
     repository.require(&DECIDERS, "unforget snapshots")?;
-    let (snapshots, read_class) = workspace.everything()?;
+    let (snapshots::Listing { snapshots, .. }, read_class) = workspace.everything()?;
     let repository = &workspace.repository;
     let (forgotten, counted): (Vec<_>, Vec<_>) = snapshots.into_iter().partition(SnapshotInfo::is_forgotten);
     let wanted = Selector::Prefix(args.id.as_str().to_owned());
@@ -128,7 +128,7 @@ fn decide(references: &[SnapshotRef], decree: Decree, global: &Global) -> Result
     let repository = &workspace.repository;
     repository
         .require(&DECIDERS, if decree.ruling == Ruling::Hold { "hold snapshots" } else { "release snapshots" })?;
-    let (snapshots, read_class) = workspace.everything()?;
+    let (snapshots::Listing { snapshots, .. }, read_class) = workspace.everything()?;
     let repository = &workspace.repository;
     let (forgotten, counted): (Vec<_>, Vec<_>) = snapshots.into_iter().partition(SnapshotInfo::is_forgotten);
     let filter = Filter::default();

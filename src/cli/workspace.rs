@@ -588,14 +588,14 @@ impl Workspace {
     ///
     /// # Errors
     /// When a region can't be listed, or every collection log is damaged.
-    pub fn everything(&mut self) -> Result<(Vec<SnapshotInfo>, Class), CliError> {
+    pub fn everything(&mut self) -> Result<(Listing, Class), CliError> {
         let mut listing = snapshots::list_all(&self.repository)?;
         listing.issues.iter().for_each(|issue| self.progress.issue(issue));
         let class = if listing.issues.is_empty() { Class::Success } else { Class::Corrupt };
         if self.leave_out_damaged_logs(&listing)? {
             listing = snapshots::list_all(&self.repository)?;
         }
-        Ok((listing.snapshots, class))
+        Ok((listing, class))
     }
 
     /// All snapshots that count. What is damaged is shown and makes the outcome corrupt. What this client verified in

@@ -37,6 +37,18 @@ pub struct Counts {
     pub issues: u64,
 }
 
+impl Counts {
+    /// Entries of all kinds. What a writer states may be any numbers.
+    pub fn entries(&self) -> u64 {
+        self.files.saturating_add(self.directories).saturating_add(self.others)
+    }
+
+    /// What was left out, and what could not be captured.
+    pub fn not_captured(&self) -> u64 {
+        self.omitted.saturating_add(self.issues)
+    }
+}
+
 /// What every role sees of a snapshot.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Snapshot {
@@ -261,5 +273,17 @@ impl SnapshotPrivate {
         let private = SnapshotPrivate { sources, root_path, command, omitted, issues };
         canonical(bytes, &private.encode())?;
         Ok(private)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn any_numbers_can_be_added_up() {
+        let most = u64::MAX;
+        let stated = Counts { files: most, directories: 1, others: 1, bytes: 0, omitted: most, issues: most };
+        assert_eq!((stated.entries(), stated.not_captured()), (most, most));
     }
 }

@@ -113,7 +113,7 @@ pub fn walk_pairs<E: From<FetchError>>(
             let step = each(&Pair { path: &path, old, new })?;
             let (old, new) = (tree_of(old), tree_of(new));
             if let (Step::Into, Some(below)) = (step, old.or(new)) {
-                if levels.len() >= TREE_DEPTH_MAX {
+                if levels.len() > TREE_DEPTH_MAX {
                     let source = DecodeError::new("TREE-4", format!("more than {TREE_DEPTH_MAX} directories deep"));
                     return Err(FetchError::Decode { id: below, source }.into());
                 }

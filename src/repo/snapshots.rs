@@ -52,6 +52,9 @@ pub struct Listing {
     pub snapshots: Vec<SnapshotInfo>,
     /// Those that a [`list`] leaves out: forgotten, and not yet collected.
     pub forgotten: Vec<SnapshotInfo>,
+    /// Those that commits name and no region has whole, unless they are forgotten: they are among the issues, and a
+    /// verdict needs no more than their id.
+    pub unreadable: BTreeSet<SnapshotId>,
     /// Objects that are damaged or missing: whatever they said is not in the list.
     pub issues: Vec<Issue>,
     /// The regions whose collection log is damaged, by index, and what is wrong with it: it is among the issues, what
@@ -295,22 +298,48 @@ fn read_all(repository: &Repository, known: Option<&KnownObjects>) -> Result<Lis
                 None => read.lost.push(at),
             }
         }
+        // Where all that have a commit lost it, one that collected it has it still (COLLECT-3).
+        for (at, region) in repository.regions.iter().enumerate().filter(|_| !read.lost.is_empty()) {
+            if let Some(size) = manifests[at].get(id).filter(|_| read.found.is_none() && !read.lost.contains(&at)) {
+                let listed = Listed { name: name.clone(), size: *size };
+                let looked = read_manifest(repository, region, *id, &listed, known);
+                read.found = noted(looked, region, &name, &mut read.issues)?;
+            }
+        }
         Ok(read)
     })?;
-    let mut snapshots = Vec::new();
-    for ((id, commits), Manifest { found, issues: noted, regions, lost }) in counted.into_iter().zip(read) {
+    let (mut snapshots, mut unreadable) = (Vec::new(), BTreeSet::new());
+    for ((id, commits), Manifest { found, issues: mut noted, regions, lost }) in counted.into_iter().zip(read) {
+        let verdict = decisions.get(&id).and_then(Decision::effective);
+        if let (None, Some(first)) = (&found, noted.first_mut()) {
+            // What only a forgotten one needs makes no difference.
+            if verdict.as_ref().is_some_and(|verdict| verdict.ruling == Ruling::Forget) {
+                continue;
+            }
+            let names: Vec<String> = commits
+                .iter()
+                .map(|(at, session)| {
+                    format!("{}:{}", repository.regions[*at].name, super::session::commit_name(*session))
+                })
+                .collect();
+            first.detail += &format!(
+                "; no region that was reached has it whole, and {} names it: where it can't come back, `keepstone forget \
+                 {id}` gives it up",
+                names.join(", ")
+            );
+            unreadable.insert(id);
+        }
         issues.extend(noted);
         if let Some((snapshot, slot, _)) = found {
             let tags = match decisions.get(&id).and_then(|decision| decision.tags.as_ref()) {
                 Some((_, tags)) => tags.iter().cloned().collect(),
                 None => snapshot.tags.clone(),
             };
-            let verdict = decisions.get(&id).and_then(Decision::effective);
             snapshots.push(SnapshotInfo { id, snapshot, slot, tags, regions, lost, verdict, commits });
         }
     }
     snapshots.sort_by_key(|info| (info.snapshot.started_at, info.id));
-    Ok(Listing { snapshots, forgotten: Vec::new(), issues, damaged_logs })
+    Ok(Listing { snapshots, forgotten: Vec::new(), unreadable, issues, damaged_logs })
 }
 
 /// A snapshot without its private part, the slot that signed it, and its size in bytes.
@@ -589,7 +618,8 @@ pub fn open_private(repository: &Repository, snapshot: &Snapshot) -> Result<Snap
 /// When no copy is; as [`open_private`].
 pub fn details(repository: &Repository, info: &SnapshotInfo) -> Result<SnapshotPrivate, RepoError> {
     let mut failure = None;
-    for region in info.regions.iter().map(|at| &repository.regions[*at]) {
+    let others = (0..repository.regions.len()).filter(|at| !info.is_committed_in(*at));
+    for region in info.regions.iter().copied().chain(others).map(|at| &repository.regions[at]) {
         match read_snapshot(repository, region, info.id) {
             Ok((snapshot, _)) => return Ok(open_private(repository, &snapshot)?),
             Err(error) => failure = failure.or(Some(error)),

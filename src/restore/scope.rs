@@ -46,7 +46,7 @@ impl Scope {
             lists.push((&private.omitted, snapshot.counts.omitted));
         }
         let listed = lists.iter().map(|(list, _)| list.len() as u64).sum();
-        let all = lists.iter().map(|(_, count)| count).sum();
+        let all = lists.iter().fold(0u64, |all, (_, count)| all.saturating_add(*count));
         if listed < all {
             return Err(ScopeError::Cut { listed, all });
         }

@@ -2,6 +2,8 @@
 //! keys and look after the local index.
 
 use age::secrecy::ExposeSecret;
+use keepstone::limits::TREE_DEPTH_MAX;
+use rustix::fs::{Mode, OFlags, mkdirat, open, openat};
 use serde_json::Value;
 use std::ffi::{OsStr, OsString};
 use std::fs;
@@ -619,4 +621,24 @@ fn snapshots_tell_on_request_what_they_lack_and_why() {
     let text = program.run(["snapshots", "--details"]).expect(0).stdout;
     assert!(text.contains("excluded") && text.contains("left.tmp"), "{text}");
     assert!(program.snapshots(&[])[0].get("details").is_none());
+}
+
+/// As deep as a backup goes.
+#[test]
+fn the_deepest_directory_is_listed_and_searched() {
+    let place = Place::new();
+    let source = place.path("source");
+    let mut directory = open(&source, OFlags::DIRECTORY | OFlags::RDONLY, Mode::empty()).expect("opened");
+    for _ in 0..TREE_DEPTH_MAX {
+        mkdirat(&directory, "d", Mode::from_raw_mode(0o755)).expect("made");
+        directory = openat(&directory, "d", OFlags::DIRECTORY | OFlags::RDONLY, Mode::empty()).expect("opened");
+    }
+    drop(directory);
+    place.backup();
+    let listed = place.ok(&["ls", "latest", "--recursive"]);
+    let found = place.ok(&["find", "d"]);
+    // Deeper than the temporary directory's own removal follows.
+    assert!(Command::new("rm").arg("-r").arg(source.join("d")).status().expect("it runs").success());
+    assert_eq!(listed.lines().count(), TREE_DEPTH_MAX);
+    assert!(found.lines().count() >= TREE_DEPTH_MAX, "{}", found.lines().count());
 }

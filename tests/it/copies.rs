@@ -332,6 +332,38 @@ fn count_4_a_snapshot_that_no_region_has_whole_is_told_each_time() {
     program.run(["restore", "latest", "--to", "out", "--verify"]).expect(11);
 }
 
+/// COLLECT-1, COUNT-4: a lost object, or a thief's commit that names nothing, ends with a verdict under its id.
+#[test]
+fn what_no_region_has_whole_can_be_given_up() {
+    for harm in [Harm::Gone, Harm::Emptied] {
+        let (program, first, _) = two_snapshots();
+        for region in ["one", "two"] {
+            let path = program.path(&format!("{region}/snapshots/{first}"));
+            match harm {
+                Harm::Gone => std::fs::remove_file(path).unwrap(),
+                _ => std::fs::write(path, b"").unwrap(),
+            }
+        }
+        let source = program.source().display().to_string();
+        let told = program.run(["snapshots"]).expect(11).stderr;
+        assert!(told.contains(&format!("keepstone forget {first}")) && told.contains("one:commits/"), "{told}");
+        program.run(["backup", &source]).expect(11);
+        program.run(["gc", "--now"]).expect(11);
+        program.run(["forget", &first[..12]]).expect(12);
+        program.run(["forget", &first, "--dry-run"]).expect(11);
+        program.run(["forget", &first]).expect(0);
+        program.run(["snapshots"]).expect(0);
+        program.run(["backup", &source]).expect(0);
+        program.run(["restore", "latest", "--to", program.path("out").to_str().unwrap()]).expect(0);
+        let path = program.path("keepstone.toml");
+        let settings = std::fs::read_to_string(&path).unwrap();
+        std::fs::write(&path, format!("{settings}\n[retention]\nforget_window = '1ns'\n")).unwrap();
+        (0..4).for_each(|_| drop(program.run(["gc", "--now"]).expect(0)));
+        program.run(["replicate"]).expect(0);
+        program.run(["forget", &first]).expect(12);
+    }
+}
+
 /// Of three regions, one that may not be changed: the others come back, and it is told.
 #[test]
 fn count_4_of_three_regions_each_gets_the_snapshots_back() {

@@ -588,6 +588,33 @@ fn damaged_attestations_entries_and_collected_snapshots_are_put_right() {
     program.run(["audit"]).expect(0);
 }
 
+/// COLLECT-3, HEAL-2: the object of one that was collected is as good as any.
+#[test]
+fn a_snapshot_comes_back_from_a_region_that_collected_it() {
+    let program = Program::new();
+    program.write("a", &noise(1, 200_000));
+    let first = program.backup(&[])["snapshot"].as_str().unwrap().to_owned();
+    let before = copy_of(&program.source());
+    program.write("a", &noise(2, 200_000));
+    program.backup(&[]);
+    let path = program.path("keepstone.toml");
+    let settings = std::fs::read_to_string(&path).unwrap();
+    std::fs::write(&path, format!("{settings}\n[retention]\nforget_window = '1ns'\n")).unwrap();
+    program.run(["--region", "one", "forget", &first]).expect(3);
+    (0..4).for_each(|_| drop(program.run(["--region", "one", "gc", "--now"]).expect(0)));
+    std::fs::write(&path, settings).unwrap();
+    program.run(["replicate"]).expect(0);
+    std::fs::remove_file(program.path(&format!("two/snapshots/{first}"))).unwrap();
+    program.run(["check"]).expect(11);
+    let told = program.run(["replicate"]).expect(0);
+    assert!(told.stderr.contains(&format!("two:snapshots/{first}")), "{}", told.stderr);
+    assert_eq!(program.run(["replicate"]).expect(0).stderr.matches("snapshots/").count(), 0);
+    program.run(["check"]).expect(0);
+    program.run(["unforget", &first]).expect(0);
+    program.run(["--region", "two", "restore", &first, "--to", program.path("out").to_str().unwrap()]).expect(0);
+    assert_same(before.path(), &program.path("out"));
+}
+
 /// A region that lost segments doesn't pass for whole because somebody looked once, nor because a cache is gone.
 #[test]
 fn lost_segments_are_told_until_they_are_made_up_for() {

@@ -77,10 +77,12 @@ pub struct BackupArgs {
     pub timings: bool,
 
     /// Show what would be captured and left out; store nothing
+    ///
+    /// A command whose output is captured is run all the same.
     #[arg(long, short = 'n')]
     pub dry_run: bool,
 
-    /// Save no snapshot when nothing changed since the last one of the same source
+    /// Save no snapshot when nothing changed since the last one of the same paths
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     pub skip_if_unchanged: Option<bool>,
 
@@ -112,7 +114,16 @@ pub struct BackupArgs {
     pub stdin: bool,
 
     /// The name of that file, or of the file with the command's output
-    #[arg(long = "as", value_name = "NAME", help_heading = "Sources", value_parser = parse::file_name)]
+    #[arg(
+        long = "as",
+        value_name = "NAME",
+        help_heading = "Sources",
+        value_parser = parse::file_name,
+        conflicts_with_all = [
+            "exclude", "exclude_from", "ignore_files", "exclude_larger_than_bytes", "exclude_if_present",
+            "exclude_caches", "one_file_system", "skip_if_unchanged",
+        ]
+    )]
     pub as_name: Option<String>,
 
     /// Capture the standard output of this command as one file, if it succeeds
