@@ -192,6 +192,7 @@ pub fn check(
     let mut report = CheckReport::default();
     let listing = snapshots::list(repository)?;
     listing.issues.iter().for_each(|issue| findings.push(issue.clone()));
+    listing.lost_and_forgotten().for_each(|text| monitor.notice(&text));
     for damaged in &repository.damaged {
         let subject = format!("{}:{}", damaged.region, damaged.object).into_bytes();
         findings.push(Issue { kind: IssueKind::Damaged, subject, detail: damaged.detail.clone() });

@@ -10,7 +10,7 @@ use crate::format::ids::SnapshotId;
 use crate::format::verdict::Ruling;
 use crate::policy::{Candidate, Group, GroupKey, Keep, Log, Policy, Reason, broken_floors, plan, window};
 use crate::repo::open::DECIDERS;
-use crate::repo::snapshots::{self, SnapshotInfo};
+use crate::repo::snapshots::{self, Listing, SnapshotInfo};
 use crate::repo::verdicts::{Decree, may_be_held, put};
 use crate::repo::{RepoError, retention};
 use crate::report::{Issue, Monitor};
@@ -29,8 +29,8 @@ pub fn run(args: &ForgetArgs, global: &Global) -> Result<Class, CliError> {
         workspace.repository.require(&DECIDERS, "forget snapshots")?;
     }
     let rules = rules(args, &workspace)?;
-    let (listing, read_class) = workspace.everything()?;
-    let (mut snapshots, unreadable) = (listing.snapshots, listing.unreadable);
+    let (mut listing, read_class) = workspace.everything()?;
+    let mut snapshots = std::mem::take(&mut listing.snapshots);
     let forgotten_before: Vec<SnapshotInfo> = snapshots.iter().filter(|info| info.is_forgotten()).cloned().collect();
     snapshots.retain(|info| !info.is_forgotten());
     for tag in rules.tags.iter().filter(|tag| !snapshots.iter().any(|info| info.tags.contains(*tag))) {
@@ -53,7 +53,7 @@ pub fn run(args: &ForgetArgs, global: &Global) -> Result<Class, CliError> {
     let (groups, forgotten, broken) = match args.ids.is_empty() {
         true => by_policy(args, &policy, &mut candidates, &logs, now),
         false => {
-            let forgotten = named(&args.ids, &snapshots, &forgotten_before, &unreadable)?;
+            let forgotten = named(args, &workspace, &snapshots, &forgotten_before, &listing)?;
             let broken = broken_floors(&policy, &candidates, &forgotten, &logs, now);
             let broken = broken.into_iter().map(|broken| (broken.id, broken.floor)).collect();
             (Vec::new(), forgotten, broken)
@@ -74,6 +74,8 @@ pub fn run(args: &ForgetArgs, global: &Global) -> Result<Class, CliError> {
         let no_room = put(&workspace.repository, &forgotten, &decree)?;
         workspace.without_room(no_room);
     }
+    let given_up: BTreeSet<SnapshotId> =
+        forgotten.iter().filter(|id| listing.unreadable.contains_key(id)).copied().collect();
     let until = window::ends_at(now, &workspace.settings.retention.window());
     let begun: Begun = candidates.iter().map(|candidate| (candidate.id, candidate.started_at)).collect();
     let shown = shown(&groups);
@@ -100,6 +102,9 @@ pub fn run(args: &ForgetArgs, global: &Global) -> Result<Class, CliError> {
         match (args.dry_run, forgotten.is_empty()) {
             (_, true) => writeln!(out, "Nothing to forget; {} stay", snapshots.len()),
             (true, _) => writeln!(out, "Would forget {count}; nothing was changed"),
+            (false, _) if given_up.len() == forgotten.len() => {
+                writeln!(out, "Gave up {count} that no region has whole")
+            }
             (false, _) => writeln!(
                 out,
                 "Forgot {count}; `keepstone unforget ID` brings one back until {}",
@@ -107,10 +112,10 @@ pub fn run(args: &ForgetArgs, global: &Global) -> Result<Class, CliError> {
             ),
         }
     })?;
-    // What was given up because no region has it whole is settled by that.
-    let given_up: Vec<Vec<u8>> = forgotten.iter().map(|id| snapshots::snapshot_name(id).into_bytes()).collect();
-    let is_settled = |issue: &Issue| given_up.iter().any(|name| issue.subject.ends_with(name));
-    let read_class = match !args.dry_run && !unreadable.is_empty() && listing.issues.iter().all(is_settled) {
+    // What is given up because no region has it whole is settled by that.
+    let names: Vec<Vec<u8>> = given_up.iter().map(|id| snapshots::snapshot_name(id).into_bytes()).collect();
+    let is_settled = |issue: &Issue| names.iter().any(|name| issue.subject.ends_with(name));
+    let read_class = match !args.dry_run && !given_up.is_empty() && listing.issues.iter().all(is_settled) {
         true => Class::Success,
         false => read_class,
     };
@@ -190,16 +195,27 @@ fn one(prefix: &IdPrefix, snapshots: &[SnapshotInfo]) -> Result<SnapshotId, Repo
 }
 
 fn named(
-    prefixes: &[IdPrefix],
+    args: &ForgetArgs,
+    workspace: &Workspace,
     snapshots: &[SnapshotInfo],
     before: &[SnapshotInfo],
-    unreadable: &BTreeSet<SnapshotId>,
+    listing: &Listing,
 ) -> Result<BTreeSet<SnapshotId>, CliError> {
     let mut ids = BTreeSet::new();
-    for prefix in prefixes {
+    for prefix in &args.ids {
         // Of one that is lost nothing but its id is known: by all of it, and not by its beginning.
-        if let Some(id) = unreadable.iter().find(|id| id.to_string() == prefix.as_str()) {
-            ids.insert(*id);
+        if let Some((id, verdict)) = listing.unreadable_by(prefix.as_str()) {
+            if verdict.is_some_and(|verdict| verdict.ruling == Ruling::Forget) {
+                return Err(CliError::new(Class::Missing, format!("snapshot {} is forgotten already", short(&id)))
+                    .hint("nothing was changed; no region that was reached has it whole"));
+            }
+            // No floor protects what isn't known.
+            if let Some((region, _)) = workspace.absent.first() {
+                let text = format!("region '{region}' takes no part, and may have snapshot {} whole", short(&id));
+                return Err(CliError::new(Class::Storage, text)
+                    .hint("nothing was changed; reach every region, or take one that is gone for good out of the configuration"));
+            }
+            ids.insert(id);
             continue;
         }
         match one(prefix, snapshots) {

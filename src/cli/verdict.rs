@@ -24,8 +24,16 @@ pub fn unforget(args: &UnforgetArgs, global: &Global) -> Result<Class, CliError>
     let mut workspace = Workspace::open(global)?;
     let repository = &workspace.repository;
     repository.require(&DECIDERS, "unforget snapshots")?;
-    let (snapshots::Listing { snapshots, .. }, read_class) = workspace.everything()?;
+    let (mut listing, read_class) = workspace.everything()?;
     let repository = &workspace.repository;
+    if let Some((id, _)) = listing.unreadable_by(args.id.as_str()) {
+        return Err(CliError::new(
+            Class::Missing,
+            format!("no region that was reached has snapshot {} whole: it can't be brought back", short(&id)),
+        )
+        .hint("nothing was changed; a region that wasn't reached may have it"));
+    }
+    let snapshots = std::mem::take(&mut listing.snapshots);
     let (forgotten, counted): (Vec<_>, Vec<_>) = snapshots.into_iter().partition(SnapshotInfo::is_forgotten);
     let wanted = Selector::Prefix(args.id.as_str().to_owned());
     let info = match snapshots::select(&forgotten, &wanted) {
@@ -128,20 +136,26 @@ fn decide(references: &[SnapshotRef], decree: Decree, global: &Global) -> Result
     let repository = &workspace.repository;
     repository
         .require(&DECIDERS, if decree.ruling == Ruling::Hold { "hold snapshots" } else { "release snapshots" })?;
-    let (snapshots::Listing { snapshots, .. }, read_class) = workspace.everything()?;
+    let (mut listing, read_class) = workspace.everything()?;
     let repository = &workspace.repository;
+    let snapshots = std::mem::take(&mut listing.snapshots);
     let (forgotten, counted): (Vec<_>, Vec<_>) = snapshots.into_iter().partition(SnapshotInfo::is_forgotten);
     let filter = Filter::default();
     let choice = Choice::new(&workspace, counted, forgotten, &filter);
     let mut ids = BTreeSet::new();
     for reference in references {
-        let info = choice.one(&workspace, reference)?;
-        if decree.ruling == Ruling::Release && info.verdict.as_ref().is_none_or(|known| known.ruling != Ruling::Hold) {
-            return Err(
-                CliError::usage(format!("snapshot {} is not on hold", short(&info.id))).hint("nothing was changed")
-            );
+        let lost = match reference {
+            SnapshotRef::Prefix(prefix) => listing.unreadable_by(prefix.as_str()),
+            SnapshotRef::Latest { .. } => None,
+        };
+        let (id, verdict) = match lost {
+            Some(lost) => lost,
+            None => choice.one(&workspace, reference).map(|info| (info.id, info.verdict.as_ref()))?,
+        };
+        if decree.ruling == Ruling::Release && verdict.is_none_or(|known| known.ruling != Ruling::Hold) {
+            return Err(CliError::usage(format!("snapshot {} is not on hold", short(&id))).hint("nothing was changed"));
         }
-        ids.insert(info.id);
+        ids.insert(id);
     }
     let no_room = put(repository, &ids, &decree)?;
     workspace.without_room(no_room);

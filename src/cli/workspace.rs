@@ -593,8 +593,11 @@ impl Workspace {
         listing.issues.iter().for_each(|issue| self.progress.issue(issue));
         let class = if listing.issues.is_empty() { Class::Success } else { Class::Corrupt };
         if self.leave_out_damaged_logs(&listing)? {
+            let told = listing.issues;
             listing = snapshots::list_all(&self.repository)?;
+            listing.issues = told;
         }
+        listing.lost_and_forgotten().for_each(|text| self.progress.notice(&text));
         Ok((listing, class))
     }
 
@@ -631,6 +634,7 @@ impl Workspace {
             }
         };
         listing.issues.iter().for_each(|issue| self.progress.issue(issue));
+        listing.lost_and_forgotten().for_each(|text| self.progress.notice(&text));
         let class = if listing.issues.is_empty() { Class::Success } else { Class::Corrupt };
         Ok((listing, class))
     }

@@ -187,7 +187,7 @@ impl PackEntry {
 
 /// Places of one chunk that are kept of one pack. Who stores a chunk stores it once, and a collection may move two copies
 /// into one pack; a segment that lists more lies, and must not fill the index with them.
-const PLACES_PER_PACK: usize = 4;
+pub const PLACES_PER_PACK: usize = 4;
 
 /// Brings a chunk's places into their order, each once.
 pub fn settle_places(places: &mut Vec<Place>) {

@@ -3,12 +3,12 @@
 
 use super::PackError;
 use super::spool::{Spool, SpoolSpace};
-use super::writer::{FinishedPack, PendingChunk, WrittenFrame, finished_length, seal_around};
+use super::writer::{FinishedPack, PendingChunk, WrittenFrame, chunk_count, finished_length, seal_around};
 use crate::crypto::keyring::Keyring;
 use crate::env::{Random, random_bytes};
 use crate::format::ids::{SectionId, SessionId};
 use crate::format::pack::{PackHeader, SectionRecord};
-use crate::limits::{PACK_BYTES_TARGET, PACK_FRAMES_MAX, PACK_SECTIONS_MAX};
+use crate::limits::{PACK_BYTES_TARGET, PACK_CHUNKS_TARGET, PACK_FRAMES_MAX, PACK_SECTIONS_MAX};
 use std::collections::HashMap;
 use std::sync::Arc;
 
@@ -57,6 +57,7 @@ impl FrameMover {
         let end = PackHeader::length(sections) as u64 + self.end + u64::from(sealed_length);
         sections <= PACK_SECTIONS_MAX
             && self.frames.len() < PACK_FRAMES_MAX
+            && chunk_count(&self.frames) + chunks.len() <= PACK_CHUNKS_TARGET
             && finished_length(end, &self.frames, Some(chunks)) <= PACK_BYTES_TARGET
     }
 
@@ -114,5 +115,33 @@ impl FrameMover {
             at += buffer.len() as u64;
         }
         seal_around(&self.keyring, &whole, header, self.frames, start + self.end)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::env::SeededRandom;
+    use crate::format::config::Suite;
+    use crate::format::ids::{ChunkId, ChunkKind, RepositoryId};
+    use std::collections::BTreeMap;
+    use std::sync::atomic::AtomicU64;
+
+    /// LIMIT-1: frames of tiny chunks are far from the size of a pack, and no segment could list them all.
+    #[test]
+    fn a_pack_is_full_of_tiny_chunks_before_a_segment_is() {
+        let rings = BTreeMap::from([(1, Keyring::generate(&SeededRandom::new(1)))]);
+        let keyring = Arc::new(Keyring::new(RepositoryId([1; 16]), Suite::ChaCha20Poly1305, rings).expect("a ring"));
+        let random = Arc::new(SeededRandom::new(2));
+        let section = keyring.create_section(&*random).expect("a section").0;
+        let space = SpoolSpace::Bounded(Arc::new(AtomicU64::new(1 << 20)));
+        let mut mover = FrameMover::new(keyring, random, space, SessionId([2; 16]), false).expect("a spool");
+        let chunk = PendingChunk { id: ChunkId([3; 32]), kind: ChunkKind::Data, length: 20, references: Vec::new() };
+        let chunks = vec![chunk; PACK_CHUNKS_TARGET / 2];
+        for number in 0..2 {
+            assert!(mover.has_room(&section.section, 100, &chunks));
+            assert!(mover.push(&section, number, &[0; 100], chunks.clone()).expect("there is room"));
+        }
+        assert!(!mover.has_room(&section.section, 100, &chunks[..1].to_vec()));
     }
 }

@@ -360,7 +360,7 @@ impl OpenState {
     }
 }
 
-fn chunk_count(frames: &[WrittenFrame]) -> usize {
+pub(super) fn chunk_count(frames: &[WrittenFrame]) -> usize {
     frames.iter().map(|frame| frame.chunks.len()).sum()
 }
 

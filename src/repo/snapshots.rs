@@ -52,14 +52,37 @@ pub struct Listing {
     pub snapshots: Vec<SnapshotInfo>,
     /// Those that a [`list`] leaves out: forgotten, and not yet collected.
     pub forgotten: Vec<SnapshotInfo>,
-    /// Those that commits name and no region has whole, unless they are forgotten: they are among the issues, and a
-    /// verdict needs no more than their id.
-    pub unreadable: BTreeSet<SnapshotId>,
+    /// Those that commits name and no region has whole, with what was decided: a verdict needs no more than an id. They
+    /// are among the issues, unless they are forgotten.
+    pub unreadable: BTreeMap<SnapshotId, Option<Effective>>,
     /// Objects that are damaged or missing: whatever they said is not in the list.
     pub issues: Vec<Issue>,
     /// The regions whose collection log is damaged, by index, and what is wrong with it: it is among the issues, what
     /// else the log says was heeded, and nobody may write or collect there (`GC-4`).
     pub damaged_logs: BTreeMap<usize, String>,
+}
+
+impl Listing {
+    /// One that no region has whole, by all of its id, in hexadecimal: nothing else is known of it.
+    pub fn unreadable_by(&self, id_hex: &str) -> Option<(SnapshotId, Option<&Effective>)> {
+        let found = self.unreadable.iter().find(|(id, _)| id.to_string() == id_hex);
+        found.map(|(id, verdict)| (*id, verdict.as_ref()))
+    }
+
+    /// What to tell of those that are forgotten and that no region has whole (`COUNT-4`).
+    pub fn lost_and_forgotten(&self) -> impl Iterator<Item = String> + '_ {
+        let forgotten = self.unreadable.iter().filter(|(_, verdict)| is_forget(verdict.as_ref()));
+        forgotten.map(|(id, _)| {
+            format!(
+                "snapshot {id} is forgotten, and no region that was reached has it whole: it can't be brought back, and \
+                 collections wait for the end of its window"
+            )
+        })
+    }
+}
+
+fn is_forget(verdict: Option<&Effective>) -> bool {
+    verdict.is_some_and(|verdict| verdict.ruling == Ruling::Forget)
 }
 
 /// What helps a region whose collection log is damaged.
@@ -290,6 +313,7 @@ fn read_all(repository: &Repository, known: Option<&KnownObjects>) -> Result<Lis
                     read_manifest(repository, region, *id, &listed, known).map(Some)
                 }
             };
+            read.closed |= matches!(&looked, Err(RepoError::Crypto { source: CryptoError::NotPermitted { .. }, .. }));
             match noted(looked, region, &name, &mut read.issues)? {
                 Some(found) => {
                     read.found = read.found.or(found);
@@ -308,26 +332,23 @@ fn read_all(repository: &Repository, known: Option<&KnownObjects>) -> Result<Lis
         }
         Ok(read)
     })?;
-    let (mut snapshots, mut unreadable) = (Vec::new(), BTreeSet::new());
-    for ((id, commits), Manifest { found, issues: mut noted, regions, lost }) in counted.into_iter().zip(read) {
+    let (mut snapshots, mut unreadable) = (Vec::new(), BTreeMap::new());
+    for ((id, commits), Manifest { found, issues: mut noted, regions, lost, closed }) in counted.into_iter().zip(read) {
         let verdict = decisions.get(&id).and_then(Decision::effective);
-        if let (None, Some(first)) = (&found, noted.first_mut()) {
-            // What only a forgotten one needs makes no difference.
-            if verdict.as_ref().is_some_and(|verdict| verdict.ruling == Ruling::Forget) {
-                continue;
-            }
-            let names: Vec<String> = commits
-                .iter()
-                .map(|(at, session)| {
-                    format!("{}:{}", repository.regions[*at].name, super::session::commit_name(*session))
-                })
-                .collect();
+        if let (None, Some(first), false) = (&found, noted.first_mut(), closed) {
+            let commits = commits.iter().map(|(at, session)| {
+                format!("{}:{}", repository.regions[*at].name, super::session::commit_name(*session))
+            });
             first.detail += &format!(
                 "; no region that was reached has it whole, and {} names it: where it can't come back, `keepstone forget \
                  {id}` gives it up",
-                names.join(", ")
+                commits.collect::<Vec<_>>().join(", ")
             );
-            unreadable.insert(id);
+            // Told by itself: what only a forgotten one needs ends no run.
+            if is_forget(verdict.as_ref()) {
+                noted.clear();
+            }
+            unreadable.insert(id, verdict.clone());
         }
         issues.extend(noted);
         if let Some((snapshot, slot, _)) = found {
@@ -372,6 +393,8 @@ struct Manifest {
     issues: Vec<Issue>,
     regions: Vec<usize>,
     lost: Vec<usize>,
+    /// One that may be whole can't be opened by this client.
+    closed: bool,
 }
 
 /// The regions of these commits.

@@ -350,9 +350,18 @@ fn what_no_region_has_whole_can_be_given_up() {
         program.run(["backup", &source]).expect(11);
         program.run(["gc", "--now"]).expect(11);
         program.run(["forget", &first[..12]]).expect(12);
+        // Another region may have it; and a hold is a hold.
+        program.run(["--region", "one", "forget", &first]).expect(14);
+        program.run(["hold", &first, "--reason", "evidence"]).expect(11);
+        program.run(["forget", &first]).expect(2);
+        program.run(["release", &first]).expect(11);
         program.run(["forget", &first, "--dry-run"]).expect(11);
         program.run(["forget", &first]).expect(0);
-        program.run(["snapshots"]).expect(0);
+        program.run(["forget", &first]).expect(12);
+        program.run(["unforget", &first]).expect(12);
+        let told = program.run(["snapshots"]).expect(0).stderr;
+        assert!(told.contains(&first) && told.contains("can't be brought back"), "{told}");
+        program.run(["check"]).expect(0);
         program.run(["backup", &source]).expect(0);
         program.run(["restore", "latest", "--to", program.path("out").to_str().unwrap()]).expect(0);
         let path = program.path("keepstone.toml");

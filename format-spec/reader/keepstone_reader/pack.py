@@ -15,7 +15,7 @@ CHUNK_MAX = 16 << 20
 FRAME_RAW_MAX = 17 << 20
 FRAME_SEALED_MAX = FRAME_RAW_MAX + (FRAME_RAW_MAX >> 7) + 1024
 PACK_MAX = 256 << 20
-FRAMES_MAX, CHUNKS_MAX, SECTIONS_MAX = 65536, 4 << 20, 4096
+FRAMES_MAX, CHUNKS_MAX, SECTIONS_MAX = 65536, 1 << 19, 4096
 SEGMENT_RAW_MAX = 128 << 20
 REFERENCES_MAX = 4 << 20
 FRAME_RULES = ("FRAME-1", "FRAME-2", "FRAME-3")
@@ -212,6 +212,12 @@ def listing(entry):
     return derive("pack listing", *parts)
 
 
+def _at_most(counts, what):
+    if sum(counts) > CHUNKS_MAX:
+        raise FormatError("LIMIT-1", f"{sum(counts)} {what} in a segment")
+    return sum(counts)
+
+
 def decode_segment(data):
     reader = Reader(data, "SEG-1")
     take, count = reader.take, reader.count
@@ -224,13 +230,15 @@ def decode_segment(data):
     if any(kind > 1 for kind in kinds):
         raise FormatError("SEG-3", "unknown pack kind")
     section_counts = [count(SECTIONS_MAX, "section count") for _ in ids]
+    _at_most(section_counts, "sections")
     sections = [[take(16) for _ in range(number)] for number in section_counts]
     frame_counts = [count(FRAMES_MAX, "frame count") for _ in ids]
-    total = sum(frame_counts)
+    total = _at_most(frame_counts, "frames")
     indexes = [count(SECTIONS_MAX, "section index") for _ in range(total)]
     numbers = [reader.varint() for _ in range(total)]
     lengths = [count(FRAME_SEALED_MAX, "sealed frame length") for _ in range(total)]
     chunk_counts = [count(CHUNKS_MAX, "chunk count") for _ in range(total)]
+    _at_most(chunk_counts, "chunks")
     if sum(chunk_counts) > reader.left // 33:
         raise FormatError("SEG-1", f"{sum(chunk_counts)} chunks stated, too few bytes left")
     chunks = [_chunk(reader.varint(), "SEG-2") for _ in range(sum(chunk_counts))]
