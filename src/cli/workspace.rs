@@ -589,7 +589,12 @@ impl Workspace {
     /// # Errors
     /// When a region can't be listed, or every collection log is damaged.
     pub fn everything(&mut self) -> Result<(Listing, Class), CliError> {
-        let mut listing = snapshots::list_all(&self.repository)?;
+        let mut listing = loop {
+            match snapshots::list_all(&self.repository) {
+                Ok(listing) => break listing,
+                Err(error) => self.go_on_without(error)?,
+            }
+        };
         listing.issues.iter().for_each(|issue| self.progress.issue(issue));
         let class = if listing.issues.is_empty() { Class::Success } else { Class::Corrupt };
         if self.leave_out_damaged_logs(&listing)? {

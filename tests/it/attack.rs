@@ -385,6 +385,24 @@ fn a_region_whose_config_is_damaged_keeps_nothing_from_the_others() {
     program.run(["check"]).expect(0);
 }
 
+/// Whoever decides goes on in the others, too.
+#[test]
+fn decisions_leave_out_a_region_that_cannot_be_listed() {
+    let program = Program::new();
+    program.write("a", b"content");
+    program.backup(&[]);
+    let verdicts = program.path("two/verdicts");
+    std::fs::create_dir_all(&verdicts).unwrap();
+    std::os::unix::fs::symlink("/", verdicts.join("link")).unwrap();
+    for command in [&["hold", "latest", "--reason", "evidence"][..], &["release", "latest"]] {
+        let ended = program.run(command).expect(3);
+        assert!(ended.stderr.contains("'two' takes no part"), "{}", ended.stderr);
+    }
+    std::fs::remove_file(verdicts.join("link")).unwrap();
+    program.run(["replicate"]).expect(0);
+    program.run(["hold", "latest", "--reason", "evidence"]).expect(0);
+}
+
 #[test]
 fn a_region_that_breaks_after_it_was_opened_is_left_out() {
     for part in ["index", "snapshots", "keys", "verdicts", "sessions"] {
