@@ -868,8 +868,7 @@ fn misnamed(region: &RegionHandle, name: &str) -> RepoError {
 fn read_manifest(repository: &Repository, info: &SnapshotInfo) -> Result<Vec<u8>, RepoError> {
     let name = snapshot_name(&info.id);
     let mut last = None;
-    let others = (0..repository.regions.len()).filter(|at| !info.is_committed_in(*at));
-    for from in info.regions.iter().copied().chain(others).map(|from| &repository.regions[from]) {
+    for from in info.may_hold(repository.regions.len()).map(|from| &repository.regions[from]) {
         match read_snapshot(repository, from, info.id).and_then(|_| from.get(&name)) {
             Ok(bytes) if check_digest(&bytes).is_ok_and(|digest| digest.0 == info.id.0) => return Ok(bytes),
             Ok(_) => last = Some(misnamed(from, &name)),

@@ -438,8 +438,8 @@ fn compare_pack(
         let mut offset = 0;
         for (chunk, places) in frame.chunks.iter().zip(index.places(&ids)?) {
             let place = Place { pack: ordinal, frame: number as u32, offset, length: chunk.length };
-            let kept = places.iter().filter(|place| place.pack == ordinal).count();
-            if !places.contains(&place) && kept < PLACES_PER_PACK {
+            let kept = || places.iter().filter(|place| place.pack == ordinal).count();
+            if !places.contains(&place) && kept() < PLACES_PER_PACK {
                 return differs(&format!("chunk {} is placed elsewhere", chunk.id));
             }
             offset += chunk.length;

@@ -11,7 +11,7 @@ use crate::format::verdict::Ruling;
 use crate::policy::{Candidate, Group, GroupKey, Keep, Log, Policy, Reason, broken_floors, plan, window};
 use crate::repo::open::DECIDERS;
 use crate::repo::snapshots::{self, Listing, SnapshotInfo};
-use crate::repo::verdicts::{Decree, may_be_held, put};
+use crate::repo::verdicts::{Decree, Effective, may_be_held, put};
 use crate::repo::{RepoError, retention};
 use crate::report::{Issue, Monitor};
 use serde_json::{Value, json};
@@ -205,7 +205,7 @@ fn named(
     for prefix in &args.ids {
         // Of one that is lost nothing but its id is known: by all of it, and not by its beginning.
         if let Some((id, verdict)) = listing.unreadable_by(prefix.as_str()) {
-            if verdict.is_some_and(|verdict| verdict.ruling == Ruling::Forget) {
+            if verdict.is_some_and(Effective::forgets) {
                 return Err(CliError::new(Class::Missing, format!("snapshot {} is forgotten already", short(&id)))
                     .hint("nothing was changed; no region that was reached has it whole"));
             }

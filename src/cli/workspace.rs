@@ -589,12 +589,7 @@ impl Workspace {
     /// # Errors
     /// When a region can't be listed, or every collection log is damaged.
     pub fn everything(&mut self) -> Result<(Listing, Class), CliError> {
-        let mut listing = loop {
-            match snapshots::list_all(&self.repository) {
-                Ok(listing) => break listing,
-                Err(error) => self.go_on_without(error)?,
-            }
-        };
+        let mut listing = self.listed(snapshots::list_all)?;
         listing.issues.iter().for_each(|issue| self.progress.issue(issue));
         let class = if listing.issues.is_empty() { Class::Success } else { Class::Corrupt };
         if self.leave_out_damaged_logs(&listing)? {
@@ -627,17 +622,21 @@ impl Workspace {
         self.listing(None)
     }
 
-    fn listing(&mut self, known: Option<&KnownObjects>) -> Result<(Listing, Class), CliError> {
-        let listing = loop {
-            let listed = match known {
-                Some(known) => snapshots::list_knowing(&self.repository, known),
-                None => snapshots::list(&self.repository),
-            };
-            match listed {
-                Ok(listing) => break listing,
+    /// Lists, without the regions that fail at it.
+    fn listed(&mut self, list: impl Fn(&Repository) -> Result<Listing, RepoError>) -> Result<Listing, CliError> {
+        loop {
+            match list(&self.repository) {
+                Ok(listing) => return Ok(listing),
                 Err(error) => self.go_on_without(error)?,
             }
-        };
+        }
+    }
+
+    fn listing(&mut self, known: Option<&KnownObjects>) -> Result<(Listing, Class), CliError> {
+        let listing = self.listed(|repository| match known {
+            Some(known) => snapshots::list_knowing(repository, known),
+            None => snapshots::list(repository),
+        })?;
         listing.issues.iter().for_each(|issue| self.progress.issue(issue));
         listing.lost_and_forgotten().for_each(|text| self.progress.notice(&text));
         let class = if listing.issues.is_empty() { Class::Success } else { Class::Corrupt };

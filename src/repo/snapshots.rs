@@ -65,13 +65,13 @@ pub struct Listing {
 impl Listing {
     /// One that no region has whole, by all of its id, in hexadecimal: nothing else is known of it.
     pub fn unreadable_by(&self, id_hex: &str) -> Option<(SnapshotId, Option<&Effective>)> {
-        let found = self.unreadable.iter().find(|(id, _)| id.to_string() == id_hex);
-        found.map(|(id, verdict)| (*id, verdict.as_ref()))
+        let id = SnapshotId::from_hex(id_hex)?;
+        self.unreadable.get(&id).map(|verdict| (id, verdict.as_ref()))
     }
 
     /// What to tell of those that are forgotten and that no region has whole (`COUNT-4`).
     pub fn lost_and_forgotten(&self) -> impl Iterator<Item = String> + '_ {
-        let forgotten = self.unreadable.iter().filter(|(_, verdict)| is_forget(verdict.as_ref()));
+        let forgotten = self.unreadable.iter().filter(|(_, verdict)| verdict.as_ref().is_some_and(Effective::forgets));
         forgotten.map(|(id, _)| {
             format!(
                 "snapshot {id} is forgotten, and no region that was reached has it whole: it can't be brought back, and \
@@ -79,10 +79,6 @@ impl Listing {
             )
         })
     }
-}
-
-fn is_forget(verdict: Option<&Effective>) -> bool {
-    verdict.is_some_and(|verdict| verdict.ruling == Ruling::Forget)
 }
 
 /// What helps a region whose collection log is damaged.
@@ -345,7 +341,7 @@ fn read_all(repository: &Repository, known: Option<&KnownObjects>) -> Result<Lis
                 commits.collect::<Vec<_>>().join(", ")
             );
             // Told by itself: what only a forgotten one needs ends no run.
-            if is_forget(verdict.as_ref()) {
+            if verdict.as_ref().is_some_and(Effective::forgets) {
                 noted.clear();
             }
             unreadable.insert(id, verdict.clone());
@@ -430,9 +426,16 @@ impl SnapshotInfo {
         self.regions.contains(&at) || self.lost.contains(&at)
     }
 
+    /// Indices of the regions, of so many, that may have the object whole: where it counts, then those that may have
+    /// collected it (`COLLECT-3`).
+    pub fn may_hold(&self, regions: usize) -> impl Iterator<Item = usize> + '_ {
+        let others = (0..regions).filter(|at| !self.is_committed_in(*at));
+        self.regions.iter().copied().chain(others)
+    }
+
     /// True when its verdict is *forget*.
     pub fn is_forgotten(&self) -> bool {
-        self.verdict.as_ref().is_some_and(|verdict| verdict.ruling == Ruling::Forget)
+        self.verdict.as_ref().is_some_and(Effective::forgets)
     }
 
     /// The hold that it is on at this time.
@@ -448,7 +451,7 @@ impl SnapshotInfo {
 /// When a region can't be listed or read.
 pub fn is_forgotten(repository: &Repository, id: SnapshotId) -> Result<bool, RepoError> {
     let decisions = read_decisions(repository, &format!("{id}/"), None, &mut Vec::new())?;
-    Ok(decisions.get(&id).and_then(Decision::effective).is_some_and(|verdict| verdict.ruling == Ruling::Forget))
+    Ok(decisions.get(&id).and_then(Decision::effective).is_some_and(|verdict| verdict.forgets()))
 }
 
 /// Verdicts and tags whose names go on so; they merge over all regions, as growing sets.
@@ -641,8 +644,7 @@ pub fn open_private(repository: &Repository, snapshot: &Snapshot) -> Result<Snap
 /// When no copy is; as [`open_private`].
 pub fn details(repository: &Repository, info: &SnapshotInfo) -> Result<SnapshotPrivate, RepoError> {
     let mut failure = None;
-    let others = (0..repository.regions.len()).filter(|at| !info.is_committed_in(*at));
-    for region in info.regions.iter().copied().chain(others).map(|at| &repository.regions[at]) {
+    for region in info.may_hold(repository.regions.len()).map(|at| &repository.regions[at]) {
         match read_snapshot(repository, region, info.id) {
             Ok((snapshot, _)) => return Ok(open_private(repository, &snapshot)?),
             Err(error) => failure = failure.or(Some(error)),

@@ -42,6 +42,11 @@ pub struct Effective {
 }
 
 impl Effective {
+    /// True when it says that the snapshot is forgotten.
+    pub fn forgets(&self) -> bool {
+        self.ruling == Ruling::Forget
+    }
+
     /// Of the verdicts at the highest number: they resolve to keep, and a hold among them wins (`VERDICT-3`),
     /// of holds the longest.
     pub(super) fn of(verdicts: &[(Verdict, SlotId)]) -> Option<Self> {
