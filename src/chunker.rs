@@ -2,20 +2,21 @@
 //! Page: `format-spec/crypto.md`, "Chunker".
 
 use crate::limits::{CHUNK_AVERAGE_BYTES_MAX, CHUNK_AVERAGE_BYTES_MIN};
-use fastcdc::v2020::{Normalization, cut_gear, select_masks};
+use fastcdc::v2020::{Normalization, select_masks};
 
 /// Cuts a byte stream into chunks; the same bytes and key give the same cuts everywhere.
 #[derive(Clone)]
 pub struct Chunker {
     gear: Box<[u64; 256]>,
-    gear_shifted: Box<[u64; 256]>,
     sizes: Sizes,
 }
 
 /// How large chunks become, in bytes, and the masks that make them so.
 #[derive(Clone, Copy)]
 struct Sizes {
-    masks: [u64; 4],
+    /// Below the average, and from it on.
+    strict: u64,
+    relaxed: u64,
     min: usize,
     average: usize,
     max: usize,
@@ -24,8 +25,7 @@ struct Sizes {
 impl Sizes {
     fn of(average: usize) -> Self {
         let (strict, relaxed) = select_masks(average, Normalization::Level1);
-        let masks = [strict, relaxed, strict << 1, relaxed << 1];
-        Sizes { masks, min: average / 4, average, max: max_of(average) }
+        Sizes { strict, relaxed, min: average / 4, average, max: max_of(average) }
     }
 }
 
@@ -63,8 +63,7 @@ impl Chunker {
         for (entry, bytes) in gear.iter_mut().zip(bytes.chunks_exact(8)) {
             *entry = bytes.iter().rev().fold(0, |value, byte| value << 8 | u64::from(*byte));
         }
-        let gear_shifted = Box::new(gear.map(|entry| entry << 1));
-        Ok(Chunker { gear, gear_shifted, sizes: Sizes::of(average) })
+        Ok(Chunker { gear, sizes: Sizes::of(average) })
     }
 
     /// The one for files below [`Chunker::fine_below`].
@@ -90,24 +89,59 @@ impl Chunker {
 
     /// Length of the first chunk of `window`, which holds [`Chunker::max`] bytes or all that is left.
     pub fn cut(&self, window: &[u8]) -> usize {
-        let Sizes { masks, min, average, max } = self.sizes;
-        if window.len() <= min {
-            return window.len();
+        let Sizes { strict, relaxed, min, average, max } = self.sizes;
+        let length = window.len().min(max);
+        if length <= min {
+            return length;
         }
-        let [strict, relaxed, strict_shifted, relaxed_shifted] = masks;
-        let (_, length) = cut_gear(
-            window,
-            min,
-            average,
-            max,
-            strict,
-            relaxed,
-            strict_shifted,
-            relaxed_shifted,
-            &self.gear[..],
-            &self.gear_shifted[..],
-        );
-        length.clamp(1, window.len())
+        // Bytes count in pairs: an odd last one is never a place to cut.
+        let (center, end) = (average.min(length & !1), length & !1);
+        let mut hash = 0;
+        if let Some(at) = self.scan(&window[min..center], &mut hash, strict) {
+            return min + at;
+        }
+        match self.scan(&window[center..end], &mut hash, relaxed) {
+            Some(at) => center + at,
+            None => length,
+        }
+    }
+
+    /// The position of the first byte after which the rolling hash has no bit of the mask.
+    ///
+    /// Four bytes a step: what they bring to the hash is summed up apart from it, so that each step waits for the one
+    /// before by one shift and one addition; byte by byte it is that for each.
+    fn scan(&self, bytes: &[u8], hash: &mut u64, mask: u64) -> Option<usize> {
+        let gear = |byte: u8| self.gear[usize::from(byte)];
+        let mut before = *hash;
+        let (steps, rest) = bytes.as_chunks::<4>();
+        for (step, bytes) in steps.iter().enumerate() {
+            let one = gear(bytes[0]);
+            let two = (one << 1).wrapping_add(gear(bytes[1]));
+            let three = (two << 1).wrapping_add(gear(bytes[2]));
+            let four = (three << 1).wrapping_add(gear(bytes[3]));
+            let at = 4 * step;
+            if (before << 1).wrapping_add(one) & mask == 0 {
+                return Some(at);
+            }
+            if (before << 2).wrapping_add(two) & mask == 0 {
+                return Some(at + 1);
+            }
+            if (before << 3).wrapping_add(three) & mask == 0 {
+                return Some(at + 2);
+            }
+            before = (before << 4).wrapping_add(four);
+            if before & mask == 0 {
+                return Some(at + 3);
+            }
+        }
+        for (at, byte) in (4 * steps.len()..).zip(rest) {
+            before = (before << 1).wrapping_add(gear(*byte));
+            if before & mask == 0 {
+                return Some(at);
+            }
+        }
+        *hash = before;
+        None
     }
 }
 
@@ -142,6 +176,46 @@ mod tests {
             let after = cuts(&chunker, &bytes);
             let common_tail = before.iter().rev().zip(after.iter().rev()).take_while(|(a, b)| a == b).count();
             prop_assert!(common_tail * 4 >= before.len(), "{} of {}", common_tail, before.len());
+        }
+    }
+
+    /// As the crate whose cuts the specification names.
+    fn reference(chunker: &Chunker, window: &[u8]) -> usize {
+        let Sizes { strict, relaxed, min, average, max } = chunker.sizes;
+        let shifted: Vec<u64> = chunker.gear.iter().map(|entry| entry << 1).collect();
+        let (strict_shifted, relaxed_shifted, gear) = (strict << 1, relaxed << 1, &chunker.gear[..]);
+        let (_, length) = fastcdc::v2020::cut_gear(
+            window,
+            min,
+            average,
+            max,
+            strict,
+            relaxed,
+            strict_shifted,
+            relaxed_shifted,
+            gear,
+            &shifted,
+        );
+        length
+    }
+
+    proptest! {
+        #[test]
+        fn cuts_are_those_of_fastcdc(
+            seed in any::<u64>(), size in 13u32..21, values in 1u8.., length in 0usize..300_000,
+        ) {
+            let chunker = Chunker::new(&[seed as u8; 32], 1 << size).expect("a valid size");
+            let mut bytes = vec![0u8; length];
+            SeededRandom::new(seed).fill(&mut bytes);
+            // Few values make runs, and cuts near the bounds.
+            bytes.iter_mut().for_each(|byte| *byte %= values);
+            let mut rest = &bytes[..];
+            while !rest.is_empty() {
+                let window = &rest[..rest.len().min(chunker.max())];
+                let length = chunker.cut(window);
+                prop_assert_eq!(length, reference(&chunker, window), "of {}", window.len());
+                rest = &rest[length..];
+            }
         }
     }
 

@@ -396,7 +396,8 @@ impl<'a> Fetcher<'a> {
     }
 
     /// Reads a stretch of neighbouring frames of a pack in one go and hands each frame's plaintext to
-    /// `each`, with its position. What fails there is tried one by one, in every region, by the caller.
+    /// `each`, with its position. What fails there is tried one by one, in every region, by the caller. Frames are
+    /// opened in `room`, of which nothing is kept but its memory.
     ///
     /// # Errors
     /// What the first region's copy says.
@@ -404,6 +405,7 @@ impl<'a> Fetcher<'a> {
         &self,
         pack: &PackEntry,
         positions: &[u32],
+        room: &mut Vec<u8>,
         each: &mut dyn FnMut(u32, u64, &[u8]),
     ) -> Result<(), PackError> {
         let regions = self.regions_of(pack);
@@ -414,13 +416,12 @@ impl<'a> Fetcher<'a> {
         let length = last.offset + u64::from(last.sealed_length) - first.offset;
         let Some(region) = regions.first() else { return Ok(()) };
         let mut bytes = self.read_range(*region, pack.id, first.offset, length)?;
-        let mut plain = Vec::new();
         for position in positions {
             let Some(frame) = pack.frames.get(*position as usize) else { continue };
             let start = (frame.offset - first.offset) as usize;
             let sealed = &mut bytes[start..start + frame.sealed_length as usize];
-            self.open_frame(*region, pack, *position as usize, sealed, &mut plain)?;
-            each(*position, self.epoch_of(*region, pack, frame)?, &plain);
+            self.open_frame(*region, pack, *position as usize, sealed, room)?;
+            each(*position, self.epoch_of(*region, pack, frame)?, room);
         }
         Ok(())
     }

@@ -299,7 +299,7 @@ impl Run<'_> {
                             Err(error) => self.target_error(error)?,
                         }
                     } else {
-                        self.entry(&parent, &child, path)?;
+                        self.entry(&parent, child, path)?;
                     }
                 }
                 Ok(None) => {
@@ -383,6 +383,8 @@ impl Run<'_> {
                     break;
                 }
                 handle = self.target.enter_directory(&handle, &parent)?;
+                // The next path may lead through it, too.
+                self.target.will_reenter(&handle);
                 above.push((handle.clone(), parent));
             }
             let path = names.join(&b'/');
@@ -395,7 +397,7 @@ impl Run<'_> {
                     let handle = self.target.enter_directory(&handle, &node)?;
                     self.directory(handle, node, tree, path)?;
                 }
-                _ => self.entry(&handle, &node, path)?,
+                _ => self.entry(&handle, node, path)?,
             }
             self.directories.extend(above.into_iter().rev());
         }
@@ -416,7 +418,7 @@ impl Run<'_> {
     }
 
     /// Restores one entry that is no directory.
-    fn entry(&mut self, parent: &DirHandle, node: &Node, path: Vec<u8>) -> Result<(), RestoreError> {
+    fn entry(&mut self, parent: &DirHandle, node: Node, path: Vec<u8>) -> Result<(), RestoreError> {
         if self.excluded(&path, false) {
             return Ok(());
         }
@@ -425,23 +427,23 @@ impl Run<'_> {
             self.flush()?;
             self.read_back()?;
         }
-        let decision = match self.target.decide(parent, node) {
+        let decision = match self.target.decide(parent, &node) {
             Ok(decision) => decision,
             Err(error) => return self.target_error(error),
         };
         self.monitor.advance(1, 0);
-        if decision == Decision::Replace && !self.clears_the_way(parent, node, &path)? {
+        if decision == Decision::Replace && !self.clears_the_way(parent, &node, &path)? {
             return Ok(());
         }
-        let NodeKind::File { content, .. } = &node.kind else {
+        if !matches!(node.kind, NodeKind::File { .. }) {
             return self.special(parent, node, decision, path);
-        };
+        }
         match decision {
             Decision::Keep => {
                 self.summary.kept += 1;
-                if self.looks_same(parent, node) {
-                    self.target.keep_link(parent, node);
-                    self.verify_later(parent, node, path);
+                if self.looks_same(parent, &node) {
+                    self.target.keep_link(parent, &node);
+                    self.verify_later(parent, &node, path);
                 } else {
                     // Kept as asked, but whoever reads the result must not take it for restored.
                     let detail = "another file is there and is kept; `--overwrite if-different` replaces it".to_owned();
@@ -452,7 +454,7 @@ impl Run<'_> {
                 return Ok(());
             }
             Decision::Skip => {
-                self.verify_later(parent, node, path.clone());
+                self.verify_later(parent, &node, path.clone());
                 // Right as it is, and yet perhaps another file than the group's first name, which may be under way.
                 if let Some(group) = &node.link_group
                     && !self.target.claim_link_group(group)
@@ -463,7 +465,7 @@ impl Run<'_> {
                 if let NodeKind::File { size, .. } = node.kind {
                     self.monitor.advance(0, size);
                 }
-                match self.target.fix_metadata(parent, node) {
+                match self.target.fix_metadata(parent, &node) {
                     Ok(restored) => self.outcome.restored(restored),
                     Err(error) => return self.target_error(error),
                 }
@@ -474,24 +476,24 @@ impl Run<'_> {
         if let Some(group) = &node.link_group
             && !self.target.claim_link_group(group)
         {
-            self.verify_later(parent, node, path.clone());
+            self.verify_later(parent, &node, path.clone());
             return self.link_later(parent, node, path);
         }
-        self.content(parent, node, content, path)
+        self.content(parent, node, path)
     }
 
     /// Restores a symbolic link, fifo or device, or links it to its group's first name (`TREE-8`).
     fn special(
         &mut self,
         parent: &DirHandle,
-        node: &Node,
+        node: Node,
         decision: Decision,
         path: Vec<u8>,
     ) -> Result<(), RestoreError> {
         if decision == Decision::Keep {
             self.summary.kept += 1;
-            if node.link_group.is_some() && self.target.holds_special(parent, node) {
-                self.target.keep_link(parent, node);
+            if node.link_group.is_some() && self.target.holds_special(parent, &node) {
+                self.target.keep_link(parent, &node);
             }
             return Ok(());
         }
@@ -501,9 +503,9 @@ impl Run<'_> {
             return self.link_later(parent, node, path);
         }
         if decision != Decision::Skip {
-            return self.write_special(parent, node);
+            return self.write_special(parent, &node);
         }
-        match self.target.fix_metadata(parent, node) {
+        match self.target.fix_metadata(parent, &node) {
             Ok(restored) => self.outcome.restored(restored),
             Err(error) => return self.target_error(error),
         }
@@ -531,9 +533,9 @@ impl Run<'_> {
     }
 
     /// A further name of a file waits until that is there.
-    fn link_later(&mut self, parent: &DirHandle, node: &Node, path: Vec<u8>) -> Result<(), RestoreError> {
-        self.attributes += attributes_bytes(node);
-        self.links.push((parent.clone(), node.clone(), path));
+    fn link_later(&mut self, parent: &DirHandle, node: Node, path: Vec<u8>) -> Result<(), RestoreError> {
+        self.attributes += attributes_bytes(&node);
+        self.links.push((parent.clone(), node, path));
         if self.attributes_are_full() { self.flush() } else { Ok(()) }
     }
 
@@ -555,55 +557,50 @@ impl Run<'_> {
     }
 
     /// Asks for a file's content.
-    fn content(
-        &mut self,
-        parent: &DirHandle,
-        node: &Node,
-        content: &Content,
-        path: Vec<u8>,
-    ) -> Result<(), RestoreError> {
-        self.verify_later(parent, node, path.clone());
+    fn content(&mut self, parent: &DirHandle, node: Node, path: Vec<u8>) -> Result<(), RestoreError> {
+        let NodeKind::File { content, size, .. } = &node.kind else { return Ok(()) };
+        if self.options.verify {
+            self.verify_later(parent, &node, path.clone());
+        }
         if self.target.options().dry_run {
             self.summary.files += 1;
-            if let NodeKind::File { size, .. } = node.kind {
-                self.outcome.bytes.add(size);
-            }
+            self.outcome.bytes.add(*size);
             return Ok(());
         }
         if let Content::Inline(extents) = content {
             match &extents[..] {
                 [] => {
-                    match self.written(|target| target.write_small_file(parent, node, &[])) {
+                    match self.written(|target| target.write_small_file(parent, &node, &[])) {
                         Ok(restored) => self.outcome.restored(restored),
                         Err(error) => return self.target_error(error),
                     }
                     self.summary.files += 1;
                     return Ok(());
                 }
-                [Extent::Chunk { id, length }] => {
-                    let file = OpenFile::small(parent, node, path);
-                    self.ask(&file, 0, *id, *length)?;
+                &[Extent::Chunk { id, length }] => {
+                    let file = OpenFile::small(self.target, parent, node);
+                    self.ask(&file, 0, id, length)?;
                     self.close(&file, true);
                     return Ok(());
                 }
                 _ => {}
             }
         }
-        let content = match self.read_whole(node, content) {
-            Ok(content) => content,
+        let content = match self.read_whole(*size, content) {
+            Ok(content) => content.into_owned(),
             Err(error) => {
                 let issue = Issue { kind: IssueKind::Damaged, subject: path, detail: error.to_string() };
                 self.outcome.issue(issue);
                 return Ok(());
             }
         };
-        let sparse = match &*content {
+        let sparse = match &content {
             Content::Inline(extents) => extents.iter().any(|extent| matches!(extent, Extent::Hole { .. })),
             // Not known before the list is read: a list's holes need the file's size set first.
             Content::List(_) => true,
         };
         let room = if sparse { Room::Sparse } else { Room::Dense };
-        let file = match OpenFile::begin(self.target, parent, node, path, room) {
+        let file = match OpenFile::begin(self.target, parent, node, room) {
             Ok(file) => file,
             Err(error) => return self.target_error(error),
         };
@@ -627,8 +624,7 @@ impl Run<'_> {
                     offset += u64::from(length);
                 }
                 Err(error) => {
-                    let issue =
-                        Issue { kind: IssueKind::Damaged, subject: file.path.clone(), detail: error.to_string() };
+                    let issue = Issue { kind: IssueKind::Damaged, subject: file.path(), detail: error.to_string() };
                     self.outcome.issue(issue);
                     self.close(&file, false);
                     return Ok(());
@@ -640,8 +636,7 @@ impl Run<'_> {
     }
 
     /// The extents of a file that may be put together in memory, for which its list is read; of others what was given.
-    fn read_whole<'c>(&self, node: &Node, content: &'c Content) -> Result<Cow<'c, Content>, FetchError> {
-        let NodeKind::File { size, .. } = node.kind else { return Ok(Cow::Borrowed(content)) };
+    fn read_whole<'c>(&self, size: u64, content: &'c Content) -> Result<Cow<'c, Content>, FetchError> {
         if matches!(content, Content::Inline(_)) || size > GATHER_BYTES_MAX {
             return Ok(Cow::Borrowed(content));
         }
@@ -718,9 +713,9 @@ impl Run<'_> {
                 Ok(Linked::Already) if matches!(node.kind, NodeKind::File { .. }) => self.summary.files_skipped += 1,
                 Ok(Linked::Already) => {}
                 Ok(Linked::Kept) => self.summary.kept += 1,
-                Ok(Linked::NoneRestored) => self.copy(&parent, &node, path)?,
+                Ok(Linked::NoneRestored) => self.copy(&parent, node, path)?,
                 Err(error) if error.kind() == TargetErrorKind::Unlinkable => {
-                    self.copy(&parent, &node, path)?;
+                    self.copy(&parent, node, path)?;
                 }
                 Err(error) => self.target_error(error)?,
             }
@@ -737,10 +732,10 @@ impl Run<'_> {
     }
 
     /// A further name whose file can't be linked to becomes one of its own.
-    fn copy(&mut self, parent: &DirHandle, node: &Node, path: Vec<u8>) -> Result<(), RestoreError> {
-        match &node.kind {
-            NodeKind::File { content, .. } => self.content(parent, node, &content.clone(), path),
-            _ => self.write_special(parent, node),
+    fn copy(&mut self, parent: &DirHandle, node: Node, path: Vec<u8>) -> Result<(), RestoreError> {
+        match node.kind {
+            NodeKind::File { .. } => self.content(parent, node, path),
+            _ => self.write_special(parent, &node),
         }
     }
 

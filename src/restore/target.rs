@@ -24,7 +24,7 @@ mod special;
 #[cfg(test)]
 mod tests;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::ffi::OsStr;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
@@ -42,7 +42,7 @@ pub use self::file::{FileHandle, Room, first_nonzero};
 pub use self::special::Linked;
 
 use self::beneath::{FileIdentity, Opener, check_name, identity_of, modified_at, stat_name, type_of};
-use self::directory::{OpenDirectories, UNFINISHED_MODE, unless_unfinished};
+use self::directory::{OpenDirectories, UNFINISHED_MODE};
 use self::metadata::{Current, Owners, Privileges, Subject};
 use self::special::{Links, is_same_special};
 use super::patterns::Patterns;
@@ -138,6 +138,8 @@ pub struct Target {
     privileges: Privileges,
     owners: Owners,
     open_directories: OpenDirectories,
+    /// Directories that this run enters several times.
+    reentered: Mutex<HashSet<FileIdentity>>,
     links: Links,
     /// One directory of every file system that was entered, by device, to flush them.
     file_systems: Mutex<HashMap<u64, DirHandle>>,
@@ -174,7 +176,7 @@ impl Target {
             Err(Errno::NOTDIR) => return Err(TargetError::Occupied { path: raw_path, found: "entry" }),
             Err(error) => return Err(failed("open", error)),
         };
-        let (mut decision, fd) = match opened {
+        let (decision, fd) = match opened {
             Some((fd, true)) => (Decision::Write, Some(fd)),
             Some((fd, false)) if options.overwrite == Overwrite::Never => (Decision::Keep, Some(fd)),
             Some((fd, false)) => (Decision::Skip, Some(fd)),
@@ -192,8 +194,7 @@ impl Target {
                 }
             }
             let stat = rustix::fs::fstat(&fd).map_err(|error| failed("stat", error))?;
-            decision = unless_unfinished(decision, &stat);
-            root_fd = Some((fd, identity_of(&stat)));
+            root_fd = Some((fd, stat));
         }
         let descriptors = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
         let capacity = descriptors.unwrap_or(u64::MAX) / DESCRIPTORS_PART;
@@ -205,6 +206,7 @@ impl Target {
             owners: Owners::default(),
             // The bounds make it fit.
             open_directories: OpenDirectories::new(capacity.clamp(OPEN_DIRECTORIES_MIN, OPEN_DIRECTORIES_MAX) as usize),
+            reentered: Mutex::default(),
             links: Links::default(),
             file_systems: Mutex::default(),
             counts: TargetCounts::default(),

@@ -7,7 +7,7 @@
 
 use super::target::{DirHandle, FileHandle, Restored, Room, Target, TargetError};
 use crate::format::ids::{ChunkId, ChunkKind};
-use crate::format::node::{Node, NodeKind};
+use crate::format::node::{Content, Node, NodeKind};
 use crate::index::{PackEntry, Place};
 use crate::repo::fetch::{FetchError, Fetcher};
 use crate::report::{Issue, IssueKind, Monitor};
@@ -26,9 +26,9 @@ const LARGE_WEIGHT: u64 = 32;
 
 /// A file under way.
 pub struct OpenFile {
-    pub node: Node,
-    pub parent: DirHandle,
-    pub path: Vec<u8>,
+    /// Without what only the walk needs: as small as may be, since tens of thousands wait at a time.
+    node: Node,
+    parent: DirHandle,
     state: Mutex<State>,
     /// Chunks asked for and not yet written, plus one until all are asked for.
     left: AtomicUsize,
@@ -53,30 +53,30 @@ impl OpenFile {
     ///
     /// # Errors
     /// As [`Target::create_file`].
-    pub fn begin(
-        target: &Target,
-        parent: &DirHandle,
-        node: &Node,
-        path: Vec<u8>,
-        room: Room,
-    ) -> Result<Arc<Self>, TargetError> {
+    pub fn begin(target: &Target, parent: &DirHandle, node: Node, room: Room) -> Result<Arc<Self>, TargetError> {
         let state = match room {
-            Room::Sparse => State::Made(Arc::new(target.create_file(parent, node, room)?)),
+            Room::Sparse => State::Made(Arc::new(target.create_file(parent, &node, room)?)),
             Room::Dense => State::Unmade,
         };
-        Ok(Self::new(parent, node, path, state))
+        Ok(Self::new(target, parent, node, state))
     }
 
     /// A file of one chunk.
-    pub fn small(parent: &DirHandle, node: &Node, path: Vec<u8>) -> Arc<Self> {
-        Self::new(parent, node, path, State::Small)
+    pub fn small(target: &Target, parent: &DirHandle, node: Node) -> Arc<Self> {
+        Self::new(target, parent, node, State::Small)
     }
 
-    fn new(parent: &DirHandle, node: &Node, path: Vec<u8>, state: State) -> Arc<Self> {
+    fn new(target: &Target, parent: &DirHandle, mut node: Node, state: State) -> Arc<Self> {
+        target.localize(&mut node);
+        if let NodeKind::File { content, .. } = &mut node.kind
+            // Its chunks are asked for one by one; further names are compared with what the first one's node says.
+            && node.link_group.is_none()
+        {
+            *content = Content::Inline(Vec::new());
+        }
         Arc::new(OpenFile {
-            node: node.clone(),
+            node,
             parent: parent.clone(),
-            path,
             state: Mutex::new(state),
             left: AtomicUsize::new(1),
             failed: AtomicBool::new(false),
@@ -94,6 +94,11 @@ impl OpenFile {
             NodeKind::File { size, .. } if size > GATHER_BYTES_MAX => LARGE_WEIGHT,
             _ => 1,
         }
+    }
+
+    /// Its path from the snapshot's root.
+    pub fn path(&self) -> Vec<u8> {
+        self.parent.relative_of(&self.node.name)
     }
 
     /// The file can't be restored; what was written of it goes.
@@ -397,7 +402,8 @@ impl<'a> Queue<'a> {
     /// Waits until the workers are about to run out of work, then gives them more.
     fn push(&self, stretches: Vec<Stretch>) {
         if self.threads <= 1 {
-            stretches.into_iter().for_each(|stretch| stretch.run(self));
+            let mut room = Vec::new();
+            stretches.into_iter().for_each(|stretch| stretch.run(self, &mut room));
             return;
         }
         let waiting = |pending: &mut Pending| pending.stretches.len() >= self.threads;
@@ -414,6 +420,7 @@ impl<'a> Queue<'a> {
 
     fn work(&self) {
         let idle = |pending: &mut Pending| pending.stretches.is_empty() && !pending.closed;
+        let mut room = Vec::new();
         loop {
             let pending = self.outcome.timer.wait(Stage::Fetch, || self.changed.wait_while(self.pending(), idle));
             let mut pending = pending.unwrap_or_else(PoisonError::into_inner);
@@ -422,7 +429,7 @@ impl<'a> Queue<'a> {
             drop(pending);
             let _busy = Busy(self);
             self.changed.notify_all();
-            stretch.run(self);
+            stretch.run(self, &mut room);
         }
     }
 }
@@ -496,18 +503,19 @@ fn stretches(wants: Vec<Want>, queue: &Queue<'_>) -> Vec<Stretch> {
 fn fail(file: &OpenFile, outcome: &Outcome, kind: IssueKind, detail: &str) {
     // One issue a file is enough, however many of its chunks are gone.
     if !file.failed.swap(true, Ordering::Relaxed) {
-        outcome.issue(Issue { kind, subject: file.path.clone(), detail: detail.to_owned() });
+        outcome.issue(Issue { kind, subject: file.path(), detail: detail.to_owned() });
     }
 }
 
 impl Stretch {
-    fn run(mut self, queue: &Queue<'_>) {
+    /// Frames are opened in `room`.
+    fn run(mut self, queue: &Queue<'_>, room: &mut Vec<u8>) {
         let Queue { fetcher, outcome, .. } = queue;
         if outcome.stopped() {
             return;
         }
         let positions: Vec<u32> = self.frames.keys().copied().collect();
-        let read = fetcher.frames(&self.pack, &positions, &mut |position, epoch, frame| {
+        let read = fetcher.frames(&self.pack, &positions, room, &mut |position, epoch, frame| {
             let Ok(hasher) = fetcher.repository.keyring.ids(epoch) else { return };
             let wants = self.frames.remove(&position).unwrap_or_default();
             let verified = |want: Want| {
@@ -635,7 +643,7 @@ mod tests {
             let mut window = Window::default();
             for _ in 0..files {
                 let node = node(b"file", vec![(b"user.large".to_vec(), vec![7; value])]);
-                let file = OpenFile::small(&target.root(), &node, b"file".to_vec());
+                let file = OpenFile::small(&target, &target.root(), node.clone());
                 (0..chunks).for_each(|at| window.want(&file, at, ChunkId::default(), 1));
             }
             window

@@ -281,9 +281,20 @@ impl Store for LocalStore {
             return Err(call.error(StoreErrorKind::Range, detail));
         }
         let mut bytes = call.room(length)?;
-        // It fits, or there would be no room.
-        bytes.resize(length as usize, 0);
-        file.read_exact_at(&mut bytes, offset).map_err(|error| call.failed_io("reading", &error))?;
+        let end = offset + length;
+        while (bytes.len() as u64) < length {
+            let at = offset + bytes.len() as u64;
+            // Into memory that isn't zeroed first; the room may be larger than what was asked for.
+            match rustix::io::pread(&file, rustix::buffer::spare_capacity(&mut bytes), at) {
+                Ok(0) => {
+                    let detail = format!("it ends at {at}, before the {end} bytes that it had");
+                    return Err(call.error(StoreErrorKind::Range, detail));
+                }
+                Ok(_) | Err(Errno::INTR) => {}
+                Err(errno) => return Err(call.failed("reading", errno)),
+            }
+        }
+        bytes.truncate(length as usize);
         Ok(bytes)
     }
 

@@ -10,12 +10,12 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, Weak};
 
-use rustix::fs::{AtFlags, FileType, Mode};
+use rustix::fs::{AtFlags, FileType, Mode, Stat};
 use rustix::io::Errno;
 
-use super::beneath::{self, FileIdentity, check_name, identity_of, type_name, type_of};
+use super::beneath::{self, FileIdentity, check_name, identity_of, stat_name, type_name, type_of};
 use super::error::TargetError;
-use super::file::is_leftover;
+use super::file::{PARTIAL_MODE, is_leftover};
 use super::metadata::{Current, Subject};
 use super::{Decision, Overwrite, Restored, Target};
 use crate::format::node::{Node, NodeKind};
@@ -42,6 +42,8 @@ pub(super) struct Directory {
     /// `None` for a directory that a dry run would have made.
     identity: Option<FileIdentity>,
     decision: Decision,
+    /// It had [`UNFINISHED_MODE`] when it was entered.
+    unfinished: bool,
     fd: Mutex<Option<Arc<OwnedFd>>>,
     /// Set at every use, for the cache's second chance.
     used: AtomicBool,
@@ -50,24 +52,31 @@ pub(super) struct Directory {
 }
 
 impl DirHandle {
-    pub(super) fn root(path: Vec<u8>, fd: Option<(OwnedFd, FileIdentity)>, decision: Decision) -> Self {
-        let (fd, identity) = fd.map_or((None, None), |(fd, identity)| (Some(Arc::new(fd)), Some(identity)));
-        DirHandle::new(None, path, identity, decision, fd)
+    /// The target itself; without descriptor and status in a dry run that would make it.
+    pub(super) fn root(path: Vec<u8>, found: Option<(OwnedFd, Stat)>, decision: Decision) -> Self {
+        match found {
+            Some((fd, stat)) => DirHandle::new(None, path, Some(&stat), decision, Some(Arc::new(fd))),
+            None => DirHandle::new(None, path, None, decision, None),
+        }
     }
 
     fn new(
         parent: Option<&DirHandle>,
         name: Vec<u8>,
-        identity: Option<FileIdentity>,
+        stat: Option<&Stat>,
         decision: Decision,
         fd: Option<Arc<OwnedFd>>,
     ) -> Self {
+        let unfinished = stat.is_some_and(is_unfinished);
+        // One that an interrupted restore made is not somebody's to be kept as it is.
+        let decision = if unfinished && decision == Decision::Keep { Decision::Skip } else { decision };
         DirHandle(Arc::new(Directory {
             parent: parent.cloned(),
             name,
             depth: parent.map_or(0, |parent| parent.0.depth + 1),
-            identity,
+            identity: stat.map(identity_of),
             decision,
+            unfinished,
             fd: Mutex::new(fd),
             used: AtomicBool::new(true),
             birth: OnceLock::new(),
@@ -109,7 +118,7 @@ impl DirHandle {
     }
 
     /// The path of an entry in it from the target's root, which is the snapshot's.
-    pub(super) fn relative_of(&self, name: &[u8]) -> Vec<u8> {
+    pub(in crate::restore) fn relative_of(&self, name: &[u8]) -> Vec<u8> {
         let mut names = vec![name];
         let mut directory = self;
         while let Some(parent) = &directory.0.parent {
@@ -128,6 +137,11 @@ impl DirHandle {
     /// True if this run made it, so that what it holds came from this run.
     pub(super) fn is_fresh(&self) -> bool {
         matches!(self.0.decision, Decision::Write | Decision::Replace)
+    }
+
+    /// True if this run made it and the file system keeps the mode that tells so, of it and of what is made in it.
+    pub(super) fn tells_unfinished(&self) -> bool {
+        self.is_fresh() && self.0.unfinished && self.0.birth.get().is_some_and(|birth| birth.mode == PARTIAL_MODE)
     }
 
     pub(super) fn device(&self) -> Option<u64> {
@@ -219,20 +233,20 @@ impl Target {
             let detail = "it lies deeper than 4,096 directories";
             return Err(TargetError::Invalid { path: parent.path_of(&node.name), detail });
         }
-        let child = |identity, decision, fd| DirHandle::new(Some(parent), node.name.clone(), identity, decision, fd);
+        let child = |stat, decision| DirHandle::new(Some(parent), node.name.clone(), stat, decision, None);
         if parent.is_absent() {
-            return Ok(child(None, Decision::Write, None));
+            return Ok(child(None, Decision::Write));
         }
         let parent_fd = self.fd(parent)?;
         let Some((fd, decision)) = self.make_or_open(parent, parent_fd.as_fd(), &node.name)? else {
             // Only a dry run gets here.
             let decision = self.decide(parent, node)?;
-            return Ok(child(None, decision, None));
+            return Ok(child(None, decision));
         };
         let stat =
             rustix::fs::fstat(&fd).map_err(|error| TargetError::io("stat", parent.path_of(&node.name), error))?;
         let fd = Arc::new(fd);
-        let directory = child(Some(identity_of(&stat)), unless_unfinished(decision, &stat), None);
+        let directory = child(Some(&stat), decision);
         self.open_directories.keep(&directory, fd.clone());
         if !directory.is_fresh() {
             self.sweep(&directory, fd.as_fd())?;
@@ -374,6 +388,27 @@ impl Target {
         Ok(fd)
     }
 
+    /// Tells that a directory is entered again by this run, which may have made it: what isn't complete in it then is
+    /// no leftover.
+    pub fn will_reenter(&self, directory: &DirHandle) {
+        if let Some(identity) = directory.identity() {
+            self.reentered.lock().expect("no panic while adding a directory").insert(identity);
+        }
+    }
+
+    /// Whether an entry of an existing directory is a file that an interrupted restore didn't complete.
+    fn is_partial(&self, directory: &DirHandle, fd: BorrowedFd<'_>, name: &[u8]) -> Result<bool, TargetError> {
+        if is_leftover(name) {
+            return Ok(!self.is_own_partial(name));
+        }
+        let own = |identity| self.reentered.lock().expect("no panic while looking up").contains(&identity);
+        if !directory.0.unfinished || directory.identity().is_some_and(own) {
+            return Ok(false);
+        }
+        let stat = stat_name(fd, name).map_err(|error| TargetError::io("stat", directory.path_of(name), error))?;
+        Ok(stat.is_some_and(|stat| type_of(&stat) == FileType::RegularFile && stat.st_mode & 0o7777 == PARTIAL_MODE))
+    }
+
     /// Removes partial files that interrupted restores left in an existing directory. One that can't be
     /// removed is counted for a notice: it harms nothing but the room it takes.
     pub(super) fn sweep(&self, directory: &DirHandle, fd: BorrowedFd<'_>) -> Result<(), TargetError> {
@@ -382,7 +417,7 @@ impl Target {
         }
         let names = beneath::list(fd).map_err(|error| TargetError::io("list", directory.path(), error))?;
         for (name, _) in names {
-            if is_leftover(&name) && !self.is_own_partial(&name) {
+            if self.is_partial(directory, fd, &name)? {
                 match rustix::fs::unlinkat(fd, &name, AtFlags::empty()) {
                     Ok(()) => self.counts.swept.add(1),
                     Err(Errno::NOENT) => {}
@@ -397,10 +432,8 @@ impl Target {
     }
 }
 
-/// A directory that an interrupted restore made is not somebody's to be kept as it is.
-pub(super) fn unless_unfinished(decision: Decision, stat: &rustix::fs::Stat) -> Decision {
-    let unfinished = stat.st_mode & 0o7777 == UNFINISHED_MODE;
-    if decision == Decision::Keep && unfinished { Decision::Skip } else { decision }
+fn is_unfinished(stat: &Stat) -> bool {
+    stat.st_mode & 0o7777 == UNFINISHED_MODE
 }
 
 fn replaced(directory: &DirHandle) -> TargetError {

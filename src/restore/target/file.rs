@@ -4,6 +4,11 @@
 //! included; other hard links of a replaced file keep their content; an interrupted restore leaves only
 //! partial files of a recognizable name, swept by the next one. That holds for a killed process. After a power
 //! loss before [`Target::sync`] a file's name and time may have reached the disk before its bytes did.
+//!
+//! One exception, for a tenth of a restore's time: where a directory that this run made has its
+//! [`UNFINISHED_MODE`](super::directory::UNFINISHED_MODE), until all is in it, a file that is written in one go has its
+//! final name at once, and [`PARTIAL_MODE`] until it is complete. A killed process leaves one of them a thread at most,
+//! in a directory that only its owner may enter, and the next restore sweeps it like the others.
 
 use std::fs::File;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -24,7 +29,9 @@ use crate::format::node::{Node, NodeKind};
 const PARTIAL_PREFIX: &str = ".keepstone-partial-";
 /// Digits of the run's random part and of the number within the run.
 const PARTIAL_DIGITS: (usize, usize) = (16, 8);
-const PARTIAL_MODE: u32 = 0o600;
+/// Mode of a file while it is restored: nobody else may look before its owner is set. The sticky bit, which means
+/// nothing on a file, tells one that is not complete.
+pub(super) const PARTIAL_MODE: u32 = 0o1600;
 /// Bytes of what should be a hole that are read back at once.
 const ZEROS_READ_BYTES: u64 = 1 << 20;
 /// Smaller files gain nothing from having their room reserved.
@@ -93,11 +100,13 @@ impl FileHandle {
     }
 }
 
-/// An entry under its temporary name; removed when dropped, unless it was installed.
+/// A file that isn't complete; removed when dropped, unless it was installed.
 #[derive(Debug)]
 pub(super) struct Partial {
-    pub(super) directory: Arc<OwnedFd>,
-    pub(super) name: String,
+    directory: Arc<OwnedFd>,
+    /// Its temporary name, or its final one; empty once it is installed.
+    name: Vec<u8>,
+    is_named: bool,
     file: File,
 }
 
@@ -105,7 +114,7 @@ impl Drop for Partial {
     fn drop(&mut self) {
         if !self.name.is_empty() {
             // What can't be removed now is swept by the next restore.
-            let _ = rustix::fs::unlinkat(&self.directory, self.name.as_str(), AtFlags::empty());
+            let _ = rustix::fs::unlinkat(&self.directory, self.name.as_slice(), AtFlags::empty());
         }
     }
 }
@@ -149,7 +158,10 @@ impl Target {
             self.remember_link(parent, node, DRY_RUN);
             return Ok(Restored::default());
         }
-        let partial = self.create_partial(parent, &node.name)?;
+        let partial = match self.create_named(parent, &node.name)? {
+            Some(named) => named,
+            None => self.create_partial(parent, &node.name)?,
+        };
         if !bytes.is_empty() {
             let written = partial.file.write_all_at(bytes, 0);
             written.map_err(|error| TargetError::io("write", parent.path_of(&node.name), error))?;
@@ -210,14 +222,32 @@ impl Target {
 
     fn create_partial(&self, parent: &DirHandle, name: &[u8]) -> Result<Partial, TargetError> {
         let directory = self.fd(parent)?;
-        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
-        let partial_name = self.partial_name();
-        let mode = Mode::from_raw_mode(PARTIAL_MODE);
+        let partial_name = self.partial_name().into_bytes();
         let file = self
-            .opener
-            .open(directory.as_fd(), partial_name.as_bytes(), flags, mode)
+            .create(&directory, &partial_name)
             .map_err(|error| TargetError::io("create", parent.path_of(name), error))?;
-        Ok(Partial { directory, name: partial_name, file: File::from(file) })
+        Ok(Partial { directory, name: partial_name, is_named: false, file })
+    }
+
+    /// Makes a file under its final name, where the directory and its mode tell that it is not complete yet. `None` where
+    /// they don't, or where there is an entry of that name, say since the file system takes two names for one.
+    fn create_named(&self, parent: &DirHandle, name: &[u8]) -> Result<Option<Partial>, TargetError> {
+        if !parent.tells_unfinished() {
+            return Ok(None);
+        }
+        let directory = self.fd(parent)?;
+        match self.create(&directory, name) {
+            Ok(file) => Ok(Some(Partial { directory, name: name.to_vec(), is_named: true, file })),
+            Err(Errno::EXIST) => Ok(None),
+            Err(error) => Err(TargetError::io("create", parent.path_of(name), error)),
+        }
+    }
+
+    /// A file that nobody else may open.
+    fn create(&self, directory: &OwnedFd, name: &[u8]) -> Result<File, Errno> {
+        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
+        let mode = Mode::from_raw_mode(PARTIAL_MODE);
+        self.opener.open(directory.as_fd(), name, flags, mode).map(File::from)
     }
 
     fn complete(&self, parent: &DirHandle, node: &Node, mut partial: Partial) -> Result<Restored, TargetError> {
@@ -244,8 +274,10 @@ impl Target {
             Some(_) => Some(rustix::fs::fstat(fd).map_err(|error| TargetError::io("stat", path(), error))?),
             None => None,
         };
-        self.install(parent, partial.directory.as_fd(), &partial.name, &node.name)?;
-        // It has no temporary name to remove any more.
+        if !partial.is_named {
+            self.install(parent, partial.directory.as_fd(), &partial.name, &node.name)?;
+        }
+        // Nothing is to be removed any more.
         partial.name.clear();
         if let Some(stat) = identity {
             self.remember_link(parent, node, identity_of(&stat));
@@ -258,7 +290,7 @@ impl Target {
         &self,
         parent: &DirHandle,
         directory: BorrowedFd<'_>,
-        partial_name: &str,
+        partial_name: &[u8],
         name: &[u8],
     ) -> Result<(), TargetError> {
         let failed = |error| TargetError::io("rename", parent.path_of(name), error);

@@ -236,6 +236,15 @@ fn local_id(
 }
 
 impl Target {
+    /// Puts the numbers that this host has for an entry's owner and group in place of their names, as a restore of
+    /// the entry would.
+    pub(in crate::restore) fn localize(&self, node: &mut Node) {
+        if !self.options.numeric_ids {
+            (node.uid, node.gid) = self.owners.resolve(node);
+        }
+        (node.user, node.group) = (Vec::new(), Vec::new());
+    }
+
     /// Brings an entry's owner, attributes, mode and time to what the node says, touching only what differs.
     pub(super) fn apply_metadata(
         &self,

@@ -12,7 +12,8 @@ use super::directory::DirHandle;
 use super::error::{TargetError, TargetErrorKind};
 use super::metadata::{Current, Subject};
 use super::{Overwrite, Restored, Target};
-use crate::format::node::{Node, NodeKind};
+use crate::format::node::{Node, NodeKind, Timestamp};
+use crate::format::sequence::encode_node;
 
 /// What became of a further name of a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -29,7 +30,35 @@ pub enum Linked {
 
 /// The first restored name of each file that has several, by the group's stored name.
 #[derive(Debug, Default)]
-pub(super) struct Links(Mutex<HashMap<Vec<u8>, Link>>);
+pub(super) struct Links(Mutex<HashMap<Short, Link>>);
+
+/// Stands for what is longer, since a snapshot may have millions of groups.
+type Short = [u8; 16];
+
+fn short(bytes: &[u8]) -> Short {
+    let mut short = Short::default();
+    short.copy_from_slice(&blake3::hash(bytes).as_bytes()[..size_of::<Short>()]);
+    short
+}
+
+/// What the snapshot says an entry is, whatever its name and metadata.
+fn kind_of(node: &Node) -> Short {
+    let bare = Node {
+        name: Vec::new(),
+        kind: node.kind.clone(),
+        mode: 0,
+        uid: 0,
+        gid: 0,
+        user: Vec::new(),
+        group: Vec::new(),
+        modified_at: Timestamp::default(),
+        xattrs: Vec::new(),
+        link_group: None,
+    };
+    let mut bytes = Vec::new();
+    encode_node(&bare, &mut bytes);
+    short(&bytes)
+}
 
 #[derive(Clone, Debug)]
 enum Link {
@@ -37,10 +66,10 @@ enum Link {
     Claimed,
     Restored {
         parent: DirHandle,
-        name: Vec<u8>,
+        name: Box<[u8]>,
         identity: FileIdentity,
         /// What the snapshot says the file is: a name of other content is no name of this file.
-        kind: NodeKind,
+        kind: Short,
     },
 }
 
@@ -48,9 +77,10 @@ impl Target {
     /// True for the first caller with this group: it restores the content, all others link once that is done.
     pub fn claim_link_group(&self, group: &[u8]) -> bool {
         let mut links = self.links.0.lock().expect("no panic while looking up");
-        let fresh = !links.contains_key(group);
+        let group = short(group);
+        let fresh = !links.contains_key(&group);
         if fresh {
-            links.insert(group.to_vec(), Link::Claimed);
+            links.insert(group, Link::Claimed);
         }
         fresh
     }
@@ -58,11 +88,10 @@ impl Target {
     /// Notes a file's first restored name for later ones; the first one stays.
     pub(super) fn remember_link(&self, parent: &DirHandle, node: &Node, identity: FileIdentity) {
         let Some(group) = &node.link_group else { return };
+        let (group, name, kind) = (short(group), node.name.clone().into(), kind_of(node));
         let mut links = self.links.0.lock().expect("no panic while looking up");
-        if !matches!(links.get(group), Some(Link::Restored { .. })) {
-            let (name, kind) = (node.name.clone(), node.kind.clone());
-            let link = Link::Restored { parent: parent.clone(), name, identity, kind };
-            links.insert(group.clone(), link);
+        if !matches!(links.get(&group), Some(Link::Restored { .. })) {
+            links.insert(group, Link::Restored { parent: parent.clone(), name, identity, kind });
         }
     }
 
@@ -102,11 +131,11 @@ impl Target {
     pub fn link(&self, parent: &DirHandle, node: &Node) -> Result<Linked, TargetError> {
         check_name(&node.name, || parent.path())?;
         let Some(group) = &node.link_group else { return Ok(Linked::NoneRestored) };
-        let link = self.links.0.lock().expect("no panic while looking up").get(group).cloned();
+        let link = self.links.0.lock().expect("no panic while looking up").get(&short(group)).cloned();
         let Some(Link::Restored { parent: from, name, identity, kind }) = link else {
             return Ok(Linked::NoneRestored);
         };
-        if kind != node.kind {
+        if kind != kind_of(node) {
             return Ok(Linked::NoneRestored);
         }
         if self.options.dry_run {
@@ -126,7 +155,7 @@ impl Target {
         }
         // Under a temporary name first: what is there is replaced in one step, and only by the right file.
         let partial_name = self.partial_name();
-        rustix::fs::linkat(from_fd, &name, to_fd, partial_name.as_str(), AtFlags::empty()).map_err(|error| {
+        rustix::fs::linkat(from_fd, &*name, to_fd, partial_name.as_str(), AtFlags::empty()).map_err(|error| {
             let path = parent.path_of(&node.name);
             match error {
                 Errno::XDEV | Errno::MLINK | Errno::PERM | Errno::OPNOTSUPP | Errno::NOSYS => {
@@ -136,7 +165,9 @@ impl Target {
             }
         })?;
         let installed = match stat_name(to_fd, partial_name.as_bytes()) {
-            Ok(Some(stat)) if identity_of(&stat) == identity => self.install(parent, to_fd, &partial_name, &node.name),
+            Ok(Some(stat)) if identity_of(&stat) == identity => {
+                self.install(parent, to_fd, partial_name.as_bytes(), &node.name)
+            }
             Ok(_) => {
                 let detail = "the file that it should link to was replaced during the restore";
                 Err(TargetError::Unsafe { path: parent.path_of(&node.name), detail })
@@ -194,7 +225,7 @@ impl Target {
         let is_link = matches!(node.kind, NodeKind::Symlink { .. });
         let current = Current { modified_at: None, may_have_xattrs: !is_link, ..Current::existing(&stat) };
         let restored = self.apply_metadata(&subject, current, node, &path);
-        self.install(parent, directory, partial_name, &node.name)?;
+        self.install(parent, directory, partial_name.as_bytes(), &node.name)?;
         if node.link_group.is_some() {
             self.remember_link(parent, node, identity_of(&stat));
         }

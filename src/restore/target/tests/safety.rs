@@ -343,3 +343,66 @@ fn leftovers_are_swept_and_nothing_else() {
     assert_eq!(names_in(scratch.path()).len(), spared.len() + 1);
     assert!(names_in(&scratch.path().join("inner")).is_empty());
 }
+
+/// A killed process leaves a file that is cut under its final name in a directory that it made; no other.
+#[test]
+fn a_cut_file_of_an_unfinished_directory_is_swept() {
+    use std::os::unix::fs::{MetadataExt, PermissionsExt};
+    let scratch = tempfile::tempdir().unwrap();
+    let path = scratch.path().join("target");
+    let mode = |name: &str| fs::metadata(path.join(name)).unwrap().mode() & 0o7777;
+    for overwrite in [Overwrite::Never, Overwrite::IfDifferent] {
+        let target = Target::open(&path, options(overwrite)).unwrap();
+        let made = target.enter_directory(&target.root(), &directory_node(b"made")).unwrap();
+        clean(target.write_small_file(&made, &file_node(b"first", 4), b"done"));
+        clean(target.write_small_file(&made, &file_node(b"second", 4), b"done"));
+        assert_eq!((mode("made"), mode("made/first"), mode("made/second")), (0o1700, 0o640, 0o640));
+        // As it was before the last calls of the second.
+        let cut = |name: &str| {
+            fs::write(path.join(name), "do").unwrap();
+            fs::set_permissions(path.join(name), fs::Permissions::from_mode(0o1600)).unwrap();
+        };
+        cut("made/second");
+        fs::create_dir(path.join("found")).unwrap();
+        cut("found/mine");
+        drop((made, target));
+        let target = Target::open(&path, options(overwrite)).unwrap();
+        let made = target.enter_directory(&target.root(), &directory_node(b"made")).unwrap();
+        target.enter_directory(&target.root(), &directory_node(b"found")).unwrap();
+        assert_eq!(target.counts().swept.get(), 1);
+        assert_eq!(names_in(&path.join("made")), ["first"]);
+        assert_eq!(names_in(&path.join("found")), ["mine"], "nobody says that it is not complete");
+        assert_eq!(target.decide(&made, &file_node(b"second", 4)).unwrap(), Decision::Write);
+        // What this run makes in a directory that it enters again is no leftover.
+        let again = target.enter_directory(&target.root(), &directory_node(b"again")).unwrap();
+        target.will_reenter(&again);
+        fs::write(path.join("again/under-way"), "do").unwrap();
+        fs::set_permissions(path.join("again/under-way"), fs::Permissions::from_mode(0o1600)).unwrap();
+        target.enter_directory(&target.root(), &directory_node(b"again")).unwrap();
+        assert_eq!(names_in(&path.join("again")), ["under-way"]);
+        drop((made, again, target));
+        fs::remove_dir_all(&path).unwrap();
+    }
+}
+
+/// Names that differ for the snapshot may be one for the file system, and nothing is replaced that must stay.
+#[test]
+fn a_name_that_is_taken_in_a_directory_made_is_treated_as_elsewhere() {
+    for overwrite in [Overwrite::Never, Overwrite::IfDifferent] {
+        let scratch = tempfile::tempdir().unwrap();
+        let target = Target::open(scratch.path(), options(overwrite)).unwrap();
+        let made = target.enter_directory(&target.root(), &directory_node(b"made")).unwrap();
+        clean(target.write_small_file(&made, &file_node(b"first", 5), b"first"));
+        let taken = scratch.path().join("made/taken");
+        fs::write(&taken, "another's").unwrap();
+        let restored = target.write_small_file(&made, &file_node(b"taken", 3), b"new");
+        if overwrite == Overwrite::Never {
+            assert_eq!(kind_of(restored), TargetErrorKind::Occupied);
+            assert_eq!(fs::read(&taken).unwrap(), b"another's");
+        } else {
+            clean(restored);
+            assert_eq!(fs::read(&taken).unwrap(), b"new");
+        }
+        assert_eq!(names_in(&scratch.path().join("made")), ["first", "taken"]);
+    }
+}
