@@ -7,9 +7,9 @@ use crate::format::ids::SnapshotId;
 use crate::format::verdict::{Ruling, Verdict};
 use crate::repo::sessions::is_forged;
 use crate::repo::snapshots::{parse_numbered, read_numbered};
-use crate::repo::verdicts::{Placed, kept_apart};
+use crate::repo::verdicts::{Placed, kept_apart, placed};
 use crate::repo::{RepoError, Repository};
-use crate::store::list_sorted;
+use std::cmp::Reverse;
 use std::collections::{BTreeMap, HashMap};
 
 /// What was ruled on one snapshot.
@@ -33,18 +33,12 @@ pub type Known = HashMap<String, Option<(Ruling, i64)>>;
 /// # Errors
 /// When a region can't be listed or stops answering.
 pub fn read(repository: &Repository, known: &mut Known) -> Result<BTreeMap<SnapshotId, Standing>, RepoError> {
-    // By snapshot, then number: the names, and the regions that list each.
-    let mut listed: BTreeMap<SnapshotId, BTreeMap<u64, BTreeMap<String, Vec<usize>>>> = BTreeMap::new();
-    for (at, region) in repository.regions.iter().enumerate() {
-        for object in list_sorted(&*region.store, "verdicts/").map_err(|e| region.error(e))? {
-            let Some((id, number, _)) = parse_numbered(&object.name, "verdicts/") else { continue };
-            listed.entry(id).or_default().entry(number).or_default().entry(object.name).or_default().push(at);
-        }
-    }
     let mut standings = BTreeMap::new();
-    for (id, numbers) in listed {
-        let mut standing = standing(repository, id, &numbers, known)?;
-        if matches!(standing, Standing::Forgotten(_)) && is_kept_apart(repository, &numbers)? {
+    for (id, mut placed) in placed(repository, None)? {
+        placed.sort_by_key(|at| Reverse(at.number));
+        let mut standing = standing(repository, id, &placed, known)?;
+        // A region may have what keeps it, of which those that say that it is forgotten can't have known (`VERDICT-11`).
+        if matches!(standing, Standing::Forgotten(_)) && kept_apart(repository, &placed)?.is_some() {
             standing = Standing::Held;
         }
         standings.insert(id, standing);
@@ -52,37 +46,20 @@ pub fn read(repository: &Repository, known: &mut Known) -> Result<BTreeMap<Snaps
     Ok(standings)
 }
 
-/// Whether a region has what keeps it, and those that say that it is forgotten can't have known of that
-/// (`VERDICT-11`).
-fn is_kept_apart(
-    repository: &Repository,
-    numbers: &BTreeMap<u64, BTreeMap<String, Vec<usize>>>,
-) -> Result<bool, RepoError> {
-    let of_number = |(number, names): (&u64, &BTreeMap<String, Vec<usize>>)| {
-        let placed = |(name, regions): (&String, &Vec<usize>)| Placed {
-            number: *number,
-            name: name.clone(),
-            regions: regions.iter().copied().collect(),
-        };
-        names.iter().map(placed).collect::<Vec<_>>()
-    };
-    let placed: Vec<Placed> = numbers.iter().flat_map(of_number).collect();
-    Ok(kept_apart(repository, &placed)?.is_some())
-}
-
+/// What one snapshot's verdicts come to, given the highest number first.
 fn standing(
     repository: &Repository,
     id: SnapshotId,
-    numbers: &BTreeMap<u64, BTreeMap<String, Vec<usize>>>,
+    placed: &[Placed],
     known: &mut Known,
 ) -> Result<Standing, RepoError> {
-    for (number, names) in numbers.iter().rev() {
+    for of_number in placed.chunk_by(|one, next| one.number == next.number) {
         let mut rulings = Vec::new();
-        for (name, regions) in names {
-            let ruling = match known.get(name) {
+        for at in of_number {
+            let ruling = match known.get(&at.name) {
                 Some(ruling) => *ruling,
-                None => match read_verdict(repository, id, *number, name, regions)? {
-                    Some(ruling) => *known.entry(name.clone()).or_insert(ruling),
+                None => match read_verdict(repository, id, at)? {
+                    Some(ruling) => *known.entry(at.name.clone()).or_insert(ruling),
                     None => return Ok(Standing::Unreadable),
                 },
             };
@@ -105,16 +82,15 @@ fn standing(
 fn read_verdict(
     repository: &Repository,
     id: SnapshotId,
-    number: u64,
-    name: &str,
-    regions: &[usize],
+    placed: &Placed,
 ) -> Result<Option<Option<(Ruling, i64)>>, RepoError> {
+    let Placed { number, name, regions } = placed;
     let Some((_, _, digest)) = parse_numbered(name, "verdicts/") else { return Ok(None) };
     for at in regions {
         match read_numbered(repository, &repository.regions[*at], name, ObjectKind::Verdict, digest) {
             Ok((payload, _)) => {
                 let verdict = Verdict::decode(&payload).ok();
-                let verdict = verdict.filter(|verdict| verdict.snapshot == id && verdict.number == number);
+                let verdict = verdict.filter(|verdict| verdict.snapshot == id && verdict.number == *number);
                 return Ok(verdict.map(|verdict| Some((verdict.ruling, verdict.decided_at))));
             }
             Err(error @ RepoError::Store { .. }) => return Err(error),

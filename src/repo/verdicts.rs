@@ -116,7 +116,6 @@ pub fn put(repository: &Repository, ids: &BTreeSet<SnapshotId>, decree: &Decree)
     // Numbers first, then what they say: a hold that comes between the two is read, and one that comes later gets the
     // same number at least, where it wins.
     let listed = placed(repository, Some(ids))?;
-    let mut known = names_in(&listed);
     let mut issues = Vec::new();
     let decisions = read_decisions(repository, &under(ids), None, &mut issues)?;
     let now = repository.clock.now_ns();
@@ -135,6 +134,8 @@ pub fn put(repository: &Repository, ids: &BTreeSet<SnapshotId>, decree: &Decree)
             return Err(held(*id, &hold));
         }
     }
+    let mut known = names_in(listed);
+    drop(decisions);
     let acted = |action, ids: &BTreeSet<SnapshotId>| {
         ids.iter().fold(Act::new(action), |act, id| act.on(&id.0)).because(&decree.reason)
     };
@@ -213,8 +214,8 @@ pub struct Placed {
     pub number: u64,
     /// Its object's name.
     pub name: String,
-    /// Indices into the repository's regions.
-    pub regions: BTreeSet<usize>,
+    /// Indices into the repository's regions, ascending.
+    pub regions: Vec<usize>,
 }
 
 /// The verdicts that lie in reached regions, of these snapshots or of all.
@@ -225,11 +226,11 @@ pub fn placed(
     repository: &Repository,
     ids: Option<&BTreeSet<SnapshotId>>,
 ) -> Result<BTreeMap<SnapshotId, Vec<Placed>>, RepoError> {
-    let mut by_name: BTreeMap<String, BTreeSet<usize>> = BTreeMap::new();
+    let mut by_name: BTreeMap<String, Vec<usize>> = BTreeMap::new();
     for (at, region) in repository.regions.iter().enumerate() {
         let prefix = format!("verdicts/{}", ids.map_or_else(String::new, under));
         for listed in list_sorted(&*region.store, &prefix).map_err(|e| region.error(e))? {
-            by_name.entry(listed.name).or_default().insert(at);
+            by_name.entry(listed.name).or_default().push(at);
         }
     }
     let mut placed: BTreeMap<SnapshotId, Vec<Placed>> = BTreeMap::new();
@@ -280,7 +281,7 @@ pub fn kept_apart(repository: &Repository, placed: &[Placed]) -> Result<Option<K
                 Ruling::Forget | Ruling::Release => false,
             };
             let is_more = kept.as_ref().is_none_or(|kept| until > lasts(&kept.verdict));
-            if keeps && is_more && at.regions.is_disjoint(&deciding) {
+            if keeps && is_more && !at.regions.iter().any(|region| deciding.contains(region)) {
                 kept = Some(KeptApart { region, verdict });
             }
         }
@@ -323,7 +324,7 @@ fn read_placed(repository: &Repository, placed: &Placed) -> Result<Option<Verdic
 }
 
 /// Verdicts' names with their numbers, by snapshot.
-type Names = BTreeMap<SnapshotId, BTreeMap<String, u64>>;
+type Names = BTreeMap<SnapshotId, Vec<(String, u64)>>;
 
 /// What names of verdicts of these begin with.
 fn under(ids: &BTreeSet<SnapshotId>) -> String {
@@ -335,12 +336,12 @@ fn under(ids: &BTreeSet<SnapshotId>) -> String {
 
 /// The verdicts that lie in reached regions, also those that can't be read: a number above theirs wins when they can.
 fn names_of(repository: &Repository, ids: &BTreeSet<SnapshotId>) -> Result<Names, RepoError> {
-    Ok(names_in(&placed(repository, Some(ids))?))
+    Ok(names_in(placed(repository, Some(ids))?))
 }
 
-fn names_in(placed: &BTreeMap<SnapshotId, Vec<Placed>>) -> Names {
-    let names = |all: &[Placed]| all.iter().map(|at| (at.name.clone(), at.number)).collect();
-    placed.iter().map(|(id, all)| (*id, names(all))).collect()
+fn names_in(placed: BTreeMap<SnapshotId, Vec<Placed>>) -> Names {
+    let names = |all: Vec<Placed>| all.into_iter().map(|at| (at.name, at.number)).collect();
+    placed.into_iter().map(|(id, all)| (id, names(all))).collect()
 }
 
 /// Says it of each of them, above all that is known; gives the names and numbers.
@@ -355,7 +356,7 @@ fn put_all(
     let mut numbered = Vec::with_capacity(ids.len());
     for id in ids {
         // Numbers begin at 1; one that somebody put at the very end leaves no room above it.
-        let highest = known.get(id).and_then(|names| names.values().max()).copied().unwrap_or(0);
+        let highest = known.get(id).and_then(|names| names.iter().map(|(_, number)| *number).max()).unwrap_or(0);
         let number = highest.checked_add(1);
         let number = number.ok_or_else(|| RepoError::Verdict(format!("snapshot {id} has no verdict number left")))?;
         numbered.push((*id, number));
@@ -373,13 +374,9 @@ fn put_all(
 }
 
 /// True if, besides what was known, there is anything else beside mine, above it, or beside what it followed.
-fn is_contested(
-    seen: &BTreeMap<String, u64>,
-    known: Option<&BTreeMap<String, u64>>,
-    mine: Option<&(String, u64)>,
-) -> bool {
+fn is_contested(seen: &[(String, u64)], known: Option<&Vec<(String, u64)>>, mine: Option<&(String, u64)>) -> bool {
     let Some((mine, number)) = mine else { return true };
-    let is_known = |name| name == mine || known.is_some_and(|known| known.contains_key(name));
+    let is_known = |name| name == mine || known.is_some_and(|known| known.iter().any(|(known, _)| known == name));
     seen.iter().any(|(name, at)| at.saturating_add(1) >= *number && !is_known(name))
 }
 
