@@ -507,6 +507,8 @@ class Round:
         back = tool.restored(target, self.source)
         comparison = ["cmp", self.source, back] if os.path.isfile(self.source) else [sys.executable, COMPARE_TREES, self.source, back]
         same = subprocess.run(comparison, capture_output=True, text=True)
+        if same.returncode not in (0, 1):
+            sys.exit(f"{' '.join(comparison)} failed: {same.stderr.strip()}")
         self.note(tool, "restore differs", {"differs": same.returncode != 0, "how": same.stdout[-500:] + same.stderr[-500:]})
         if same.returncode != 0:
             print(f"  {tool.name}: the restore differs: {same.stdout.strip().splitlines()[:3]}")

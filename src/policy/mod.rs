@@ -51,7 +51,7 @@ pub struct Candidate {
     pub considered: bool,
     /// For each log that holds it, by the log's index: the generation that first saw it; `None` where it is
     /// newer than every final.
-    pub seen: BTreeMap<usize, Option<u64>>,
+    pub seen: Vec<(usize, Option<u64>)>,
 }
 
 /// What a collection log adds to what snapshots say of themselves.

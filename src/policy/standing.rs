@@ -159,7 +159,8 @@ fn contradicting(
             .filter(|other| {
                 // What is suspect itself accuses nobody.
                 let trusted = matches!(standings[*other], None | Some(Standing::Good));
-                let earlier = group[*other].seen.get(log).copied().flatten().is_some_and(|seen| seen < generation);
+                let seen = group[*other].seen.iter().find(|(at, _)| at == log).and_then(|(_, seen)| *seen);
+                let earlier = seen.is_some_and(|seen| seen < generation);
                 trusted && earlier && group[*other].started_at > slack(candidate.finished_at.max(candidate.started_at))
             })
             .collect();

@@ -7,7 +7,7 @@ use jiff::tz::{self, TimeZone};
 use jiff::{Span, Timestamp};
 use proptest::prelude::{Strategy, any, prop};
 use proptest::{prop_assert, prop_assert_eq, proptest};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
 const DAY: i64 = 86_400_000_000_000;
 const HOUR: i64 = DAY / 24;
@@ -36,7 +36,7 @@ fn aged(number: usize, hours: i64) -> Candidate {
         regions: 2,
         held: false,
         considered: true,
-        seen: BTreeMap::new(),
+        seen: Vec::new(),
     }
 }
 
@@ -206,7 +206,7 @@ fn log(newest: u64, ended_at: &[(u64, i64)]) -> Log {
 }
 
 fn seen(mut candidate: Candidate, generation: Option<u64>) -> Candidate {
-    candidate.seen.insert(0, generation);
+    candidate.seen.push((0, generation));
     candidate
 }
 
@@ -249,15 +249,15 @@ fn a_date_in_the_past_is_suspect_when_younger_ones_were_seen_before() {
 #[test]
 fn late_copies_are_not_suspect() {
     let mut early = aged(1, 100);
-    early.seen = BTreeMap::from([(0, Some(1)), (1, Some(7))]);
+    early.seen = vec![(0, Some(1)), (1, Some(7))];
     let mut late = aged(2, 50);
-    late.seen = BTreeMap::from([(0, Some(2)), (1, Some(3))]);
+    late.seen = vec![(0, Some(2)), (1, Some(3))];
     let logs = [log(2, &[]), log(7, &[])];
     let all = [early.clone(), late.clone()];
     assert_eq!(standing(&keep_last(1), &all, &logs, 1), Standing::Good);
     // Nor does a log that is still empty vouch for it.
     let logs = [Log::default(), log(7, &[(3, NOW - 40 * HOUR)])];
-    let all = [Candidate { seen: BTreeMap::from([(0, None), (1, Some(7))]), ..early }, late];
+    let all = [Candidate { seen: vec![(0, None), (1, Some(7))], ..early }, late];
     assert_eq!(standing(&keep_last(1), &all, &logs, 1).name(), "suspect");
 }
 

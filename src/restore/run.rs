@@ -383,8 +383,6 @@ impl Run<'_> {
                     break;
                 }
                 handle = self.target.enter_directory(&handle, &parent)?;
-                // The next path may lead through it, too.
-                self.target.will_reenter(&handle);
                 above.push((handle.clone(), parent));
             }
             let path = names.join(&b'/');
@@ -401,9 +399,10 @@ impl Run<'_> {
             }
             self.directories.extend(above.into_iter().rev());
         }
-        // A target made for these paths gets the root's metadata; one that was there is not the root's.
+        // A target made for these paths, by this run or one that was interrupted, gets the root's metadata; one that was
+        // there is not the root's.
         let target = self.target.root();
-        if target.decision() == Decision::Write {
+        if target.decision() == Decision::Write || target.was_left() {
             self.directories.push((target, root));
         }
         Ok(())

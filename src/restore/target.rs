@@ -2,8 +2,8 @@
 //!
 //! It is given nodes and bytes and knows nothing of repositories. Guarantees: nothing is written, changed or
 //! removed outside the directory that was opened, whatever names a repository holds and whatever links are
-//! planted in the target; an entry appears under its name only when it is complete; what exists is treated by
-//! the [`Overwrite`] policy; a dry run decides the same and changes nothing. Everything may be called from
+//! planted in the target; an entry appears under its name only when it is complete, or both it and its directory
+//! tell by their modes that it isn't; what exists is treated by the [`Overwrite`] policy; a dry run decides the same and changes nothing. Everything may be called from
 //! several threads. The restore drives it like this:
 //!
 //! ```text
@@ -24,7 +24,7 @@ mod special;
 #[cfg(test)]
 mod tests;
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::ffi::OsStr;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
@@ -38,6 +38,7 @@ use rustix::io::Errno;
 pub use self::delete::Removed;
 pub use self::directory::DirHandle;
 pub use self::error::{TargetError, TargetErrorKind};
+use self::file::is_cut;
 pub use self::file::{FileHandle, Room, first_nonzero};
 pub use self::special::Linked;
 
@@ -55,8 +56,7 @@ use crate::report::Counter;
 pub enum Overwrite {
     /// Leave every existing entry exactly as it is, directories' metadata included; restore what is absent.
     Never,
-    /// Leave the content of files of the same size and modification time; replace what differs. A file gets
-    /// its time last, so a file that an interrupted restore left is one that differs.
+    /// Leave the content of files of the same size and modification time; replace what differs.
     #[default]
     IfDifferent,
     /// Write everything anew.
@@ -138,8 +138,6 @@ pub struct Target {
     privileges: Privileges,
     owners: Owners,
     open_directories: OpenDirectories,
-    /// Directories that this run enters several times.
-    reentered: Mutex<HashSet<FileIdentity>>,
     links: Links,
     /// One directory of every file system that was entered, by device, to flush them.
     file_systems: Mutex<HashMap<u64, DirHandle>>,
@@ -206,7 +204,6 @@ impl Target {
             owners: Owners::default(),
             // The bounds make it fit.
             open_directories: OpenDirectories::new(capacity.clamp(OPEN_DIRECTORIES_MIN, OPEN_DIRECTORIES_MAX) as usize),
-            reentered: Mutex::default(),
             links: Links::default(),
             file_systems: Mutex::default(),
             counts: TargetCounts::default(),
@@ -292,6 +289,9 @@ impl Target {
         let Some(stat) = stat_name(fd.as_fd(), &node.name).map_err(|error| failed("stat", error))? else {
             return Ok(Decision::Write);
         };
+        if is_cut(parent, node, &stat) {
+            return Ok(Decision::Replace);
+        }
         match self.options.overwrite {
             Overwrite::Never => return Ok(Decision::Keep),
             Overwrite::Always => return Ok(Decision::Replace),

@@ -281,15 +281,11 @@ impl Store for LocalStore {
             return Err(call.error(StoreErrorKind::Range, detail));
         }
         let mut bytes = call.room(length)?;
-        let end = offset + length;
         while (bytes.len() as u64) < length {
             let at = offset + bytes.len() as u64;
             // Into memory that isn't zeroed first; the room may be larger than what was asked for.
             match rustix::io::pread(&file, rustix::buffer::spare_capacity(&mut bytes), at) {
-                Ok(0) => {
-                    let detail = format!("it ends at {at}, before the {end} bytes that it had");
-                    return Err(call.error(StoreErrorKind::Range, detail));
-                }
+                Ok(0) => return Err(call.failed_io("reading", &io::ErrorKind::UnexpectedEof.into())),
                 Ok(_) | Err(Errno::INTR) => {}
                 Err(errno) => return Err(call.failed("reading", errno)),
             }

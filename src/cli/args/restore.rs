@@ -25,8 +25,10 @@ It ends with 4 when some entries could not be restored; the report lists them.";
 /// Write a snapshot's entries to a directory
 ///
 /// Entries keep their paths: home/anna/letter.txt restored --to /tmp/x becomes
-/// /tmp/x/home/anna/letter.txt. A file appears under its name only once it is whole and verified.
-/// Whoever isn't root gets what they may set; what could not be set is reported.
+/// /tmp/x/home/anna/letter.txt. What is written is verified first. A file appears under its name only
+/// once it is whole, but for directories that the restore makes: until one has all of its entries, its
+/// mode is 01700, and 01600 that of a file in it that isn't whole yet. After a restore that was killed
+/// the same command goes on, and replaces such files. Whoever isn't root gets what they may set; what could not be set is reported.
 #[derive(Clone, Debug, Args)]
 #[command(after_help = EXAMPLES, override_usage = "\
 keepstone restore [OPTIONS] --to <DIR> <SNAPSHOT> [PATH]...

@@ -13,10 +13,10 @@ use std::sync::{Arc, Mutex, OnceLock, Weak};
 use rustix::fs::{AtFlags, FileType, Mode, Stat};
 use rustix::io::Errno;
 
-use super::beneath::{self, FileIdentity, check_name, identity_of, stat_name, type_name, type_of};
+use super::beneath::{self, FileIdentity, check_name, identity_of, type_name, type_of};
 use super::error::TargetError;
-use super::file::{PARTIAL_MODE, is_leftover};
-use super::metadata::{Current, Subject};
+use super::file::is_leftover;
+use super::metadata::{Current, MODE_BITS, Subject};
 use super::{Decision, Overwrite, Restored, Target};
 use crate::format::node::{Node, NodeKind};
 use crate::limits::TREE_DEPTH_MAX;
@@ -44,6 +44,8 @@ pub(super) struct Directory {
     decision: Decision,
     /// It had [`UNFINISHED_MODE`] when it was entered.
     unfinished: bool,
+    /// That mode isn't its own, and so tells that its files may not be complete.
+    tells: bool,
     fd: Mutex<Option<Arc<OwnedFd>>>,
     /// Set at every use, for the cache's second chance.
     used: AtomicBool,
@@ -55,8 +57,8 @@ impl DirHandle {
     /// The target itself; without descriptor and status in a dry run that would make it.
     pub(super) fn root(path: Vec<u8>, found: Option<(OwnedFd, Stat)>, decision: Decision) -> Self {
         match found {
-            Some((fd, stat)) => DirHandle::new(None, path, Some(&stat), decision, Some(Arc::new(fd))),
-            None => DirHandle::new(None, path, None, decision, None),
+            Some((fd, stat)) => DirHandle::new(None, path, Some(&stat), None, decision, Some(Arc::new(fd))),
+            None => DirHandle::new(None, path, None, None, decision, None),
         }
     }
 
@@ -64,10 +66,12 @@ impl DirHandle {
         parent: Option<&DirHandle>,
         name: Vec<u8>,
         stat: Option<&Stat>,
+        node: Option<&Node>,
         decision: Decision,
         fd: Option<Arc<OwnedFd>>,
     ) -> Self {
         let unfinished = stat.is_some_and(is_unfinished);
+        let tells = unfinished && node.is_some_and(|node| node.mode & MODE_BITS != UNFINISHED_MODE);
         // One that an interrupted restore made is not somebody's to be kept as it is.
         let decision = if unfinished && decision == Decision::Keep { Decision::Skip } else { decision };
         DirHandle(Arc::new(Directory {
@@ -77,6 +81,7 @@ impl DirHandle {
             identity: stat.map(identity_of),
             decision,
             unfinished,
+            tells,
             fd: Mutex::new(fd),
             used: AtomicBool::new(true),
             birth: OnceLock::new(),
@@ -139,9 +144,14 @@ impl DirHandle {
         matches!(self.0.decision, Decision::Write | Decision::Replace)
     }
 
-    /// True if this run made it and the file system keeps the mode that tells so, of it and of what is made in it.
-    pub(super) fn tells_unfinished(&self) -> bool {
-        self.is_fresh() && self.0.unfinished && self.0.birth.get().is_some_and(|birth| birth.mode == PARTIAL_MODE)
+    /// True if an interrupted restore left it, and this run hasn't made it anew.
+    pub(in crate::restore) fn was_left(&self) -> bool {
+        self.0.unfinished && !self.is_fresh()
+    }
+
+    /// Whether its mode tells that its files may not be complete, which their modes tell then.
+    pub(super) fn tells_partial(&self) -> bool {
+        self.0.tells
     }
 
     pub(super) fn device(&self) -> Option<u64> {
@@ -233,7 +243,7 @@ impl Target {
             let detail = "it lies deeper than 4,096 directories";
             return Err(TargetError::Invalid { path: parent.path_of(&node.name), detail });
         }
-        let child = |stat, decision| DirHandle::new(Some(parent), node.name.clone(), stat, decision, None);
+        let child = |stat, decision| DirHandle::new(Some(parent), node.name.clone(), stat, Some(node), decision, None);
         if parent.is_absent() {
             return Ok(child(None, Decision::Write));
         }
@@ -388,27 +398,6 @@ impl Target {
         Ok(fd)
     }
 
-    /// Tells that a directory is entered again by this run, which may have made it: what isn't complete in it then is
-    /// no leftover.
-    pub fn will_reenter(&self, directory: &DirHandle) {
-        if let Some(identity) = directory.identity() {
-            self.reentered.lock().expect("no panic while adding a directory").insert(identity);
-        }
-    }
-
-    /// Whether an entry of an existing directory is a file that an interrupted restore didn't complete.
-    fn is_partial(&self, directory: &DirHandle, fd: BorrowedFd<'_>, name: &[u8]) -> Result<bool, TargetError> {
-        if is_leftover(name) {
-            return Ok(!self.is_own_partial(name));
-        }
-        let own = |identity| self.reentered.lock().expect("no panic while looking up").contains(&identity);
-        if !directory.0.unfinished || directory.identity().is_some_and(own) {
-            return Ok(false);
-        }
-        let stat = stat_name(fd, name).map_err(|error| TargetError::io("stat", directory.path_of(name), error))?;
-        Ok(stat.is_some_and(|stat| type_of(&stat) == FileType::RegularFile && stat.st_mode & 0o7777 == PARTIAL_MODE))
-    }
-
     /// Removes partial files that interrupted restores left in an existing directory. One that can't be
     /// removed is counted for a notice: it harms nothing but the room it takes.
     pub(super) fn sweep(&self, directory: &DirHandle, fd: BorrowedFd<'_>) -> Result<(), TargetError> {
@@ -417,7 +406,7 @@ impl Target {
         }
         let names = beneath::list(fd).map_err(|error| TargetError::io("list", directory.path(), error))?;
         for (name, _) in names {
-            if self.is_partial(directory, fd, &name)? {
+            if is_leftover(&name) && !self.is_own_partial(&name) {
                 match rustix::fs::unlinkat(fd, &name, AtFlags::empty()) {
                     Ok(()) => self.counts.swept.add(1),
                     Err(Errno::NOENT) => {}
@@ -433,7 +422,7 @@ impl Target {
 }
 
 fn is_unfinished(stat: &Stat) -> bool {
-    stat.st_mode & 0o7777 == UNFINISHED_MODE
+    stat.st_mode & MODE_BITS == UNFINISHED_MODE
 }
 
 fn replaced(directory: &DirHandle) -> TargetError {

@@ -7,8 +7,9 @@
 //!
 //! One exception, for a tenth of a restore's time: where a directory that this run made has its
 //! [`UNFINISHED_MODE`](super::directory::UNFINISHED_MODE), until all is in it, a file that is written in one go has its
-//! final name at once, and [`PARTIAL_MODE`] until it is complete. A killed process leaves one of them a thread at most,
-//! in a directory that only its owner may enter, and the next restore sweeps it like the others.
+//! final name at once, and [`PARTIAL_MODE`] until its very last call. A killed process leaves one of them a thread at
+//! most, in a directory that only its owner may enter; [`is_cut`] knows it, and the next restore replaces it whatever
+//! is to be kept. Nodes to which these modes belong are restored by way of a temporary name.
 
 use std::fs::File;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -16,13 +17,13 @@ use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use rustix::fs::{AtFlags, FallocateFlags, FileType, Mode, OFlags, RenameFlags};
+use rustix::fs::{AtFlags, FallocateFlags, FileType, Mode, OFlags, RenameFlags, Stat};
 use rustix::io::Errno;
 
 use super::beneath::{FileIdentity, check_name, identity_of, stat_name, type_name, type_of};
 use super::directory::DirHandle;
 use super::error::TargetError;
-use super::metadata::{Current, Subject, is_ours_to_remove};
+use super::metadata::{ACL_PREFIX, Current, MODE_BITS, Subject, is_ours_to_remove};
 use super::{Overwrite, Restored, Target};
 use crate::format::node::{Node, NodeKind};
 
@@ -119,6 +120,16 @@ impl Drop for Partial {
     }
 }
 
+/// Whether an entry is what an interrupted restore left under a file's final name: neither it nor its directory has the
+/// mode that its node says, but those of what isn't complete. Content is all that it may have besides.
+pub(super) fn is_cut(parent: &DirHandle, node: &Node, stat: &Stat) -> bool {
+    parent.tells_partial()
+        && type_of(stat) == FileType::RegularFile
+        && stat.st_mode & MODE_BITS == PARTIAL_MODE
+        && node.mode & MODE_BITS != PARTIAL_MODE
+        && stat.st_nlink == 1
+}
+
 /// True for the names that partial entries have, of any run.
 pub(super) fn is_leftover(name: &[u8]) -> bool {
     let Some(rest) = name.strip_prefix(PARTIAL_PREFIX.as_bytes()) else { return false };
@@ -158,7 +169,7 @@ impl Target {
             self.remember_link(parent, node, DRY_RUN);
             return Ok(Restored::default());
         }
-        let partial = match self.create_named(parent, &node.name)? {
+        let partial = match self.create_named(parent, node)? {
             Some(named) => named,
             None => self.create_partial(parent, &node.name)?,
         };
@@ -229,17 +240,23 @@ impl Target {
         Ok(Partial { directory, name: partial_name, is_named: false, file })
     }
 
-    /// Makes a file under its final name, where the directory and its mode tell that it is not complete yet. `None` where
-    /// they don't, or where there is an entry of that name, say since the file system takes two names for one.
-    fn create_named(&self, parent: &DirHandle, name: &[u8]) -> Result<Option<Partial>, TargetError> {
-        if !parent.tells_unfinished() {
+    /// Makes a file under its final name, where its mode and its directory's tell until its last call that it isn't
+    /// complete. `None` where they don't, or where there is an entry of that name, say since the file system takes two
+    /// names for one.
+    pub(super) fn create_named(&self, parent: &DirHandle, node: &Node) -> Result<Option<Partial>, TargetError> {
+        // The first file of each directory shows whether the file system keeps the mode.
+        let keeps = || parent.0.birth.get().is_some_and(|birth| birth.mode == PARTIAL_MODE);
+        // An ACL changes the mode before the file is complete.
+        let has_acl = || node.xattrs.iter().any(|(name, _)| name.starts_with(ACL_PREFIX));
+        let tells = parent.is_fresh() && parent.tells_partial() && node.mode & MODE_BITS != PARTIAL_MODE;
+        if !tells || !keeps() || has_acl() {
             return Ok(None);
         }
         let directory = self.fd(parent)?;
-        match self.create(&directory, name) {
-            Ok(file) => Ok(Some(Partial { directory, name: name.to_vec(), is_named: true, file })),
+        match self.create(&directory, &node.name) {
+            Ok(file) => Ok(Some(Partial { directory, name: node.name.clone(), is_named: true, file })),
             Err(Errno::EXIST) => Ok(None),
-            Err(error) => Err(TargetError::io("create", parent.path_of(name), error)),
+            Err(error) => Err(TargetError::io("create", parent.path_of(&node.name), error)),
         }
     }
 
@@ -275,7 +292,7 @@ impl Target {
             None => None,
         };
         if !partial.is_named {
-            self.install(parent, partial.directory.as_fd(), &partial.name, &node.name)?;
+            self.install(parent, partial.directory.as_fd(), &partial.name, node)?;
         }
         // Nothing is to be removed any more.
         partial.name.clear();
@@ -291,17 +308,17 @@ impl Target {
         parent: &DirHandle,
         directory: BorrowedFd<'_>,
         partial_name: &[u8],
-        name: &[u8],
+        node: &Node,
     ) -> Result<(), TargetError> {
+        let name = node.name.as_slice();
         let failed = |error| TargetError::io("rename", parent.path_of(name), error);
         if self.options.overwrite == Overwrite::Never {
             return match rustix::fs::renameat_with(directory, partial_name, directory, name, RenameFlags::NOREPLACE) {
                 Ok(()) => Ok(()),
-                Err(Errno::EXIST) => Err(self.occupied(parent, directory, name)),
-                // The file system can't: look first.
-                Err(Errno::INVAL | Errno::NOSYS) => match stat_name(directory, name) {
-                    Ok(None) => rustix::fs::renameat(directory, partial_name, directory, name).map_err(failed),
-                    Ok(Some(_)) => Err(self.occupied(parent, directory, name)),
+                // Something is there, or the file system can't: look first.
+                Err(Errno::EXIST | Errno::INVAL | Errno::NOSYS) => match stat_name(directory, name) {
+                    Ok(Some(stat)) if !is_cut(parent, node, &stat) => Err(self.occupied(parent, directory, name)),
+                    Ok(_) => rustix::fs::renameat(directory, partial_name, directory, name).map_err(failed),
                     Err(error) => Err(failed(error)),
                 },
                 Err(error) => Err(failed(error)),

@@ -1,7 +1,7 @@
-//! Owner, extended attributes, mode and modification time of restored entries, in that order.
+//! Owner, extended attributes, modification time and mode of restored entries, in that order.
 //!
 //! The order matters: changing the owner clears set-id bits and capabilities, setting an ACL changes mode
-//! bits, and the modification time comes last because it marks an entry as complete. Set-id bits and file
+//! bits, and the mode comes last because until then it marks what is not complete. Set-id bits and file
 //! capabilities are given only to entries whose owner could be restored. What merely needs privileges that
 //! this process lacks is counted for one notice; what fails otherwise is a problem of that entry. Owners are
 //! mapped by name; the numbers inside ACLs are restored as they were stored.
@@ -21,9 +21,10 @@ use super::error::TargetError;
 use super::{Restored, Target};
 use crate::format::node::{Node, NodeKind, Timestamp};
 
-const MODE_BITS: u32 = 0o7777;
+pub(super) const MODE_BITS: u32 = 0o7777;
 const SET_ID_BITS: u32 = 0o6000;
 const OWNER_READ_WRITE: u32 = 0o600;
+pub(super) const ACL_PREFIX: &[u8] = b"system.posix_acl_";
 const ACL_ACCESS: &[u8] = b"system.posix_acl_access";
 const CAPABILITY: &[u8] = b"security.capability";
 
@@ -245,7 +246,7 @@ impl Target {
         (node.user, node.group) = (Vec::new(), Vec::new());
     }
 
-    /// Brings an entry's owner, attributes, mode and time to what the node says, touching only what differs.
+    /// Brings an entry's owner, attributes, time and mode to what the node says, touching only what differs.
     pub(super) fn apply_metadata(
         &self,
         subject: &Subject<'_>,
@@ -257,10 +258,10 @@ impl Target {
         let mut restored = Restored::default();
         let owned = work.restore_owner(&mut restored);
         work.restore_xattrs(owned, &mut restored);
+        work.restore_time(&mut restored);
         if !matches!(node.kind, NodeKind::Symlink { .. }) {
             work.restore_mode(owned, &mut restored);
         }
-        work.restore_time(&mut restored);
         restored
     }
 }
@@ -409,8 +410,5 @@ impl Application<'_> {
 /// Attributes that a restore removes where the node has none: what users and ACLs put there. Security labels
 /// and file-system specific attributes are given by the system and stay.
 pub(super) fn is_ours_to_remove(name: &[u8]) -> bool {
-    name.starts_with(b"user.")
-        || name.starts_with(b"trusted.")
-        || name.starts_with(b"system.posix_acl_")
-        || name == CAPABILITY
+    name.starts_with(b"user.") || name.starts_with(b"trusted.") || name.starts_with(ACL_PREFIX) || name == CAPABILITY
 }

@@ -166,7 +166,7 @@ impl Target {
         })?;
         let installed = match stat_name(to_fd, partial_name.as_bytes()) {
             Ok(Some(stat)) if identity_of(&stat) == identity => {
-                self.install(parent, to_fd, partial_name.as_bytes(), &node.name)
+                self.install(parent, to_fd, partial_name.as_bytes(), node)
             }
             Ok(_) => {
                 let detail = "the file that it should link to was replaced during the restore";
@@ -225,7 +225,7 @@ impl Target {
         let is_link = matches!(node.kind, NodeKind::Symlink { .. });
         let current = Current { modified_at: None, may_have_xattrs: !is_link, ..Current::existing(&stat) };
         let restored = self.apply_metadata(&subject, current, node, &path);
-        self.install(parent, directory, partial_name.as_bytes(), &node.name)?;
+        self.install(parent, directory, partial_name.as_bytes(), node)?;
         if node.link_group.is_some() {
             self.remember_link(parent, node, identity_of(&stat));
         }

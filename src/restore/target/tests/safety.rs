@@ -4,7 +4,7 @@ use std::ffi::OsStr;
 use std::fs;
 use std::io::Read;
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::{MetadataExt, symlink};
+use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::path::Path;
 
 use super::{Mounted, Outside, clean, directory_node, file_node, kind_of, names_in, node, open, options, symlink_node};
@@ -344,45 +344,96 @@ fn leftovers_are_swept_and_nothing_else() {
     assert!(names_in(&scratch.path().join("inner")).is_empty());
 }
 
-/// A killed process leaves a file that is cut under its final name in a directory that it made; no other.
+/// A killed process leaves a file that is cut under its final name in a directory that it made: only that is replaced
+/// where everything is to be kept.
 #[test]
-fn a_cut_file_of_an_unfinished_directory_is_swept() {
-    use std::os::unix::fs::{MetadataExt, PermissionsExt};
+fn a_cut_file_of_an_unfinished_directory_is_replaced() {
     let scratch = tempfile::tempdir().unwrap();
     let path = scratch.path().join("target");
     let mode = |name: &str| fs::metadata(path.join(name)).unwrap().mode() & 0o7777;
-    for overwrite in [Overwrite::Never, Overwrite::IfDifferent] {
-        let target = Target::open(&path, options(overwrite)).unwrap();
-        let made = target.enter_directory(&target.root(), &directory_node(b"made")).unwrap();
-        clean(target.write_small_file(&made, &file_node(b"first", 4), b"done"));
-        clean(target.write_small_file(&made, &file_node(b"second", 4), b"done"));
-        assert_eq!((mode("made"), mode("made/first"), mode("made/second")), (0o1700, 0o640, 0o640));
-        // As it was before the last calls of the second.
-        let cut = |name: &str| {
-            fs::write(path.join(name), "do").unwrap();
-            fs::set_permissions(path.join(name), fs::Permissions::from_mode(0o1600)).unwrap();
-        };
-        cut("made/second");
-        fs::create_dir(path.join("found")).unwrap();
-        cut("found/mine");
-        drop((made, target));
-        let target = Target::open(&path, options(overwrite)).unwrap();
-        let made = target.enter_directory(&target.root(), &directory_node(b"made")).unwrap();
-        target.enter_directory(&target.root(), &directory_node(b"found")).unwrap();
-        assert_eq!(target.counts().swept.get(), 1);
-        assert_eq!(names_in(&path.join("made")), ["first"]);
-        assert_eq!(names_in(&path.join("found")), ["mine"], "nobody says that it is not complete");
-        assert_eq!(target.decide(&made, &file_node(b"second", 4)).unwrap(), Decision::Write);
-        // What this run makes in a directory that it enters again is no leftover.
-        let again = target.enter_directory(&target.root(), &directory_node(b"again")).unwrap();
-        target.will_reenter(&again);
-        fs::write(path.join("again/under-way"), "do").unwrap();
-        fs::set_permissions(path.join("again/under-way"), fs::Permissions::from_mode(0o1600)).unwrap();
-        target.enter_directory(&target.root(), &directory_node(b"again")).unwrap();
-        assert_eq!(names_in(&path.join("again")), ["under-way"]);
-        drop((made, again, target));
-        fs::remove_dir_all(&path).unwrap();
+    let set_mode = |name: &str, mode| fs::set_permissions(path.join(name), fs::Permissions::from_mode(mode)).unwrap();
+    let (file, sticky) = (file_node(b"second", 4), Node { mode: 0o1600, ..file_node(b"second", 4) });
+    let (made_node, sticky_node) = (directory_node(b"made"), Node { mode: 0o1700, ..directory_node(b"made") });
+    for overwrite in [Overwrite::Never, Overwrite::IfDifferent, Overwrite::Always] {
+        // As it is before each of the last calls: nothing or part of the content written, the time set.
+        for (content, timed) in [("", false), ("do", false), ("done", false), ("done", true)] {
+            let target = Target::open(&path, options(overwrite)).unwrap();
+            let made = target.enter_directory(&target.root(), &made_node).unwrap();
+            clean(target.write_small_file(&made, &file_node(b"first", 4), b"done"));
+            clean(target.write_small_file(&made, &file, b"done"));
+            assert_eq!((mode("made"), mode("made/first"), mode("made/second")), (0o1700, 0o640, 0o640));
+            let whole = fs::metadata(path.join("made/second")).unwrap().modified().unwrap();
+            fs::write(path.join("made/second"), content).unwrap();
+            set_mode("made/second", 0o1600);
+            if timed {
+                fs::File::open(path.join("made/second")).unwrap().set_modified(whole).unwrap();
+            }
+            drop((made, target));
+            let target = Target::open(&path, options(overwrite)).unwrap();
+            let keep = |node: &Node| {
+                // What nobody left: its mode is its own, its directory's is, or it has another name.
+                let kept = target.decide(&target.enter_directory(&target.root(), &made_node).unwrap(), node).unwrap();
+                kept == Decision::Keep
+            };
+            if overwrite == Overwrite::Never {
+                assert!(keep(&sticky));
+                fs::hard_link(path.join("made/second"), path.join("made/name")).unwrap();
+                assert!(keep(&file));
+                fs::remove_file(path.join("made/name")).unwrap();
+                let own = target.enter_directory(&target.root(), &sticky_node).unwrap();
+                assert_eq!(target.decide(&own, &file).unwrap(), Decision::Keep);
+                assert_eq!(kind_of(target.write_small_file(&own, &file, b"done")), TargetErrorKind::Occupied);
+            }
+            let made = target.enter_directory(&target.root(), &made_node).unwrap();
+            assert_eq!(target.decide(&made, &file).unwrap(), Decision::Replace);
+            clean(target.write_small_file(&made, &file, b"done"));
+            assert_eq!((mode("made/second"), names_in(&path.join("made")).len()), (0o640, 2));
+            assert_eq!(fs::read(path.join("made/second")).unwrap(), b"done");
+            clean(target.finish_directory(&made, &made_node));
+            assert_eq!(mode("made"), 0o755);
+            // Of a directory that is finished nobody says that.
+            set_mode("made/second", 0o1600);
+            if overwrite == Overwrite::Never {
+                assert!(keep(&file));
+            }
+            drop((made, target));
+            fs::remove_dir_all(&path).unwrap();
+        }
     }
+}
+
+/// Where a mode doesn't tell what is complete, files get their names when they are.
+#[test]
+fn names_come_last_where_modes_belong_to_the_nodes() {
+    let scratch = tempfile::tempdir().unwrap();
+    let target = Target::open(&scratch.path().join("target"), options(Overwrite::Never)).unwrap();
+    let acl = [
+        2u32.to_le_bytes().as_slice(),
+        &[1, 0, 6, 0],
+        &[0xff; 4],
+        &[4, 0, 4, 0],
+        &[0xff; 4],
+        &[0x20, 0, 4, 0],
+        &[0xff; 4],
+    ]
+    .concat();
+    let with_acl = Node { xattrs: vec![(b"system.posix_acl_access".to_vec(), acl)], ..file_node(b"file", 1) };
+    for (directory, file, named) in [
+        (directory_node(b"one"), file_node(b"file", 1), true),
+        (directory_node(b"two"), Node { mode: 0o1600, ..file_node(b"file", 1) }, false),
+        (Node { mode: 0o1700, ..directory_node(b"three") }, file_node(b"file", 1), false),
+        (directory_node(b"four"), with_acl, false),
+    ] {
+        let made = target.enter_directory(&target.root(), &directory).unwrap();
+        assert!(target.create_named(&made, &file).unwrap().is_none(), "the first shows whether the mode is kept");
+        clean(target.write_small_file(&made, &file_node(b"first", 1), b"x"));
+        assert_eq!(target.create_named(&made, &file).unwrap().is_some(), named, "{:?}", directory.name);
+    }
+    clean(target.write_small_file(&target.root(), &file_node(b"first", 1), b"x"));
+    assert!(
+        target.create_named(&target.root(), &file_node(b"file", 1)).unwrap().is_none(),
+        "of the root no mode is known"
+    );
 }
 
 /// Names that differ for the snapshot may be one for the file system, and nothing is replaced that must stay.
