@@ -53,6 +53,33 @@ fn single_paths_and_patterns_are_restored_alone() {
     }
 }
 
+/// A kill leaves the target and its directories with mode 01700, and a file of them cut with 01600.
+#[test]
+fn a_repetition_completes_what_a_kill_left() {
+    let program = filled();
+    let mode = |name: &str| std::fs::metadata(program.path(name)).unwrap().mode() & 0o7777;
+    let set_mode = |name: &str, mode| set_permissions(program.path(name), PermissionsExt::from_mode(mode)).unwrap();
+    for paths in [&["latest"][..], &["latest", "home/anna", "etc"]] {
+        for overwrite in ["never", "if-different", "always"] {
+            create_dir_all(program.path("out/home/anna")).unwrap();
+            write(program.path("out/home/anna/photo.jpg"), noise(1, 1000)).unwrap();
+            set_mode("out/home/anna/photo.jpg", 0o1600);
+            ["out/home/anna", "out/home", "out"].iter().for_each(|directory| set_mode(directory, 0o1700));
+            let shown = program.restore("out", &[paths, &["--overwrite", overwrite, "--dry-run"]].concat()).expect(0);
+            assert_eq!(shown.json()["issues"], serde_json::json!([]), "{}", shown.stdout);
+            program.restore("out", &[paths, &["--overwrite", overwrite]].concat()).expect(0);
+            for name in ["", "/home", "/home/anna", "/home/anna/photo.jpg"] {
+                let (left, right) = (format!("out{name}"), format!("source{name}"));
+                assert_eq!(mode(&left), mode(&right), "{name}");
+                let modified = |name: &str| std::fs::metadata(program.path(name)).unwrap().modified().unwrap();
+                assert_eq!(modified(&left), modified(&right), "{name}");
+            }
+            assert_same(&program.path("source/home/anna"), &program.path("out/home/anna"));
+            std::fs::remove_dir_all(program.path("out")).unwrap();
+        }
+    }
+}
+
 #[test]
 fn what_is_there_is_kept_unless_told_otherwise() {
     let program = filled();
