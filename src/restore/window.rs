@@ -23,6 +23,10 @@ const STRETCH_GAP_BYTES_MAX: u64 = 128 << 10;
 pub const GATHER_BYTES_MAX: u64 = 1 << 20;
 /// 32 MiB of large files in a window: more would be incomplete together, and a restore that is killed begins them again.
 const LARGE_WEIGHT: u64 = 32;
+/// Larger files than this are incomplete for longer than a window anyway: 128 MiB of them, since the frames at a window's
+/// ends are opened twice.
+const HUGE_BYTES_MIN: u64 = 128 << 20;
+const HUGE_WEIGHT: u64 = 8;
 
 /// A file under way.
 pub struct OpenFile {
@@ -91,6 +95,7 @@ impl OpenFile {
     /// it, and stays incomplete until the window's end.
     fn weight(&self) -> u64 {
         match self.node.kind {
+            NodeKind::File { size, .. } if size >= HUGE_BYTES_MIN => HUGE_WEIGHT,
             NodeKind::File { size, .. } if size > GATHER_BYTES_MAX => LARGE_WEIGHT,
             _ => 1,
         }
