@@ -144,21 +144,10 @@ pub fn diff<E: From<FetchError>>(
 mod tests {
     use super::Change;
     use crate::format::ids::ChunkId;
-    use crate::format::node::{Content, Extent, Node, NodeKind, Timestamp};
+    use crate::format::node::{Content, Extent, Node, NodeKind};
 
     fn node(kind: NodeKind) -> Node {
-        Node {
-            name: b"n".to_vec(),
-            kind,
-            mode: 0o644,
-            uid: 1,
-            gid: 1,
-            user: Vec::new(),
-            group: Vec::new(),
-            modified_at: Timestamp::default(),
-            xattrs: Vec::new(),
-            link_group: None,
-        }
+        Node { mode: 0o644, uid: 1, gid: 1, ..Node::bare(b"n".to_vec(), kind) }
     }
 
     fn file(id: u8) -> Node {

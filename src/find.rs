@@ -193,23 +193,11 @@ fn search(
 #[cfg(test)]
 mod tests {
     use super::Pattern;
-    use crate::format::node::{Content, Node, NodeKind, Timestamp};
+    use crate::format::node::{Content, Node, NodeKind};
 
     fn fits(pattern: &str, ignore_case: bool, path: &[u8]) -> bool {
         let kind = NodeKind::File { size: 0, content: Content::Inline(Vec::new()), inconsistent: false };
-        let node = Node {
-            name: Vec::new(),
-            kind,
-            mode: 0,
-            uid: 0,
-            gid: 0,
-            user: Vec::new(),
-            group: Vec::new(),
-            modified_at: Timestamp::default(),
-            xattrs: Vec::new(),
-            link_group: None,
-        };
-        Pattern::new(pattern, ignore_case).expect("a pattern").fits(path, &node)
+        Pattern::new(pattern, ignore_case).expect("a pattern").fits(path, &Node::bare(Vec::new(), kind))
     }
 
     #[test]

@@ -128,3 +128,21 @@ pub struct Node {
     /// root, `/`-separated without a leading one. The same in every name's node.
     pub link_group: Option<Vec<u8>>,
 }
+
+impl Node {
+    /// An entry without metadata: mode 0, of user and group 0, from the epoch.
+    pub fn bare(name: Vec<u8>, kind: NodeKind) -> Self {
+        Node {
+            name,
+            kind,
+            mode: 0,
+            uid: 0,
+            gid: 0,
+            user: Vec::new(),
+            group: Vec::new(),
+            modified_at: Timestamp::default(),
+            xattrs: Vec::new(),
+            link_group: None,
+        }
+    }
+}

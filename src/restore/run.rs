@@ -442,7 +442,7 @@ impl Run<'_> {
                 self.summary.kept += 1;
                 if self.looks_same(parent, &node) {
                     self.target.keep_link(parent, &node);
-                    self.verify_later(parent, &node, path);
+                    self.verify_later(parent, &node, &path);
                 } else {
                     // Kept as asked, but whoever reads the result must not take it for restored.
                     let detail = "another file is there and is kept; `--overwrite if-different` replaces it".to_owned();
@@ -453,7 +453,7 @@ impl Run<'_> {
                 return Ok(());
             }
             Decision::Skip => {
-                self.verify_later(parent, &node, path.clone());
+                self.verify_later(parent, &node, &path);
                 // Right as it is, and yet perhaps another file than the group's first name, which may be under way.
                 if let Some(group) = &node.link_group
                     && !self.target.claim_link_group(group)
@@ -475,7 +475,7 @@ impl Run<'_> {
         if let Some(group) = &node.link_group
             && !self.target.claim_link_group(group)
         {
-            self.verify_later(parent, &node, path.clone());
+            self.verify_later(parent, &node, &path);
             return self.link_later(parent, node, path);
         }
         self.content(parent, node, path)
@@ -522,12 +522,12 @@ impl Run<'_> {
         }
     }
 
-    fn verify_later(&mut self, parent: &DirHandle, node: &Node, path: Vec<u8>) {
+    fn verify_later(&mut self, parent: &DirHandle, node: &Node, path: &[u8]) {
         if self.options.verify && !self.target.options().dry_run {
             let mut node = node.clone();
             // The content alone is compared.
             node.xattrs = Vec::new();
-            self.verify.push((parent.clone(), node, path));
+            self.verify.push((parent.clone(), node, path.to_vec()));
         }
     }
 
@@ -558,9 +558,7 @@ impl Run<'_> {
     /// Asks for a file's content.
     fn content(&mut self, parent: &DirHandle, node: Node, path: Vec<u8>) -> Result<(), RestoreError> {
         let NodeKind::File { content, size, .. } = &node.kind else { return Ok(()) };
-        if self.options.verify {
-            self.verify_later(parent, &node, path.clone());
-        }
+        self.verify_later(parent, &node, &path);
         if self.target.options().dry_run {
             self.summary.files += 1;
             self.outcome.bytes.add(*size);

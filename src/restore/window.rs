@@ -622,22 +622,11 @@ pub fn release(target: &Target, file: &Arc<OpenFile>, outcome: &Outcome) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::format::node::Timestamp;
     use crate::restore::target::TargetOptions;
 
     fn node(name: &[u8], xattrs: Vec<(Vec<u8>, Vec<u8>)>) -> Node {
-        Node {
-            name: name.to_vec(),
-            kind: NodeKind::Directory { tree: ChunkId::default() },
-            mode: 0o640,
-            uid: 0,
-            gid: 0,
-            user: Vec::new(),
-            group: Vec::new(),
-            modified_at: Timestamp { seconds: 0, nanoseconds: 0 },
-            xattrs,
-            link_group: None,
-        }
+        let kind = NodeKind::Directory { tree: ChunkId::default() };
+        Node { mode: 0o640, xattrs, ..Node::bare(name.to_vec(), kind) }
     }
 
     #[test]

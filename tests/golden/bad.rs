@@ -11,7 +11,7 @@ use keepstone::format::config::{Config, Region, Suite};
 use keepstone::format::envelope::ObjectKind;
 use keepstone::format::gc::Condemn;
 use keepstone::format::ids::{ChunkKind, Digest, PackId, RegionId, SessionId, SlotId, SnapshotId};
-use keepstone::format::node::{Node, NodeKind, Timestamp};
+use keepstone::format::node::{Node, NodeKind};
 use keepstone::format::pack::{Directory, Footer, PackHeader, SectionRecord};
 use keepstone::format::ring::Ring;
 use keepstone::format::roster::Roster;
@@ -70,18 +70,7 @@ fn forged(bytes: &[u8], at: usize, replacement: &[u8]) -> Vec<u8> {
 }
 
 fn node(name: &[u8]) -> Node {
-    Node {
-        name: name.to_vec(),
-        kind: NodeKind::Fifo,
-        mode: 0o644,
-        uid: 0,
-        gid: 0,
-        user: Vec::new(),
-        group: Vec::new(),
-        modified_at: Timestamp::default(),
-        xattrs: Vec::new(),
-        link_group: None,
-    }
+    Node { mode: 0o644, ..Node::bare(name.to_vec(), NodeKind::Fifo) }
 }
 
 fn tree(nodes: &[Node]) -> Vec<u8> {

@@ -12,7 +12,7 @@ use super::directory::DirHandle;
 use super::error::{TargetError, TargetErrorKind};
 use super::metadata::{Current, Subject};
 use super::{Overwrite, Restored, Target};
-use crate::format::node::{Node, NodeKind, Timestamp};
+use crate::format::node::{Node, NodeKind};
 use crate::format::sequence::encode_node;
 
 /// What became of a further name of a file.
@@ -43,20 +43,8 @@ fn short(bytes: &[u8]) -> Short {
 
 /// What the snapshot says an entry is, whatever its name and metadata.
 fn kind_of(node: &Node) -> Short {
-    let bare = Node {
-        name: Vec::new(),
-        kind: node.kind.clone(),
-        mode: 0,
-        uid: 0,
-        gid: 0,
-        user: Vec::new(),
-        group: Vec::new(),
-        modified_at: Timestamp::default(),
-        xattrs: Vec::new(),
-        link_group: None,
-    };
     let mut bytes = Vec::new();
-    encode_node(&bare, &mut bytes);
+    encode_node(&Node::bare(Vec::new(), node.kind.clone()), &mut bytes);
     short(&bytes)
 }
 
