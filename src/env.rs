@@ -85,9 +85,18 @@ pub fn can_begin_threads(count: usize) -> io::Result<()> {
     let (mut begun, mut refused) = (Vec::new(), Ok(()));
     for _ in 0..count {
         let gate = Arc::clone(&gate);
-        let wait = move || drop(gate.lock().unwrap_or_else(PoisonError::into_inner));
+        let (runs, running) = std::sync::mpsc::channel();
+        let wait = move || {
+            let _ = runs.send(());
+            drop(gate.lock().unwrap_or_else(PoisonError::into_inner));
+        };
         match std::thread::Builder::new().name("trial".into()).spawn(wait) {
-            Ok(thread) => begun.push(thread),
+            Ok(thread) => {
+                begun.push(thread);
+                // It takes some memory of its own before it runs, and would break off were the next one's stack to take
+                // the last of it.
+                let _ = running.recv();
+            }
             Err(error) => {
                 refused = Err(error);
                 break;

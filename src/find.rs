@@ -142,10 +142,7 @@ pub fn find(
         }
         before = match searched {
             Ok(()) => Some(at),
-            Err(FindError::Fetch(error @ (FetchError::Index(_) | FetchError::NotPermitted))) => {
-                return Err(FindError::Fetch(error));
-            }
-            Err(FindError::Fetch(error)) => {
+            Err(FindError::Fetch(error)) if !error.ends_run() => {
                 found.failed.push((at, error));
                 None
             }

@@ -22,7 +22,7 @@ pub struct Issue {
 pub enum IssueKind {
     /// The entry disappeared between listing and reading.
     Vanished,
-    /// The entry could not be read.
+    /// The entry, or a stored object, could not be read.
     Unreadable,
     /// The file changed while it was read, twice.
     Inconsistent,

@@ -4,7 +4,7 @@
 //! A pack streams through in stored order: a thread holds one piece of it twice, as it comes and as it is taken, one
 //! opened frame, and the directory with the padding at its end; never a whole pack.
 
-use super::run::{Run, store_issue};
+use super::run::Run;
 use super::structure::Checked;
 use super::{CheckError, ISSUES_LISTED_MAX};
 use crate::crypto::keyring::ChunkHasher;
@@ -315,7 +315,7 @@ impl<'a> PackReading<'a> {
     fn store_failed(&mut self, error: StoreError) -> Result<(), CheckError> {
         self.failed = true;
         self.all_damaged();
-        match store_issue(&error) {
+        match error.kind.issue_kind() {
             Some(kind) => {
                 self.run.findings.issue(kind, &self.region.name, &self.name, &error);
                 Ok(())

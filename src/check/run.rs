@@ -7,7 +7,6 @@ use crate::index::{Index, IndexError};
 use crate::repo::snapshots::Listing;
 use crate::repo::{RepoError, Repository};
 use crate::report::{Issue, IssueKind, Monitor};
-use crate::store::{StoreError, StoreErrorKind};
 use crate::timing::{Stage, Timer};
 use std::collections::HashSet;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -89,7 +88,7 @@ impl<'a> Findings<'a> {
     /// Turns an error about one object into an issue; what concerns the whole store stops the run.
     pub(super) fn note(&self, region: &str, name: &str, error: RepoError) -> Result<(), CheckError> {
         match &error {
-            RepoError::Store { source, .. } => match store_issue(source) {
+            RepoError::Store { source, .. } => match source.kind.issue_kind() {
                 Some(kind) => self.issue(kind, region, name, &error),
                 None => return Err(error.into()),
             },
@@ -143,16 +142,5 @@ impl<'a> Findings<'a> {
             ended.unwrap_or_else(|panic| std::panic::resume_unwind(panic));
         });
         self.state().failure.take().map_or(Ok(()), Err)
-    }
-}
-
-/// The issue that a failed read of one object is; `None` when it says nothing about the object.
-pub(super) fn store_issue(error: &StoreError) -> Option<IssueKind> {
-    match error.kind {
-        StoreErrorKind::NotFound => Some(IssueKind::Missing),
-        StoreErrorKind::Range => Some(IssueKind::Damaged),
-        // A medium's read error on one object is what a check is for; the rest of the region may be whole.
-        StoreErrorKind::Other | StoreErrorKind::Denied => Some(IssueKind::Unreadable),
-        _ => None,
     }
 }

@@ -6,7 +6,7 @@
 
 use super::CheckError;
 use super::objects::{AGE_FIRST_LINE, BESIDE_A_WHOLE_ONE};
-use super::run::{Findings, store_issue};
+use super::run::Findings;
 use crate::format::accepted::parse_accepted_name;
 use crate::format::envelope::{ObjectKind, TRAILER_BYTES, decode_preamble};
 use crate::format::ids::{Digest, RepositoryId, SessionId, SlotId, SnapshotId, number_from_name};
@@ -253,7 +253,7 @@ impl Scrub<'_> {
                 self.findings.notice(format!("{}:{} was deleted while the scrub ran", self.region, listed.name));
                 return Ok(());
             }
-            Err(Fault::Store(error)) => match store_issue(&error) {
+            Err(Fault::Store(error)) => match error.kind.issue_kind() {
                 Some(kind) => issue(kind, &error),
                 None => return Err(CheckError::Store { region: self.region.to_owned(), source: error }),
             },

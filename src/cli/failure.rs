@@ -174,7 +174,7 @@ impl From<FetchError> for CliError {
                 .hint("a region that is not reached may hold it; `keepstone check` tells more"),
             FetchError::Unreadable { kind: Some(StoreErrorKind::Denied), .. } => CliError::new(Class::Access, text)
                 .hint("read from a region whose credentials or server allow it, or with an owner's access"),
-            FetchError::Unreadable { kind: Some(StoreErrorKind::Unavailable), .. } => {
+            FetchError::Unreadable { kind: Some(StoreErrorKind::Unavailable), .. } | FetchError::Unanswered(_) => {
                 CliError::new(Class::Storage, text).hint("check that the region can be reached, and run this again")
             }
             _ => CliError::new(Class::Corrupt, text).hint("`keepstone check --read-data` tells what else is damaged"),

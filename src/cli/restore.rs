@@ -12,7 +12,7 @@ use crate::format::config::{CONFIG_NAME, config_beginning};
 use crate::format::snapshot::SnapshotPrivate;
 use crate::repo::fetch::Fetcher;
 use crate::repo::snapshots::{SnapshotInfo, details};
-use crate::report::Monitor;
+use crate::report::{IssueKind, Monitor};
 use crate::restore::target::{Overwrite as TargetOverwrite, Target, TargetOptions};
 use crate::restore::{Restore, Scope, ScopeError, require_paths, restore};
 use crate::store::open::local_path;
@@ -167,7 +167,9 @@ pub fn run(args: &RestoreArgs, global: &Global) -> Result<Class, CliError> {
     let totals = (counts.entries(), counts.bytes);
     let summary = restore(&fetcher, info.snapshot.root, &target, &options, monitor, totals)?;
     workspace.progress.finish();
+    // A region that stopped answering says nothing about its copies.
     let copies = fetcher.take_issues();
+    let damaged_copies = copies.iter().filter(|issue| issue.kind != IssueKind::Unreadable).count();
     let shown: Vec<_> = summary
         .issues
         .iter()
@@ -184,7 +186,7 @@ pub fn run(args: &RestoreArgs, global: &Global) -> Result<Class, CliError> {
         "directories": summary.directories, "others": summary.others, "links": summary.links,
         "bytes": summary.bytes, "removed": summary.removed, "spared": summary.spared, "verified": summary.verified,
         "would_remove": args.dry_run.then_some(would_remove), "partial": info.snapshot.partial,
-        "issues": shown, "damaged_copies": copies.len(),
+        "issues": shown, "damaged_copies": damaged_copies,
     });
     timings.add_to(&mut document);
     let printed = Output { json: global.json }.result(&document, |out| {

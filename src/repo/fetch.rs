@@ -1,8 +1,9 @@
 //! Fetches frames from whichever region has them whole, opens them, and checks every chunk.
 //!
 //! Guarantees: no byte leaves here that wasn't compared with its ChunkId (`CHUNK-1`); a copy that is
-//! missing or damaged in one region is read from another, and said. Who lists others' packs falsely costs a run
-//! little: of several places those are tried first that an owner vouches for, and those last that turned out false.
+//! missing or damaged in one region is read from another, and said. A region that stops answering is asked no more, so
+//! that a run waits for it once. Who lists others' packs falsely costs a run little: of several places those are tried
+//! first that an owner vouches for, and those last that turned out false.
 
 use super::attest;
 use super::open::Repository;
@@ -14,12 +15,17 @@ use crate::index::{FrameEntry, Index, IndexError, PackEntry, Place};
 use crate::pack::reader::pack_name;
 use crate::pack::{PackError, PackReader, read_header};
 use crate::report::{Issue, IssueKind, Monitor};
-use crate::store::StoreErrorKind;
+use crate::store::{StoreError, StoreErrorKind};
 use crate::timing::{Stage, Timer};
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::time::Duration;
 
 const OPEN_PACKS_MAX: usize = 512;
+/// How often the last region that answers is asked for one thing, and how long after the first time; twice as long after
+/// each further one.
+const ATTEMPTS: u32 = 5;
+const FIRST_PAUSE: Duration = Duration::from_secs(1);
 
 /// Why a chunk can't be had.
 #[derive(Debug, thiserror::Error)]
@@ -27,16 +33,19 @@ pub enum FetchError {
     /// No segment lists it.
     #[error("chunk {0} is in no pack that any reached region lists")]
     Unlisted(ChunkId),
-    /// Every copy is missing or damaged.
+    /// Every copy is missing, damaged or out of reach.
     #[error("chunk {id} can't be read: {reasons}")]
     Unreadable {
         /// The chunk.
         id: ChunkId,
         /// What each copy's trouble is.
         reasons: String,
-        /// Where every store said the same, what: then nothing is known to be damaged.
+        /// What the stores said, where nothing is known to be damaged; of several what another run may find otherwise.
         kind: Option<StoreErrorKind>,
     },
+    /// All regions have stopped answering.
+    #[error("no region answers any more: {0}")]
+    Unanswered(String),
     /// The structural chunk breaks a rule.
     #[error("chunk {id}: {source}")]
     Decode {
@@ -51,6 +60,23 @@ pub enum FetchError {
     /// The index can't be read.
     #[error(transparent)]
     Index(#[from] IndexError),
+}
+
+impl FetchError {
+    /// True for what every other chunk will meet, too: the run had better end.
+    pub fn ends_run(&self) -> bool {
+        matches!(self, FetchError::NotPermitted | FetchError::Index(_) | FetchError::Unanswered(_))
+    }
+
+    /// How the issue is called of what can't be had for this reason. What could not be read is not called damaged.
+    pub fn issue_kind(&self) -> IssueKind {
+        match self {
+            FetchError::Unlisted(_) => IssueKind::Missing,
+            FetchError::Unreadable { kind: Some(kind), .. } => kind.issue_kind().unwrap_or(IssueKind::Unreadable),
+            FetchError::Unreadable { kind: None, .. } | FetchError::Decode { .. } => IssueKind::Damaged,
+            FetchError::NotPermitted | FetchError::Index(_) | FetchError::Unanswered(_) => IssueKind::Unreadable,
+        }
+    }
 }
 
 /// Reads chunks; shared by all threads of a run.
@@ -70,6 +96,8 @@ pub struct Fetcher<'a> {
     /// Frames that don't open, and why.
     unopened: Mutex<HashMap<FrameKey, String>>,
     frames: Mutex<FrameCache>,
+    /// What each region said that stopped answering, by index into the repository's.
+    silent: Vec<OnceLock<StoreError>>,
     /// Copies that could not be used, each once.
     issues: Mutex<Vec<Issue>>,
 }
@@ -108,6 +136,18 @@ impl Troubles {
     fn add(&mut self, reason: String, kind: Option<StoreErrorKind>) {
         self.reasons.push(reason);
         self.kinds.push(kind);
+    }
+
+    /// What the stores said, unless something is damaged: first what passes, then what somebody can change.
+    fn kind(&self) -> Option<StoreErrorKind> {
+        let kinds: Option<Vec<StoreErrorKind>> = self.kinds.iter().copied().collect();
+        let urgency = |kind: &StoreErrorKind| match kind {
+            StoreErrorKind::Unavailable => 0,
+            StoreErrorKind::Denied => 1,
+            StoreErrorKind::NotFound => 3,
+            _ => 2,
+        };
+        kinds?.into_iter().min_by_key(urgency).filter(|kind| *kind != StoreErrorKind::Range)
     }
 }
 
@@ -151,6 +191,7 @@ impl<'a> Fetcher<'a> {
             failed: Mutex::default(),
             unopened: Mutex::default(),
             frames: Mutex::new(FrameCache { bytes_max: cache_bytes, ..FrameCache::default() }),
+            silent: repository.regions.iter().map(|_| OnceLock::new()).collect(),
             issues: Mutex::new(Vec::new()),
         }
     }
@@ -161,18 +202,24 @@ impl<'a> Fetcher<'a> {
     }
 
     fn note(&self, region: &str, pack: &PackEntry, error: &PackError) {
-        let missing = matches!(error, PackError::Store(store) if store.kind == StoreErrorKind::NotFound);
-        let kind = if missing { IssueKind::Missing } else { IssueKind::Damaged };
+        let kind = match error {
+            PackError::Store(store) => store.kind.issue_kind().unwrap_or(IssueKind::Unreadable),
+            _ => IssueKind::Damaged,
+        };
         let subject = format!("{region}:{}", pack_name(&pack.id)).into_bytes();
+        let slot = self.repository.roster.slot(pack.origin);
+        let detail = match (error, slot) {
+            // The pack may be what it should be, and who lists it may not.
+            (PackError::WrongChunk { .. }, Some(slot)) => format!("{error}, as slot '{}' lists it", slot.label),
+            _ => error.to_string(),
+        };
+        self.add(Issue { kind, subject, detail });
+    }
+
+    /// Tells of an issue, once for each subject.
+    fn add(&self, issue: Issue) {
         let mut issues = self.issues.lock().unwrap_or_else(PoisonError::into_inner);
-        if !issues.iter().any(|known| known.subject == subject) && issues.len() < 10_000 {
-            let slot = self.repository.roster.slot(pack.origin);
-            let detail = match (error, slot) {
-                // The pack may be what it should be, and who lists it may not.
-                (PackError::WrongChunk { .. }, Some(slot)) => format!("{error}, as slot '{}' lists it", slot.label),
-                _ => error.to_string(),
-            };
-            let issue = Issue { kind, subject, detail };
+        if !issues.iter().any(|known| known.subject == issue.subject) && issues.len() < 10_000 {
             self.monitor.issue(&issue);
             issues.push(issue);
         }
@@ -181,7 +228,8 @@ impl<'a> Fetcher<'a> {
     /// Reads a range of a pack from one region.
     fn read_range(&self, region: usize, pack: PackId, offset: u64, length: u64) -> Result<Vec<u8>, PackError> {
         let store = &self.repository.regions[region].store;
-        let read = self.timer.run(Stage::Fetch, || store.get_range(&pack_name(&pack), offset, length))?;
+        let name = pack_name(&pack);
+        let read = self.ask(region, || store.get_range(&name, offset, length).map_err(PackError::from))?;
         self.timer.bytes(Stage::Fetch, read.len() as u64);
         Ok(read)
     }
@@ -192,7 +240,7 @@ impl<'a> Fetcher<'a> {
             return Ok(Arc::clone(reader));
         }
         let store = &*self.repository.regions[region].store;
-        let header = self.timer.run(Stage::Fetch, || read_header(store, pack))?;
+        let header = self.ask(region, || read_header(store, pack))?;
         let reader = PackReader::open(pack, header, &self.repository.keyring)?;
         let reader = Arc::new(reader.timed(self.timer.clone()));
         let mut packs = self.packs.lock().unwrap_or_else(PoisonError::into_inner);
@@ -203,10 +251,54 @@ impl<'a> Fetcher<'a> {
         Ok(reader)
     }
 
+    /// Asks a region, and notes if it doesn't answer. Each time its store has tried for a while by then; where no other
+    /// region is left that could, it is asked several times more.
+    fn ask<T>(&self, region: usize, call: impl Fn() -> Result<T, PackError>) -> Result<T, PackError> {
+        let (mut attempt, mut pause) = (1, FIRST_PAUSE);
+        loop {
+            let error = match self.timer.run(Stage::Fetch, &call) {
+                Err(PackError::Store(error)) if error.kind == StoreErrorKind::Unavailable => error,
+                other => return other,
+            };
+            if attempt < ATTEMPTS && self.is_last(region) && !self.monitor.cancelled() {
+                tracing::warn!(%error, attempt, "a read failed and is tried again");
+                self.repository.clock.sleep(pause);
+                (attempt, pause) = (attempt + 1, pause * 2);
+                continue;
+            }
+            if self.silent[region].set(error.clone()).is_ok() {
+                let subject = format!("region '{}'", self.repository.regions[region].name).into_bytes();
+                let detail = format!("it no longer answers, and is asked for nothing more in this run: {error}");
+                self.add(Issue { kind: IssueKind::Unreadable, subject, detail });
+            }
+            return Err(error.into());
+        }
+    }
+
+    /// Whether every other region has stopped answering.
+    fn is_last(&self, region: usize) -> bool {
+        self.silent.iter().enumerate().all(|(at, silent)| (at == region) == silent.get().is_none())
+    }
+
+    /// What the regions said, if none answers any more.
+    fn unanswered(&self) -> Option<FetchError> {
+        let regions = self.silent.iter().zip(&self.repository.regions);
+        let said: Option<Vec<String>> =
+            regions.map(|(silent, region)| Some(format!("region '{}': {}", region.name, silent.get()?))).collect();
+        said.map(|said| FetchError::Unanswered(said.join("; ")))
+    }
+
     /// The regions that list a pack, by index into the repository's.
     fn regions_of(&self, pack: &PackEntry) -> Vec<usize> {
         let regions = self.repository.regions.iter().enumerate();
         regions.filter(|(_, region)| pack.regions.contains(&region.info.region)).map(|(at, _)| at).collect()
+    }
+
+    /// Those of them that still answer.
+    fn answering(&self, pack: &PackEntry) -> Vec<usize> {
+        let mut regions = self.regions_of(pack);
+        regions.retain(|region| self.silent[*region].get().is_none());
+        regions
     }
 
     /// How little what is stated of a pack is to be relied on.
@@ -244,7 +336,7 @@ impl<'a> Fetcher<'a> {
             all.push((*place, self.index.pack(place.pack)?));
         }
         if all.len() > 1 {
-            all.sort_by_cached_key(|(place, pack)| (self.regions_of(pack).is_empty(), self.doubt(place.pack, pack)));
+            all.sort_by_cached_key(|(place, pack)| (self.answering(pack).is_empty(), self.doubt(place.pack, pack)));
         }
         Ok(all)
     }
@@ -312,7 +404,8 @@ impl<'a> Fetcher<'a> {
         }
         let regions = self.regions_of(pack);
         if regions.is_empty() {
-            troubles.add(format!("pack {} is listed in no reached region", pack.id), None);
+            let reason = format!("pack {} is listed in no reached region", pack.id);
+            troubles.add(reason, Some(StoreErrorKind::NotFound));
         }
         let mut unread = Vec::new();
         for region in regions {
@@ -325,6 +418,11 @@ impl<'a> Fetcher<'a> {
             }
         }
         for region in unread {
+            if let Some(error) = self.silent[region].get() {
+                let name = &self.repository.regions[region].name;
+                troubles.add(format!("region '{name}' no longer answers"), Some(error.kind));
+                continue;
+            }
             match self.read_frame(region, pack, place).and_then(|opened| self.take(&opened, pack.id, kind, id, place)) {
                 Ok(bytes) => return Some(bytes),
                 Err(error) => self.fail(region, place, pack, &error, troubles),
@@ -356,9 +454,12 @@ impl<'a> Fetcher<'a> {
     /// Notes that a chunk isn't to be had at a place in one region.
     fn fail(&self, region: usize, place: &Place, pack: &PackEntry, error: &PackError, troubles: &mut Troubles) {
         let name = &self.repository.regions[region].name;
-        self.failed.lock().unwrap_or_else(PoisonError::into_inner).insert(place.pack);
-        self.note(name, pack, error);
         let kind = if let PackError::Store(store) = error { Some(store.kind) } else { None };
+        // Of a region that doesn't answer is told once, and nothing of its packs follows from that.
+        if kind != Some(StoreErrorKind::Unavailable) {
+            self.failed.lock().unwrap_or_else(PoisonError::into_inner).insert(place.pack);
+            self.note(name, pack, error);
+        }
         troubles.add(format!("region '{name}': {error}"), kind);
     }
 
@@ -380,10 +481,10 @@ impl<'a> Fetcher<'a> {
                 return Ok(bytes);
             }
         }
-        let mut kinds = troubles.kinds.into_iter();
-        let first = kinds.next().flatten();
-        let kind = first.filter(|first| kinds.all(|kind| kind == Some(*first)));
-        Err(FetchError::Unreadable { id, reasons: troubles.reasons.join("; "), kind })
+        if let Some(error) = self.unanswered() {
+            return Err(error);
+        }
+        Err(FetchError::Unreadable { id, kind: troubles.kind(), reasons: troubles.reasons.join("; ") })
     }
 
     /// One structural chunk, checked and decoded.
@@ -408,7 +509,7 @@ impl<'a> Fetcher<'a> {
         room: &mut Vec<u8>,
         each: &mut dyn FnMut(u32, u64, &[u8]),
     ) -> Result<(), PackError> {
-        let regions = self.regions_of(pack);
+        let regions = self.answering(pack);
         let (Some(first), Some(last)) = (positions.first(), positions.last()) else { return Ok(()) };
         let (Some(first), Some(last)) = (pack.frames.get(*first as usize), pack.frames.get(*last as usize)) else {
             return Ok(());

@@ -12,6 +12,7 @@ use crate::repo::walk::{Extents, Nodes, find_name, root_node};
 use crate::report::{Issue, IssueKind, Monitor, Phase};
 use crate::timing::Stage;
 use std::borrow::Cow;
+use std::collections::HashSet;
 use std::path::PathBuf;
 use std::sync::PoisonError;
 
@@ -306,14 +307,14 @@ impl Run<'_> {
                     let Some(done) = stack.pop() else { break };
                     self.leave(done, delete)?;
                 }
-                Err(error @ (FetchError::NotPermitted | FetchError::Index(_))) => return Err(error.into()),
+                Err(error) if error.ends_run() => return Err(error.into()),
                 Err(error) => {
                     // The rest of this directory is unknown: nothing in it is deleted, and that is said.
                     let Some(mut done) = stack.pop() else { break };
                     done.names.clear();
                     let subject = if done.path.is_empty() { b".".to_vec() } else { done.path.clone() };
                     let detail = format!("the rest of this directory can't be listed: {error}");
-                    self.outcome.issue(Issue { kind: IssueKind::Damaged, subject, detail });
+                    self.outcome.issue(Issue { kind: error.issue_kind(), subject, detail });
                     self.leave(done, false)?;
                 }
             }
@@ -585,8 +586,9 @@ impl Run<'_> {
         }
         let content = match self.read_whole(*size, content) {
             Ok(content) => content.into_owned(),
+            Err(error) if error.ends_run() => return Err(error.into()),
             Err(error) => {
-                let issue = Issue { kind: IssueKind::Damaged, subject: path, detail: error.to_string() };
+                let issue = Issue { kind: error.issue_kind(), subject: path, detail: error.to_string() };
                 self.outcome.issue(issue);
                 return Ok(());
             }
@@ -621,9 +623,12 @@ impl Run<'_> {
                     offset += u64::from(length);
                 }
                 Err(error) => {
-                    let issue = Issue { kind: IssueKind::Damaged, subject: file.path(), detail: error.to_string() };
-                    self.outcome.issue(issue);
                     self.close(&file, false);
+                    if error.ends_run() {
+                        return Err(error.into());
+                    }
+                    let issue = Issue { kind: error.issue_kind(), subject: file.path(), detail: error.to_string() };
+                    self.outcome.issue(issue);
                     return Ok(());
                 }
             }
@@ -690,13 +695,13 @@ impl Run<'_> {
         self.stop_if_ended()
     }
 
-    /// Stops where the user wants it to, or where the target failed.
+    /// Stops where the user wants it to, or where the target or every region failed.
     fn stop_if_ended(&self) -> Result<(), RestoreError> {
         if self.monitor.cancelled() {
             return Err(RestoreError::Cancelled);
         }
         match self.outcome.fatal.lock().unwrap_or_else(PoisonError::into_inner).take() {
-            Some(error) => Err(error.into()),
+            Some(error) => Err(error),
             None => Ok(()),
         }
     }
@@ -753,6 +758,10 @@ impl Run<'_> {
 
     /// Reads every file back and compares each chunk with its id.
     fn read_back(&mut self) -> Result<(), RestoreError> {
+        let failed: HashSet<Vec<u8>> = {
+            let issues = self.outcome.issues.lock().unwrap_or_else(PoisonError::into_inner);
+            issues.iter().map(|issue| issue.subject.clone()).collect()
+        };
         for (parent, node, path) in std::mem::take(&mut self.verify) {
             if self.monitor.cancelled() {
                 return Err(RestoreError::Cancelled);
@@ -763,6 +772,9 @@ impl Run<'_> {
                 Ok(Some(detail)) => {
                     self.outcome.issue(Issue { kind: IssueKind::NotRestored, subject: path, detail });
                 }
+                Err(RestoreError::Fetch(error)) if error.ends_run() => return Err(error.into()),
+                // That it couldn't be restored is told already.
+                Err(_) if failed.contains(&path) => {}
                 Err(error) => {
                     let detail = error.to_string();
                     self.outcome.issue(Issue { kind: IssueKind::NotRestored, subject: path, detail });

@@ -5,6 +5,7 @@
 //! fetch one window the walk fills the next. A frame whose chunks two windows ask for is opened for each, so the
 //! windows are large.
 
+use super::RestoreError;
 use super::target::{DirHandle, FileHandle, Restored, Room, Target, TargetError};
 use crate::format::ids::{ChunkId, ChunkKind};
 use crate::format::node::{Content, Node, NodeKind};
@@ -214,7 +215,7 @@ pub struct Outcome {
     /// Item-level failures.
     pub issues: Mutex<Vec<Issue>>,
     /// What stops the run.
-    pub fatal: Mutex<Option<TargetError>>,
+    pub fatal: Mutex<Option<RestoreError>>,
     /// Files completed.
     pub files: crate::report::Counter,
     /// Bytes written.
@@ -226,10 +227,14 @@ pub struct Outcome {
 impl Outcome {
     fn target_error(&self, error: TargetError) {
         if error.stops_run() {
-            self.fatal.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(error);
+            self.stop(error.into());
         } else {
             self.issue(error.issue());
         }
+    }
+
+    fn stop(&self, error: RestoreError) {
+        self.fatal.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(error);
     }
 
     /// Notes an item-level failure.
@@ -558,8 +563,14 @@ fn slow(queue: &Queue<'_>, want: &Want) {
     match fetcher.chunk(ChunkKind::Data, want.wish.id) {
         Ok(bytes) => write(queue, &want.wish, 1, &bytes),
         Err(error) => {
-            fail(&want.wish.file, outcome, IssueKind::Damaged, &error.to_string());
-            release(target, &want.wish.file, outcome);
+            let file = &want.wish.file;
+            if error.ends_run() {
+                file.failed.store(true, Ordering::Relaxed);
+                outcome.stop(error.into());
+            } else {
+                fail(file, outcome, error.issue_kind(), &error.to_string());
+            }
+            release(target, file, outcome);
         }
     }
 }

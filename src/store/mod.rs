@@ -17,6 +17,7 @@ pub mod open;
 pub mod probe;
 pub mod remote;
 
+use crate::report::IssueKind;
 use std::fs::File;
 use std::io;
 use std::sync::Arc;
@@ -40,6 +41,19 @@ pub enum StoreErrorKind {
     Invalid,
     /// Anything else; a retry is not known to help.
     Other,
+}
+
+impl StoreErrorKind {
+    /// The issue that a failed read of one object is; `None` when it says nothing about the object.
+    pub fn issue_kind(self) -> Option<IssueKind> {
+        match self {
+            StoreErrorKind::NotFound => Some(IssueKind::Missing),
+            StoreErrorKind::Range => Some(IssueKind::Damaged),
+            // A medium's read error in one object; the rest of the region may be whole.
+            StoreErrorKind::Other | StoreErrorKind::Denied => Some(IssueKind::Unreadable),
+            _ => None,
+        }
+    }
 }
 
 /// A failed store call: which store, which object, what happened.

@@ -3,7 +3,7 @@
 //! Guarantees what the trait promises over services that answer late, twice or not at all: a put whose
 //! outcome is unclear, or that is said to have met an object, is settled by reading back, since an S3
 //! 409 and a lost acknowledgement look alike and mean opposite things. Passing faults are retried with
-//! growing, jittered pauses a bounded number of times. Credentials never enter an error.
+//! growing, jittered pauses a bounded number of times, and for a minute where the service has answered before. Credentials never enter an error.
 //!
 //! The store owns a small tokio runtime; its calls block and must not be made from async code.
 //! Called through [`super::open::open_store`]. Page: `format-spec/store.md`.
@@ -15,6 +15,7 @@ mod fault;
 use std::collections::BTreeMap;
 use std::future::Future;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -26,10 +27,13 @@ use tokio::time::timeout;
 
 use self::fault::{Fault, Secrets};
 use super::{Listed, Payload, Put, Store, StoreError, StoreErrorKind, name};
-use crate::env::{SystemRandom, random_bytes};
+use crate::env::{SystemRandom, elapsed_ns, random_bytes};
 
-/// Tries of one call, the first included.
+/// Tries of one call, the first included: so that a region that isn't there at all is soon left out.
 const TRIES_MAX: u32 = 5;
+/// A service that answered before in this run is asked for so long at least: a router or a server that starts anew costs
+/// a backup or a restore no region. Once that was in vain, it isn't waited for again until it answers.
+const PATIENCE: Duration = Duration::from_secs(60);
 /// Pause before the second try; doubled for each further one.
 const PAUSE: Duration = Duration::from_millis(200);
 /// Longest pause.
@@ -49,6 +53,8 @@ pub struct ObjectStore {
     put_if_absent: bool,
     secrets: Secrets,
     runtime: Runtime,
+    /// It answers, as far as is known.
+    answered: AtomicBool,
 }
 
 // What a name holds, compared with the bytes of a put.
@@ -106,7 +112,8 @@ impl ObjectStore {
             .map_err(|error| {
                 StoreError::new(StoreErrorKind::Other, "open", &address, "", format!("starting its threads: {error}"))
             })?;
-        Ok(ObjectStore { remote, address, prefix, put_if_absent, secrets, runtime })
+        let answered = AtomicBool::new(false);
+        Ok(ObjectStore { remote, address, prefix, put_if_absent, secrets, runtime, answered })
     }
 
     // The service's key for a checked name.
@@ -137,20 +144,44 @@ impl ObjectStore {
         F: Future<Output = Result<T, Fault>>,
     {
         self.runtime.block_on(async {
-            let mut tries = 0;
+            let (mut tries, began) = (0, elapsed_ns());
             loop {
                 let fault = match call().await {
-                    Ok(result) => return Ok(result),
+                    Ok(result) => {
+                        self.answered.store(true, Ordering::Relaxed);
+                        return Ok(result);
+                    }
                     Err(fault) => fault,
                 };
                 tries += 1;
-                if !fault.passing || tries == TRIES_MAX {
-                    return Err(self.error(operation, name, fault));
+                if self.is_final(&fault) || self.is_enough(tries, since(began)) {
+                    return Err(self.give_up(operation, name, fault));
                 }
                 tracing::debug!(store = %self.address, name, tries, "trying again after a passing fault");
                 pause(tries).await;
             }
         })
+    }
+
+    fn give_up(&self, operation: &'static str, name: &str, fault: Fault) -> StoreError {
+        if fault.kind == StoreErrorKind::Unavailable {
+            self.answered.store(false, Ordering::Relaxed);
+        }
+        self.error(operation, name, fault)
+    }
+
+    // Whether another try is of no use. That a service refuses connections says so only of one that never answered.
+    fn is_final(&self, fault: &Fault) -> bool {
+        let has_gone = fault.kind == StoreErrorKind::Unavailable && self.answered.load(Ordering::Relaxed);
+        !fault.passing && !has_gone
+    }
+
+    // Whether a call that failed so often in so much time is given up.
+    fn is_enough(&self, tries: u32, waited: Duration) -> bool {
+        match self.answered.load(Ordering::Relaxed) {
+            true => waited >= PATIENCE && (tries >= TRIES_MAX || waited >= 2 * SILENCE_MAX),
+            false => tries >= TRIES_MAX || waited >= SILENCE_MAX,
+        }
     }
 
     fn load(&self, operation: &'static str, name: &str, payload: &Payload) -> Result<Bytes, StoreError> {
@@ -289,12 +320,15 @@ impl Store for ObjectStore {
         name::check_prefix(&self.address, prefix)?;
         let below = self.below(prefix);
         self.runtime.block_on(async {
-            let mut tries = 0;
+            let (mut tries, began) = (0, elapsed_ns());
             let mut begun = false;
             let mut listing = self.remote.list(below.as_ref());
             loop {
                 let fault = match silent(listing.next()).await {
-                    Ok(None) => return Ok(()),
+                    Ok(None) => {
+                        self.answered.store(true, Ordering::Relaxed);
+                        return Ok(());
+                    }
                     Ok(Some(Ok(meta))) => {
                         begun = true;
                         if let Some(name) = self.name_of(&meta.location) {
@@ -307,9 +341,9 @@ impl Store for ObjectStore {
                 };
                 tries += 1;
                 // Once `each` saw objects only the client's own retries of a page can help.
-                if begun || !fault.passing || tries == TRIES_MAX {
+                if begun || self.is_final(&fault) || self.is_enough(tries, since(began)) {
                     let fault = if fault.kind == StoreErrorKind::NotFound { fault.no_bucket() } else { fault };
-                    return Err(self.error("list", prefix, fault));
+                    return Err(self.give_up("list", prefix, fault));
                 }
                 pause(tries).await;
                 listing = self.remote.list(below.as_ref());
@@ -339,6 +373,10 @@ impl Store for ObjectStore {
             }
         })
     }
+}
+
+fn since(began_ns: u64) -> Duration {
+    Duration::from_nanos(elapsed_ns().saturating_sub(began_ns))
 }
 
 // Waits for one answer, but not for ever.

@@ -25,6 +25,7 @@ mod kills;
 mod known;
 mod limits;
 mod memory;
+mod outage;
 mod program;
 mod property;
 mod reader;

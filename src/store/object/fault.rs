@@ -104,7 +104,7 @@ fn sort(error: &Error, code: &str, status: Option<u16>) -> (StoreErrorKind, bool
             Some(408 | 429 | 500..=599) => (StoreErrorKind::Unavailable, true),
             Some(_) => (StoreErrorKind::Other, false),
             None => match transport(error) {
-                // The client tried these again itself, with pauses; a plain refusal shouldn't take minutes.
+                // The client tried these again itself, with pauses; where nothing ever answered that is enough.
                 Some(HttpErrorKind::Connect | HttpErrorKind::Request) => (StoreErrorKind::Unavailable, false),
                 Some(_) => (StoreErrorKind::Unavailable, true),
                 None => (StoreErrorKind::Other, false),

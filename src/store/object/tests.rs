@@ -221,6 +221,25 @@ fn endless_conflicts_end_as_unavailable_not_as_existing() {
 }
 
 #[test]
+fn only_a_service_that_has_answered_is_waited_for() {
+    let (_, store) = Tricky::store(&[]);
+    let seconds = Duration::from_secs;
+    assert!(!store.is_enough(TRIES_MAX - 1, seconds(3)));
+    assert!(store.is_enough(TRIES_MAX, seconds(3)) && store.is_enough(1, SILENCE_MAX));
+    let refused = Fault::lasting(StoreErrorKind::Unavailable, "connection refused".to_owned());
+    let denied = Fault::lasting(StoreErrorKind::Denied, "403".to_owned());
+    assert!(store.is_final(&refused) && store.is_final(&denied));
+    // What it says of a name that it doesn't have is an answer, too; so is an empty listing.
+    assert_eq!(store.size("a").expect("size"), None);
+    assert!(!store.is_enough(TRIES_MAX, seconds(3)) && !store.is_enough(1, SILENCE_MAX));
+    assert!(store.is_enough(TRIES_MAX, PATIENCE) && store.is_enough(2, 2 * SILENCE_MAX));
+    assert!(!store.is_final(&refused) && store.is_final(&denied));
+    let (_, store) = Tricky::store(&[]);
+    store.list("", &mut |_| ()).expect("list");
+    assert!(!store.is_enough(TRIES_MAX, seconds(3)));
+}
+
+#[test]
 fn a_lost_answer_is_settled_by_reading_back() {
     let (_, store) = Tricky::store(&[Trick::LoseAnswer]);
     assert_eq!(store.put_new("a", &bytes(b"own")).expect("put"), Put::Identical);
@@ -243,5 +262,7 @@ fn a_listing_is_tried_again_or_fails_but_is_never_short() {
     tricky.failing_lists.store(2, Ordering::Relaxed);
     assert_eq!(list_sorted(&store, "").expect("list").len(), 1);
     tricky.failing_lists.store(u32::MAX, Ordering::Relaxed);
+    // As before its first answer, so that it isn't waited for as long.
+    store.answered.store(false, Ordering::Relaxed);
     assert_eq!(kind(list_sorted(&store, "")), Some(StoreErrorKind::Unavailable));
 }

@@ -1,0 +1,128 @@
+//! A region that stops answering while it is read from.
+
+use crate::fixture::{World, assert_same, noise, write};
+use keepstone::repo::fetch::FetchError;
+use keepstone::report::IssueKind;
+use keepstone::restore::RestoreError;
+use keepstone::store::StoreErrorKind;
+use keepstone::store::faults::{Fault, Operation, Trigger};
+use std::path::Path;
+use tempfile::{TempDir, tempdir};
+
+/// Several frames' worth of files.
+fn source() -> TempDir {
+    let source = tempdir().unwrap();
+    for number in 0..40 {
+        write(source.path(), &format!("{}/{number}", number % 4), &noise(number, 400_000));
+    }
+    source
+}
+
+/// From the `call`-th read of a pack on, the region doesn't answer.
+fn falls_silent(world: &World, region: usize, call: u64) {
+    let reads = Trigger::on(Operation::GetRange).under("packs/").nth(call).times(u64::MAX);
+    world.stores[region].inject(reads, Fault::Fail(StoreErrorKind::Unavailable));
+}
+
+/// How often it was asked in vain.
+fn refusals(world: &World, region: usize) -> usize {
+    world.stores[region].log().iter().filter(|call| !call.performed).count()
+}
+
+fn target(directory: &Path) -> std::path::PathBuf {
+    directory.join("t")
+}
+
+/// A store has tried for a minute by then: each further try would take as long.
+#[test]
+fn a_region_that_stops_answering_is_asked_no_more() {
+    let source = source();
+    let world = World::new(2);
+    let id = world.backup(&[0, 1], source.path(), 0).unwrap().snapshot.unwrap();
+    for threads in [0, 3] {
+        for call in 1..6 {
+            let to = tempdir().unwrap();
+            let world = world.fork();
+            falls_silent(&world, 0, call);
+            let summary = world.restore(&[0, 1], id, &target(to.path()), threads).unwrap();
+            assert_eq!(summary.issues, []);
+            assert_same(source.path(), &target(to.path()));
+            // Threads that were waiting already, and the walk.
+            let asked = refusals(&world, 0);
+            assert!((1..=threads + 1).contains(&asked), "{threads} threads, from call {call}: asked {asked} times");
+        }
+    }
+}
+
+#[test]
+fn a_restore_ends_where_no_region_answers_and_goes_on_when_one_does() {
+    let source = source();
+    for regions in [1, 2] {
+        let world = World::new(regions);
+        let all = world.all();
+        let id = world.backup(&all, source.path(), 0).unwrap().snapshot.unwrap();
+        for threads in [0, 3] {
+            for call in 1..6 {
+                let to = tempdir().unwrap();
+                let world = world.fork();
+                all.iter().for_each(|region| falls_silent(&world, *region, call));
+                let error = world.restore(&all, id, &target(to.path()), threads).unwrap_err();
+                let RestoreError::Fetch(FetchError::Unanswered(said)) = &error else { panic!("{error}") };
+                assert!(all.iter().all(|region| said.contains(&format!("region 'r{region}'"))), "{said}");
+                let asked: usize = all.iter().map(|region| refusals(&world, *region)).sum();
+                // The last one that answers five times for one thing.
+                assert!(asked <= regions * (threads + 1) * 5, "{threads} threads: asked {asked} times");
+                all.iter().for_each(|region| world.stores[*region].revive());
+                let summary = world.restore(&all, id, &target(to.path()), threads).unwrap();
+                assert_eq!(summary.issues, []);
+                assert_same(source.path(), &target(to.path()));
+            }
+        }
+    }
+}
+
+/// What only the silent region has is out of reach, and nothing of it is called damaged; the rest is restored.
+#[test]
+fn what_a_silent_region_alone_has_is_called_unreadable() {
+    let source = source();
+    let world = World::new(2);
+    world.backup(&[0, 1], source.path(), 0).unwrap();
+    let added = noise(99, 3_000_000);
+    write(source.path(), "only", &added);
+    let id = world.backup(&[0], source.path(), 0).unwrap().snapshot.unwrap();
+    let to = tempdir().unwrap();
+    // Once the trees are read: they are in one region, too.
+    let reads = world.stores[0].log().len();
+    world.restore(&[0, 1], id, &target(to.path()), 0).unwrap();
+    let names = |calls: &[keepstone::store::faults::Logged]| -> Vec<String> {
+        let ranges = calls.iter().filter(|call| call.operation == Operation::GetRange);
+        ranges.map(|call| call.name.clone()).collect()
+    };
+    let read = names(&world.stores[0].log()[reads..]);
+    assert!(!read.is_empty());
+    let (mut unreadable, mut restored) = (0, 0);
+    for call in 1..=read.len() as u64 {
+        let to = tempdir().unwrap();
+        let world = world.fork();
+        falls_silent(&world, 0, call);
+        match world.restore(&[0, 1], id, &target(to.path()), 0) {
+            Ok(summary) => {
+                let kinds: Vec<IssueKind> = summary.issues.iter().map(|issue| issue.kind).collect();
+                assert!(
+                    kinds.iter().all(|kind| *kind == IssueKind::Unreadable),
+                    "from call {call}: {:?}",
+                    summary.issues
+                );
+                unreadable += kinds.len();
+                restored += summary.files;
+                let only = target(to.path()).join("only");
+                assert!(!only.exists() || std::fs::read(only).unwrap() == added);
+            }
+            Err(RestoreError::Fetch(FetchError::Unreadable { kind, .. })) => {
+                assert_eq!(kind, Some(StoreErrorKind::Unavailable), "from call {call}");
+            }
+            Err(error) => panic!("from call {call}: {error}"),
+        }
+    }
+    assert!(unreadable > 0 && restored > 0, "{unreadable} unreadable, {restored} restored");
+}
