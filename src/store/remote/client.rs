@@ -20,10 +20,10 @@ use crate::store::{Listed, Payload, Put, Store, StoreError, StoreErrorKind, name
 
 /// Objects up to this size go with their request.
 const FIRST_BYTES_MAX: u64 = 64 << 10;
-/// How long to wait before a lost connection is made anew, each time longer, where nobody above tries
-/// again as they do for puts.
-const PAUSES: [Duration; 3] = [Duration::from_secs(1), Duration::from_secs(4), Duration::from_secs(15)];
-const NO_PAUSES: [Duration; 0] = [];
+/// How long to wait before a lost connection is made anew, each time longer: a minute in all. Once that was in vain,
+/// nothing is waited for until the server answers again.
+const PAUSES: [Duration; 4] =
+    [Duration::from_secs(1), Duration::from_secs(4), Duration::from_secs(15), Duration::from_secs(40)];
 /// A server that was silent so often costs no more time: each silence is waited for as long as the option
 /// `timeout_seconds` says.
 const SILENCES_MAX: u32 = 2;
@@ -47,6 +47,8 @@ pub struct RemoteStore {
 struct Patience {
     silences: u32,
     answers: u32,
+    /// A lost connection could not be made anew, however long that was tried.
+    is_gone: bool,
 }
 
 #[derive(Default)]
@@ -110,6 +112,7 @@ impl RemoteStore {
     fn answered(&self) {
         let mut patience = self.patience();
         patience.answers = patience.answers.saturating_add(1);
+        patience.is_gone = false;
         if patience.answers >= ANSWERS_TO_FORGIVE && patience.silences < SILENCES_MAX {
             patience.silences = 0;
         }
@@ -117,7 +120,7 @@ impl RemoteStore {
 
     fn was_silent(&self) {
         let mut patience = self.patience();
-        *patience = Patience { silences: patience.silences + 1, answers: 0 };
+        *patience = Patience { silences: patience.silences + 1, answers: 0, ..*patience };
     }
 
     /// A connection, and whether it was used before; waits while too many are in use.
@@ -157,11 +160,10 @@ impl RemoteStore {
         &self,
         operation: &'static str,
         name: &str,
-        pauses: &[Duration],
         mut act: impl FnMut(&mut Link) -> Result<T, Fault>,
     ) -> Result<T, StoreError> {
         let failed = |kind, detail| StoreError::new(kind, operation, &self.address, name, detail);
-        let mut pauses = pauses.iter();
+        let mut pauses = if self.patience().is_gone { &[] } else { self.pauses }.iter();
         loop {
             if self.is_given_up() {
                 let detail = format!("{SILENT} time and again, and is not asked any more in this run");
@@ -209,16 +211,19 @@ impl RemoteStore {
                 tracing::info!(operation, name, detail, "a connection ended and is made anew");
                 continue;
             }
-            let Some(pause) = pauses.next() else { return Err(failed(StoreErrorKind::Unavailable, detail)) };
+            let Some(pause) = pauses.next() else {
+                self.patience().is_gone = true;
+                return Err(failed(StoreErrorKind::Unavailable, detail));
+            };
             tracing::warn!(operation, name, detail, "the connection failed and is tried again");
             std::thread::sleep(*pause);
         }
     }
 
     fn put(&self, name: &str, payload: &Payload, heal: bool) -> Result<Put, StoreError> {
-        let (operation, pauses) = if heal { ("heal", self.pauses) } else { ("put", &NO_PAUSES[..]) };
+        let operation = if heal { "heal" } else { "put" };
         name::check(operation, &self.address, name)?;
-        let created = self.exchange(operation, name, pauses, |link| send(link, name, payload, heal))?;
+        let created = self.exchange(operation, name, |link| send(link, name, payload, heal))?;
         Ok(if created { Put::Created } else { Put::Identical })
     }
 }
@@ -330,18 +335,18 @@ impl Store for RemoteStore {
     fn get(&self, name: &str, bytes_max: u64) -> Result<Vec<u8>, StoreError> {
         name::check("get", &self.address, name)?;
         let request = Request::Get { name, bytes_max };
-        self.exchange("get", name, self.pauses, |link| receive(link, &request, |length| length <= bytes_max))
+        self.exchange("get", name, |link| receive(link, &request, |length| length <= bytes_max))
     }
 
     fn get_range(&self, name: &str, offset: u64, length: u64) -> Result<Vec<u8>, StoreError> {
         name::check("get", &self.address, name)?;
         let request = Request::GetRange { name, offset, length };
-        self.exchange("get", name, self.pauses, |link| receive(link, &request, |sent| sent == length))
+        self.exchange("get", name, |link| receive(link, &request, |sent| sent == length))
     }
 
     fn size(&self, name: &str) -> Result<Option<u64>, StoreError> {
         name::check("size", &self.address, name)?;
-        self.exchange("size", name, self.pauses, |link| match link.ask(&Request::Size { name })? {
+        self.exchange("size", name, |link| match link.ask(&Request::Size { name })? {
             Reply::Size(size) => Ok(size),
             other => Err(unexpected(&other)),
         })
@@ -351,14 +356,14 @@ impl Store for RemoteStore {
         name::check_prefix(&self.address, prefix)?;
         // Whole before the first is passed on: the connection may end in the middle, and `each` may ask
         // for a connection of its own.
-        let listed = self.exchange("list", prefix, self.pauses, |link| listing(link, prefix))?;
+        let listed = self.exchange("list", prefix, |link| listing(link, prefix))?;
         listed.into_iter().for_each(each);
         Ok(())
     }
 
     fn delete(&self, name: &str) -> Result<(), StoreError> {
         name::check("delete", &self.address, name)?;
-        self.exchange("delete", name, self.pauses, |link| match link.ask(&Request::Delete { name })? {
+        self.exchange("delete", name, |link| match link.ask(&Request::Delete { name })? {
             Reply::Done { .. } => Ok(()),
             other => Err(unexpected(&other)),
         })

@@ -5,7 +5,7 @@ use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
 
 use super::super::connection::{Connect, Link, Welcome};
@@ -78,7 +78,7 @@ impl Host {
             connected: Arc::clone(&self.connected),
             path: String::new(),
         };
-        RemoteStore::over(Box::new(connect), "ssh://test".to_owned(), 3, &NO_PAUSES, false).expect("connected")
+        RemoteStore::over(Box::new(connect), "ssh://test".to_owned(), 3, &[], false).expect("connected")
     }
 
     /// What a server answers to these bytes, and how it ends.
@@ -492,7 +492,7 @@ fn liar(scripts: Vec<Vec<Vec<Reply<'_>>>>) -> (RemoteStore, Arc<AtomicUsize>) {
         .collect();
     let connected = Arc::new(AtomicUsize::new(0));
     let liar = Liar { scripts: Mutex::new(scripts), connected: Arc::clone(&connected) };
-    (RemoteStore::over(Box::new(liar), "ssh://liar".to_owned(), 1, &NO_PAUSES, false).expect("connected"), connected)
+    (RemoteStore::over(Box::new(liar), "ssh://liar".to_owned(), 1, &[], false).expect("connected"), connected)
 }
 
 // SERVE-9
@@ -676,6 +676,55 @@ fn a_server_that_keeps_silent_is_asked_no_more() {
     }
     // Once more on a new connection, and then never again.
     assert_eq!(connected.load(Ordering::SeqCst), 2);
+}
+
+/// Lets in where nobody is away, and ends each connection after its first question.
+struct Away(Arc<AtomicUsize>, Arc<AtomicBool>);
+
+impl Connect for Away {
+    fn connect(&self, create: bool) -> Result<(Link, Welcome), (StoreErrorKind, String)> {
+        self.0.fetch_add(1, Ordering::SeqCst);
+        if self.1.load(Ordering::SeqCst) {
+            return Err((StoreErrorKind::Unavailable, "refused".to_owned()));
+        }
+        let (ours, mut theirs) = UnixStream::pair().expect("sockets");
+        thread::spawn(move || {
+            let welcome = Reply::Welcome { version: VERSION, role: Role::Owner, dataset: "" }.encode();
+            let mut ignored = [0; 4096];
+            assert!(theirs.read(&mut ignored).expect("the greeting") > 0);
+            write_frame(&mut theirs, &welcome).expect("greeted");
+            let _ = theirs.read(&mut ignored);
+            let _ = write_frame(&mut theirs, &Reply::Size(None).encode());
+        });
+        let mut link = Link::over(ours, Duration::from_secs(5)).expect("link");
+        let welcome = link.greet(create, "").expect("greeted");
+        Ok((link, welcome))
+    }
+}
+
+#[test]
+fn a_server_that_has_gone_is_waited_for_once_until_it_answers() {
+    const BRIEF: [Duration; 3] = [Duration::from_millis(1); 3];
+    let (connected, away) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicBool::new(false)));
+    let connect = Box::new(Away(Arc::clone(&connected), Arc::clone(&away)));
+    let store = RemoteStore::over(connect, "ssh://test".to_owned(), 1, &BRIEF, false).expect("connected");
+    let tried = |call: &dyn Fn() -> Result<(), StoreError>| {
+        connected.store(0, Ordering::SeqCst);
+        let kind = call().err().map(|error| error.kind);
+        (kind, connected.load(Ordering::SeqCst))
+    };
+    let size = || store.size("a").map(drop);
+    let put = || store.put_new("index/x", &vec![1].into()).map(drop);
+    let unavailable = Some(StoreErrorKind::Unavailable);
+    for call in [&size as &dyn Fn() -> Result<(), StoreError>, &put] {
+        assert_eq!(tried(&size).0, None);
+        away.store(true, Ordering::SeqCst);
+        assert_eq!(tried(call), (unavailable, 1 + BRIEF.len()));
+        assert_eq!(tried(&size), (unavailable, 1));
+        assert_eq!(tried(&put), (unavailable, 1));
+        away.store(false, Ordering::SeqCst);
+        assert_eq!(tried(&size), (None, 1));
+    }
 }
 
 #[test]
