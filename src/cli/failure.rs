@@ -118,6 +118,8 @@ impl From<IndexError> for CliError {
             IndexError::Busy { .. } => CliError::new(Class::Busy, text),
             IndexError::Full { .. } => CliError::new(Class::Storage, text)
                 .hint("make room there, or name another place with --cache-dir; the regions are not concerned"),
+            IndexError::Limited { .. } => CliError::new(Class::Limit, text)
+                .hint("raise the limits (`ulimit -n` of open files, `ulimit -v` of memory) and run it again"),
             IndexError::Remade { .. } => CliError::new(Class::Failed, text)
                 .hint("run the command again; what a backup has stored so far is used then"),
             IndexError::Damaged { .. } => CliError::new(Class::Failed, text)

@@ -3,6 +3,7 @@
 //! Guarantees: what can't be used is refused with the reason and the remedy; who calls names the
 //! argument, variable or key and the value. Called by `args` (through clap) and `config`.
 
+use std::path::Path;
 use std::str::FromStr;
 
 use jiff::civil::{Date, DateTime, Time};
@@ -478,6 +479,17 @@ pub fn region_url(text: &str) -> Result<String, ParseError> {
         );
     }
     Ok(text.to_owned())
+}
+
+/// Refuses an empty path in a configuration file: it would stand for the directory of the file.
+///
+/// # Errors
+/// When it is empty.
+pub fn is_given(path: &Path) -> Result<(), ParseError> {
+    match path.as_os_str().is_empty() {
+        true => refuse("an empty path names nothing", "name a file or directory, or leave the line out"),
+        false => Ok(()),
+    }
 }
 
 /// What to say of a directory that must be absolute and isn't.

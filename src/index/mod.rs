@@ -52,6 +52,14 @@ pub enum IndexError {
         /// What the database said.
         detail: String,
     },
+    /// The system doesn't give what it takes to open it: files, memory. That says nothing about it.
+    #[error("the system doesn't give what the local index at {path} needs: {detail}")]
+    Limited {
+        /// Its directory.
+        path: String,
+        /// What the database said.
+        detail: String,
+    },
     /// Another process made it anew: what this one knows of it by numbers no longer holds.
     #[error("the local index at {path} was made anew by another process meanwhile; run the command again")]
     Remade {

@@ -126,8 +126,8 @@ impl RocksIndex {
                 let again = index.hold().and_then(|_holder| index.reopen_sound());
                 match again {
                     Ok(()) => {}
-                    // That wouldn't make room.
-                    Err(error @ IndexError::Full { .. }) => return Err(error),
+                    // Neither would be had by that.
+                    Err(error @ (IndexError::Full { .. } | IndexError::Limited { .. })) => return Err(error),
                     Err(error) => {
                         tracing::info!(%error, "the local index is made anew");
                         index.make_anew()?;
@@ -176,12 +176,13 @@ impl RocksIndex {
     fn fail(&self, detail: impl ToString) -> IndexError {
         let (path, detail) = (self.path.display().to_string(), detail.to_string());
         // The database hands the system's errors on as text.
-        match ["No space left on device", "Disk quota exceeded", "File too large"]
-            .iter()
-            .any(|full| detail.contains(full))
-        {
-            true => IndexError::Full { path, detail },
-            false => IndexError::Database { path, detail },
+        let says = |texts: &[&str]| texts.iter().any(|text| detail.contains(text));
+        if says(&["No space left on device", "Disk quota exceeded", "File too large"]) {
+            IndexError::Full { path, detail }
+        } else if says(&["Too many open files", "Cannot allocate memory"]) {
+            IndexError::Limited { path, detail }
+        } else {
+            IndexError::Database { path, detail }
         }
     }
 

@@ -777,6 +777,31 @@ fn threads_that_the_system_refuses_are_told() {
     assert!(error.contains("threads can't be begun") && error.contains("ulimit -v"), "{error}");
 }
 
+/// What the system doesn't give says nothing about the index, which takes long to make anew.
+#[test]
+fn an_index_for_which_there_are_too_few_open_files_stays() {
+    let program = Program::new();
+    program.write("file", &noise(1, 30_000));
+    program.backup(&[]);
+    let identity = || {
+        let cache = std::fs::read_dir(program.path("cache")).unwrap().next().unwrap().unwrap().path();
+        std::fs::read(cache.join("index/IDENTITY")).unwrap()
+    };
+    let before = identity();
+    let mut limited = 0;
+    for files in (8..40).step_by(2) {
+        let ended = program.run_limited(&format!("-n {files}"), &["--json", "ls", "latest"]);
+        assert_eq!(identity(), before, "{files}: {}", ended.stderr);
+        if ended.code == Some(15) {
+            let error = ended.error().to_string();
+            assert!(error.contains("open files"), "{error}");
+            limited += usize::from(error.contains("local index") && error.contains("ulimit -n"));
+        }
+    }
+    assert!(limited > 0);
+    program.run(["ls", "latest"]).expect(0);
+}
+
 /// With however few threads, a command does its work or says what stands in its way: it never breaks off.
 #[test]
 fn no_command_breaks_off_for_want_of_threads() {

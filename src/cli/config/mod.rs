@@ -305,7 +305,11 @@ impl Settings {
 pub fn load(global: &Global, environment: &Environment<'_>, may_create: bool) -> Result<Settings, ConfigError> {
     let (config_path, file) = find(global, environment, may_create)?;
     let base = config_path.parent().unwrap_or(Path::new("/"));
-    let in_file = |path: &PathBuf| environment.expand(path, base);
+    let in_file = |path: &PathBuf| {
+        let origin = || render::path(&config_path).to_string();
+        parse::is_given(path).map_err(|error| ConfigError::Value { origin: origin(), value: String::new(), error })?;
+        environment.expand(path, base)
+    };
 
     let (regions, left_out) = regions(global, environment, &file, &config_path)?;
     let left_out_by = if global.regions.is_empty() { VARIABLE_REGIONS } else { "--region" };

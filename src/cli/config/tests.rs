@@ -91,6 +91,15 @@ fn there_are_no_more_workers_than_memory_has_room_for() {
     assert_eq!(workers("96MiB", "64", 1 << 30), 1);
 }
 
+/// It would stand for the directory that the file is in.
+#[test]
+fn an_empty_path_is_refused() {
+    for name in ["cache_dir", "identity"] {
+        let error = Home::new(Some(&format!("{name} = ''"))).load("keepstone stats").unwrap_err().to_string();
+        assert!(error.contains("an empty path"), "{error}");
+    }
+}
+
 #[test]
 fn command_line_over_environment_over_file() {
     let file = "memory = '100MiB'\nthreads = 3\ncache_dir = 'c'\nidentity = 'id'\n";
