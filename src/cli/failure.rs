@@ -9,6 +9,7 @@ use crate::index::graph::GraphError;
 use crate::pack::PackError;
 use crate::repo::RepoError;
 use crate::repo::fetch::FetchError;
+use crate::report::IssueKind;
 use crate::restore::RestoreError;
 use crate::restore::target::{TargetError, TargetErrorKind};
 use crate::ship::ShipError;
@@ -178,6 +179,9 @@ impl From<FetchError> for CliError {
                 .hint("read from a region whose credentials or server allow it, or with an owner's access"),
             FetchError::Unreadable { kind: Some(StoreErrorKind::Unavailable), .. } | FetchError::Unanswered(_) => {
                 CliError::new(Class::Storage, text).hint("check that the region can be reached, and run this again")
+            }
+            FetchError::Unreadable { kind: Some(kind), .. } if kind.issue_kind() != Some(IssueKind::Missing) => {
+                CliError::new(Class::Storage, text).hint("nothing says that it is damaged; run this again")
             }
             _ => CliError::new(Class::Corrupt, text).hint("`keepstone check --read-data` tells what else is damaged"),
         }

@@ -9,7 +9,7 @@ use super::render;
 use super::workspace::Workspace;
 use crate::find::{Pattern, find};
 use crate::repo::SnapshotInfo;
-use crate::report::{Issue, Monitor, Phase};
+use crate::report::{Issue, IssueKind, Monitor, Phase};
 use serde_json::{Value, json};
 
 /// Runs the command.
@@ -44,8 +44,9 @@ pub fn run(args: &FindArgs, global: &Global) -> Result<Class, CliError> {
     let found = find(&fetcher, &roots, &pattern, &workspace.progress)?;
     for (at, error) in &found.failed {
         let subject = format!("snapshot {}", snapshots[*at].id).into_bytes();
-        workspace.progress.issue(&Issue { kind: error.issue_kind(), subject, detail: error.to_string() });
-        class = class.worse(Class::Corrupt);
+        let kind = error.issue_kind();
+        workspace.progress.issue(&Issue { kind, subject, detail: error.to_string() });
+        class = class.worse(if kind == IssueKind::Unreadable { Class::Storage } else { Class::Corrupt });
     }
     workspace.progress.finish();
     let versions =

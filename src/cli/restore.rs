@@ -5,6 +5,7 @@ use super::choice::Choice;
 use super::config::Settings;
 use super::exit::{Class, CliError};
 use super::output::Output;
+use super::parse::SnapshotRef;
 use super::render;
 use super::timings::Timings;
 use super::workspace::{Workspace, doubt};
@@ -81,6 +82,20 @@ fn roots(args: &RestoreArgs, private: Option<&SnapshotPrivate>) -> Vec<PathBuf> 
     roots
 }
 
+/// What to say where the newest snapshot may be in a region that isn't reached: one that was left out is not meant.
+fn newer_elsewhere(workspace: &Workspace, wanted: &SnapshotRef) -> Option<String> {
+    let left_out = &workspace.settings.regions_left_out;
+    let absent = workspace.absent.iter().map(|(name, _)| name).filter(|name| !left_out.contains(name));
+    let names: Vec<String> = absent.map(|name| format!("'{name}'")).collect();
+    let is_latest = matches!(wanted, SnapshotRef::Latest { .. });
+    (is_latest && !names.is_empty()).then(|| {
+        let names = names.join(", ");
+        format!(
+            "'latest' counts the snapshots of the regions that were reached, and there may be newer ones in {names}"
+        )
+    })
+}
+
 /// What `--delete` may take.
 fn scope(args: &RestoreArgs, info: &SnapshotInfo, private: &SnapshotPrivate) -> Result<Scope, CliError> {
     Scope::of(&info.snapshot, private, args.delete_excluded).map_err(|error| {
@@ -122,6 +137,14 @@ pub fn run(args: &RestoreArgs, global: &Global) -> Result<Class, CliError> {
         workspace.progress.notice(&format!(
             "this is the newest of several datasets and hosts: of dataset '{dataset}' on host '{host}'; --dataset and --host choose another"
         ));
+    }
+    let unseen = newer_elsewhere(&workspace, &selection.snapshot);
+    if let Some(unseen) = &unseen {
+        if args.delete {
+            return Err(CliError::usage(format!("--delete would make the target an older state: {unseen}"))
+                .hint("name the snapshot by its id, or restore without --delete"));
+        }
+        workspace.progress.notice(unseen);
     }
     let own = own_directories(&workspace.settings);
     spare_own_directories(args, &selection, &own)?;

@@ -7,6 +7,7 @@
 
 use super::attest;
 use super::open::Repository;
+use crate::format::config::CONFIG_NAME;
 use crate::format::ids::{ChunkId, ChunkKind, Digest, PackId};
 use crate::format::roster::{Role, SlotState};
 use crate::format::sequence::{SequenceChunk, decode_chunk};
@@ -98,6 +99,8 @@ pub struct Fetcher<'a> {
     frames: Mutex<FrameCache>,
     /// What each region said that stopped answering, by index into the repository's.
     silent: Vec<OnceLock<StoreError>>,
+    /// Packs that a region doesn't give, though it answers, and what it said.
+    unread: Mutex<HashMap<(usize, PackId), StoreError>>,
     /// Copies that could not be used, each once.
     issues: Mutex<Vec<Issue>>,
 }
@@ -138,14 +141,17 @@ impl Troubles {
         self.kinds.push(kind);
     }
 
-    /// What the stores said, unless something is damaged: first what passes, then what somebody can change.
+    /// What the stores said, unless something is damaged: first what passes, then what somebody can change. Where a
+    /// region doesn't answer, nobody knows that every copy is damaged.
     fn kind(&self) -> Option<StoreErrorKind> {
+        if self.kinds.contains(&Some(StoreErrorKind::Unavailable)) {
+            return Some(StoreErrorKind::Unavailable);
+        }
         let kinds: Option<Vec<StoreErrorKind>> = self.kinds.iter().copied().collect();
         let urgency = |kind: &StoreErrorKind| match kind {
-            StoreErrorKind::Unavailable => 0,
-            StoreErrorKind::Denied => 1,
-            StoreErrorKind::NotFound => 3,
-            _ => 2,
+            StoreErrorKind::Denied => 0,
+            StoreErrorKind::NotFound => 2,
+            _ => 1,
         };
         kinds?.into_iter().min_by_key(urgency).filter(|kind| *kind != StoreErrorKind::Range)
     }
@@ -191,6 +197,7 @@ impl<'a> Fetcher<'a> {
             failed: Mutex::default(),
             unopened: Mutex::default(),
             frames: Mutex::new(FrameCache { bytes_max: cache_bytes, ..FrameCache::default() }),
+            unread: Mutex::default(),
             silent: repository.regions.iter().map(|_| OnceLock::new()).collect(),
             issues: Mutex::new(Vec::new()),
         }
@@ -226,21 +233,22 @@ impl<'a> Fetcher<'a> {
     }
 
     /// Reads a range of a pack from one region.
-    fn read_range(&self, region: usize, pack: PackId, offset: u64, length: u64) -> Result<Vec<u8>, PackError> {
+    fn read_range(&self, region: usize, pack: &PackEntry, offset: u64, length: u64) -> Result<Vec<u8>, PackError> {
         let store = &self.repository.regions[region].store;
-        let name = pack_name(&pack);
-        let read = self.ask(region, || store.get_range(&name, offset, length).map_err(PackError::from))?;
+        let name = pack_name(&pack.id);
+        let read = self.ask(region, pack, || store.get_range(&name, offset, length).map_err(PackError::from))?;
         self.timer.bytes(Stage::Fetch, read.len() as u64);
         Ok(read)
     }
 
     /// The opened header of a pack, from one region.
-    fn reader(&self, region: usize, pack: PackId) -> Result<Arc<PackReader>, PackError> {
+    fn reader(&self, region: usize, entry: &PackEntry) -> Result<Arc<PackReader>, PackError> {
+        let pack = entry.id;
         if let Some(reader) = self.packs.lock().unwrap_or_else(PoisonError::into_inner).get(&(region, pack)) {
             return Ok(Arc::clone(reader));
         }
         let store = &*self.repository.regions[region].store;
-        let header = self.ask(region, || read_header(store, pack))?;
+        let header = self.ask(region, entry, || read_header(store, pack))?;
         let reader = PackReader::open(pack, header, &self.repository.keyring)?;
         let reader = Arc::new(reader.timed(self.timer.clone()));
         let mut packs = self.packs.lock().unwrap_or_else(PoisonError::into_inner);
@@ -251,33 +259,42 @@ impl<'a> Fetcher<'a> {
         Ok(reader)
     }
 
-    /// Asks a region, and notes if it doesn't answer. Each time its store has tried for a while by then; where no other
-    /// region is left that could, it is asked several times more.
-    fn ask<T>(&self, region: usize, call: impl Fn() -> Result<T, PackError>) -> Result<T, PackError> {
-        let (mut attempt, mut pause) = (1, FIRST_PAUSE);
+    /// Asks a region for a pack, and notes if it doesn't answer. Each time its store has tried for a while by then; where
+    /// no other region could give the pack, it is asked several times more.
+    fn ask<T>(&self, region: usize, pack: &PackEntry, call: impl Fn() -> Result<T, PackError>) -> Result<T, PackError> {
+        let handle = &self.repository.regions[region];
+        if let Some(error) = self.unread.lock().unwrap_or_else(PoisonError::into_inner).get(&(region, pack.id)) {
+            return Err(error.clone().into());
+        }
+        let (mut attempt, mut pause, mut answered) = (1, FIRST_PAUSE, false);
         loop {
             let error = match self.timer.run(Stage::Fetch, &call) {
                 Err(PackError::Store(error)) if error.kind == StoreErrorKind::Unavailable => error,
                 other => return other,
             };
-            if attempt < ATTEMPTS && self.is_last(region) && !self.monitor.cancelled() {
+            // Another object tells whether it is the region that fails, or this pack alone.
+            if handle.store.size(CONFIG_NAME).is_ok() {
+                if answered {
+                    let mut unread = self.unread.lock().unwrap_or_else(PoisonError::into_inner);
+                    unread.insert((region, pack.id), error.clone());
+                    return Err(error.into());
+                }
+                answered = true;
+                continue;
+            }
+            if attempt < ATTEMPTS && self.answering(pack) == [region] && !self.monitor.cancelled() {
                 tracing::warn!(%error, attempt, "a read failed and is tried again");
                 self.repository.clock.sleep(pause);
                 (attempt, pause) = (attempt + 1, pause * 2);
                 continue;
             }
             if self.silent[region].set(error.clone()).is_ok() {
-                let subject = format!("region '{}'", self.repository.regions[region].name).into_bytes();
+                let subject = format!("region '{}'", handle.name).into_bytes();
                 let detail = format!("it no longer answers, and is asked for nothing more in this run: {error}");
                 self.add(Issue { kind: IssueKind::Unreadable, subject, detail });
             }
             return Err(error.into());
         }
-    }
-
-    /// Whether every other region has stopped answering.
-    fn is_last(&self, region: usize) -> bool {
-        self.silent.iter().enumerate().all(|(at, silent)| (at == region) == silent.get().is_none())
     }
 
     /// What the regions said, if none answers any more.
@@ -351,7 +368,7 @@ impl<'a> Fetcher<'a> {
         out: &mut Vec<u8>,
     ) -> Result<(), PackError> {
         let frame = &pack.frames[position];
-        self.reader(region, pack.id)?.open_frame(position, frame.section, frame.number, frame.raw_length, sealed, out)
+        self.reader(region, pack)?.open_frame(position, frame.section, frame.number, frame.raw_length, sealed, out)
     }
 
     /// Checks a chunk's bytes against its id.
@@ -364,7 +381,7 @@ impl<'a> Fetcher<'a> {
     }
 
     fn epoch_of(&self, region: usize, pack: &PackEntry, frame: &FrameEntry) -> Result<u64, PackError> {
-        let reader = self.reader(region, pack.id)?;
+        let reader = self.reader(region, pack)?;
         Ok(reader.header.sections.get(frame.section as usize).map_or(0, |section| section.epoch))
     }
 
@@ -438,7 +455,7 @@ impl<'a> Fetcher<'a> {
             return Err(PackError::Unopened(why.clone()));
         }
         let (position, frame) = (place.frame as usize, &pack.frames[place.frame as usize]);
-        let mut sealed = self.read_range(region, pack.id, frame.offset, u64::from(frame.sealed_length))?;
+        let mut sealed = self.read_range(region, pack, frame.offset, u64::from(frame.sealed_length))?;
         let mut plain = Vec::new();
         if let Err(error) = self.open_frame(region, pack, position, &mut sealed, &mut plain) {
             if let PackError::Frame { .. } | PackError::Decompress { .. } = error {
@@ -456,7 +473,7 @@ impl<'a> Fetcher<'a> {
         let name = &self.repository.regions[region].name;
         let kind = if let PackError::Store(store) = error { Some(store.kind) } else { None };
         // Of a region that doesn't answer is told once, and nothing of its packs follows from that.
-        if kind != Some(StoreErrorKind::Unavailable) {
+        if self.silent[region].get().is_none() {
             self.failed.lock().unwrap_or_else(PoisonError::into_inner).insert(place.pack);
             self.note(name, pack, error);
         }
@@ -516,7 +533,7 @@ impl<'a> Fetcher<'a> {
         };
         let length = last.offset + u64::from(last.sealed_length) - first.offset;
         let Some(region) = regions.first() else { return Ok(()) };
-        let mut bytes = self.read_range(*region, pack.id, first.offset, length)?;
+        let mut bytes = self.read_range(*region, pack, first.offset, length)?;
         for position in positions {
             let Some(frame) = pack.frames.get(*position as usize) else { continue };
             let start = (frame.offset - first.offset) as usize;

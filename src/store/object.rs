@@ -11,11 +11,12 @@
 mod aws;
 mod config;
 mod fault;
+mod genuine;
 
 use std::collections::BTreeMap;
 use std::future::Future;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -40,6 +41,8 @@ const PAUSE: Duration = Duration::from_millis(200);
 const PAUSE_MAX: Duration = Duration::from_secs(10);
 /// A service silent for so long won't answer; includes the client's own retries of a request.
 const SILENCE_MAX: Duration = Duration::from_secs(90);
+/// A service that was silent so often, and answered nothing between, costs no more time.
+const SILENCES_MAX: u32 = 2;
 /// Slowest upload that isn't given up, in bytes per second.
 const UPLOAD_BYTES_PER_SECOND_MIN: u64 = 32 << 10;
 /// Threads that drive requests; hashing and encryption happen elsewhere.
@@ -55,6 +58,8 @@ pub struct ObjectStore {
     runtime: Runtime,
     /// It answers, as far as is known.
     answered: AtomicBool,
+    /// How often it kept silent since it answered last.
+    silences: AtomicU32,
 }
 
 // What a name holds, compared with the bytes of a put.
@@ -112,8 +117,8 @@ impl ObjectStore {
             .map_err(|error| {
                 StoreError::new(StoreErrorKind::Other, "open", &address, "", format!("starting its threads: {error}"))
             })?;
-        let answered = AtomicBool::new(false);
-        Ok(ObjectStore { remote, address, prefix, put_if_absent, secrets, runtime, answered })
+        let (answered, silences) = (AtomicBool::new(false), AtomicU32::new(0));
+        Ok(ObjectStore { remote, address, prefix, put_if_absent, secrets, runtime, answered, silences })
     }
 
     // The service's key for a checked name.
@@ -143,16 +148,18 @@ impl ObjectStore {
     where
         F: Future<Output = Result<T, Fault>>,
     {
+        self.require_answers(operation, name)?;
         self.runtime.block_on(async {
             let (mut tries, began) = (0, elapsed_ns());
             loop {
                 let fault = match call().await {
                     Ok(result) => {
-                        self.answered.store(true, Ordering::Relaxed);
+                        self.heard();
                         return Ok(result);
                     }
                     Err(fault) => fault,
                 };
+                self.listen(&fault);
                 tries += 1;
                 if self.is_final(&fault) || self.is_enough(tries, since(began)) {
                     return Err(self.give_up(operation, name, fault));
@@ -161,6 +168,31 @@ impl ObjectStore {
                 pause(tries).await;
             }
         })
+    }
+
+    fn heard(&self) {
+        self.answered.store(true, Ordering::Relaxed);
+        self.silences.store(0, Ordering::Relaxed);
+    }
+
+    // Counts a silence; whatever else was said is an answer.
+    fn listen(&self, fault: &Fault) {
+        if fault.is_silence() {
+            self.silences.fetch_add(1, Ordering::Relaxed);
+        } else if !fault.passing && fault.kind != StoreErrorKind::Unavailable {
+            self.heard();
+        }
+    }
+
+    // Each silence costs a minute and a half: after some, one after the other, the service is asked no more.
+    fn require_answers(&self, operation: &'static str, name: &str) -> Result<(), StoreError> {
+        match self.silences.load(Ordering::Relaxed) < SILENCES_MAX {
+            true => Ok(()),
+            false => {
+                let detail = "it kept silent time and again, and is not asked any more in this run".to_owned();
+                Err(StoreError::new(StoreErrorKind::Unavailable, operation, &self.address, name, detail))
+            }
+        }
     }
 
     fn give_up(&self, operation: &'static str, name: &str, fault: Fault) -> StoreError {
@@ -319,6 +351,7 @@ impl Store for ObjectStore {
     fn list(&self, prefix: &str, each: &mut dyn FnMut(Listed)) -> Result<(), StoreError> {
         name::check_prefix(&self.address, prefix)?;
         let below = self.below(prefix);
+        self.require_answers("list", prefix)?;
         self.runtime.block_on(async {
             let (mut tries, began) = (0, elapsed_ns());
             let mut begun = false;
@@ -326,7 +359,7 @@ impl Store for ObjectStore {
             loop {
                 let fault = match silent(listing.next()).await {
                     Ok(None) => {
-                        self.answered.store(true, Ordering::Relaxed);
+                        self.heard();
                         return Ok(());
                     }
                     Ok(Some(Ok(meta))) => {
@@ -339,6 +372,7 @@ impl Store for ObjectStore {
                     Ok(Some(Err(error))) => Fault::from_error(&error),
                     Err(fault) => fault,
                 };
+                self.listen(&fault);
                 tries += 1;
                 // Once `each` saw objects only the client's own retries of a page can help.
                 if begun || self.is_final(&fault) || self.is_enough(tries, since(began)) {

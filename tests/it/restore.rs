@@ -391,6 +391,26 @@ fn what_stands_in_the_way_is_named_and_counted() {
     assert_eq!(read(program.source().join("dir/file")).unwrap(), b"x");
 }
 
+/// Where a region isn't reached the newest snapshot may be in it: what is newer than the newest of the others stays.
+#[test]
+fn the_newest_of_fewer_regions_is_told_and_deletes_nothing() {
+    let program = filled();
+    let known = program.backup(&[])["snapshot"].as_str().unwrap().to_owned();
+    program.restore("to", &["latest"]).expect(0);
+    crate::fixture::write(&program.path("to"), "newer", b"x");
+    std::fs::rename(program.path("two"), program.path("gone")).unwrap();
+    let refused = program.restore("to", &["latest", "--delete"]).expect(2);
+    assert!(refused.stderr.contains("older state") && refused.stderr.contains("'two'"), "{}", refused.stderr);
+    assert!(program.path("to/newer").exists());
+    let told = program.restore("to", &["latest"]).expect(0);
+    assert!(told.stderr.contains("newer ones in 'two'"), "{}", told.stderr);
+    // Somebody who names the snapshot, or leaves the region out, knows.
+    program.restore("to", &[&known, "--delete"]).expect(0);
+    assert!(!program.path("to/newer").exists());
+    let chosen = program.run(["--region", "one", "restore", "latest", "--delete", "--to", "to"]).expect(0);
+    assert!(!chosen.stderr.contains("newer ones"), "{}", chosen.stderr);
+}
+
 #[test]
 fn nothing_beside_the_sources_is_deleted() {
     let program = filled();

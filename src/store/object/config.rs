@@ -18,6 +18,7 @@ use object_store::{BackoffConfig, ObjectStore as Remote, RetryConfig, StaticCred
 
 use super::aws::{Files, Keys, Profile};
 use super::fault::{Fault, Secrets};
+use super::genuine::Genuine;
 use crate::store::{StoreError, StoreErrorKind};
 
 type Options = BTreeMap<String, String>;
@@ -243,6 +244,7 @@ fn s3(target: &Target, options: &Options, secrets: &mut Secrets) -> Built {
     let client = builder
         .with_bucket_name(&target.bucket)
         .with_retry(retries())
+        .with_http_connector(Genuine)
         .with_conditional_put(object_store::aws::S3ConditionalPut::ETagMatch)
         // Single deletes are the one kind that every compatible service has.
         .with_disable_bulk_delete(true)
@@ -300,6 +302,7 @@ fn gs(target: &Target, options: &Options, secrets: &mut Secrets) -> Built {
     let client = builder
         .with_bucket_name(&target.bucket)
         .with_retry(retries())
+        .with_http_connector(Genuine)
         .build()
         .map_err(|error| target.unusable(&error, options))?;
     Ok((Arc::new(client), options.get("endpoint").cloned()))
@@ -319,6 +322,7 @@ fn az(target: &Target, options: &Options, secrets: &mut Secrets) -> Built {
     let client = builder
         .with_container_name(&target.bucket)
         .with_retry(retries())
+        .with_http_connector(Genuine)
         .build()
         .map_err(|error| target.unusable(&error, options))?;
     let account = account.map(|account| format!("https://{account}.blob.core.windows.net"));

@@ -9,6 +9,7 @@ use zeroize::Zeroizing;
 
 use crate::store::StoreErrorKind;
 
+const SILENCE: &str = "no answer within";
 /// Longest detail taken from a service's answer, in characters.
 const DETAIL_CHARS_MAX: usize = 400;
 
@@ -31,7 +32,11 @@ impl Fault {
     }
 
     pub(super) fn silence(limit: Duration) -> Self {
-        Fault::passing(format!("no answer within {} seconds", limit.as_secs()))
+        Fault::passing(format!("{SILENCE} {} seconds", limit.as_secs()))
+    }
+
+    pub(super) fn is_silence(&self) -> bool {
+        self.detail.starts_with(SILENCE)
     }
 
     pub(super) fn cut_short(got: usize, expected: usize) -> Self {
