@@ -136,11 +136,9 @@ pub(super) fn read_pack(
             Err(_) if !is_held => continue,
             Err(source) => {
                 let kind = match source.kind {
-                    StoreErrorKind::NotFound => Some(IssueKind::Missing),
-                    StoreErrorKind::Range => Some(IssueKind::Damaged),
-                    // A medium's fault in one object; the others may be whole.
-                    StoreErrorKind::Other => Some(IssueKind::Unreadable),
-                    _ => None,
+                    // No access to one object is none to the others.
+                    StoreErrorKind::Denied => None,
+                    kind => kind.issue_kind(),
                 };
                 let error = region.error(source);
                 match kind {
